@@ -1,0 +1,47 @@
+"""See request_table.pyx."""
+from aps_core.types cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+
+cdef packed struct Request:   # 64 bytes; what a pop touches comes first
+    int32_t next              # lane links: FIFO neighbours, or siblings in the lane's pairing heap
+    int32_t prev
+    int32_t child             # first child in the pairing heap
+    int32_t tenant
+    int64_t number            # arrival number
+    int64_t arrival_ns
+    int32_t prompt_tokens
+    int32_t max_tokens
+    uint8_t state             # types.State
+    uint8_t bid               # rank: the bid it has now
+    uint8_t charge_bid        # the bid at first dispatch; 0 before
+    uint8_t flags             # PAID, STRAY, DEADLINE
+    int32_t expected_output
+    uint32_t generation
+    int32_t generated         # output tokens reported so far
+    uint16_t device           # while it runs
+    uint16_t row              # its row in that device's KV cache
+    uint16_t passes           # backfills that may have delayed it
+    uint8_t preemptions
+    uint8_t spare
+
+cdef enum:
+    PAID = 1                  # its bucket cost has been taken
+    STRAY = 2                 # it sits in its lane's pairing heap, not in the FIFO
+    TIMED = 4                 # it has a deadline (in the deadline wheel)
+
+cdef class RequestTable:
+    cdef Request* rows        # the data of `records`; moves only in `reserve`
+    cdef int64_t* deadline_ns
+    cdef int32_t* wheel_next  # deadline-wheel links
+    cdef int32_t* wheel_prev
+    cdef readonly int32_t capacity
+    cdef readonly int32_t count      # rows in use
+    cdef int32_t free_head
+    cdef int32_t fresh        # rows at and above have never been used
+    cdef int64_t tag
+    cdef object records, deadlines, nexts, prevs    # the NumPy arrays that own the memory
+
+    cpdef void reserve(self, int64_t capacity) except *      # grow to at least this many rows (GIL; may raise MemoryError)
+    cdef int32_t take(self) noexcept nogil                   # a zeroed row (state FREE until the caller sets it); NONE when full
+    cdef void give(self, int32_t row) noexcept nogil         # free it: the generation moves on
+    cdef int64_t handle(self, int32_t row) noexcept nogil
+    cdef int32_t find(self, int64_t handle) noexcept nogil   # NONE when stale or foreign

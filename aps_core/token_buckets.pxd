@@ -1,0 +1,18 @@
+"""See token_buckets.pyx."""
+from aps_core.types cimport int32_t, int64_t
+
+cdef class TokenBuckets:
+    cdef double[::1] rate     # tokens/s; infinity: unlimited
+    cdef double[::1] burst
+    cdef double[::1] base     # level at base_ns
+    cdef int64_t[::1] base_ns
+    cdef readonly int32_t capacity
+
+    cpdef void reserve(self, int32_t capacity) except *
+    cdef void open(self, int32_t slot, double rate, double burst, int64_t now_ns) noexcept nogil      # a new, full bucket
+    cdef void configure(self, int32_t slot, double rate, double burst, int64_t now_ns) noexcept nogil # keeps the level
+    cdef double level_at(self, int32_t slot, int64_t now_ns) noexcept nogil
+    cdef bint affords(self, int32_t slot, double cost, int64_t now_ns) noexcept nogil
+    cdef void charge(self, int32_t slot, double cost, int64_t now_ns) noexcept nogil    # take, into debt if need be
+    cdef void refund(self, int32_t slot, double amount, int64_t now_ns) noexcept nogil  # give back
+    cdef int64_t affordable_ns(self, int32_t slot, double cost, int64_t now_ns) noexcept nogil  # first ns >= now; INT64_MAX when never
