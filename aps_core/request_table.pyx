@@ -1,8 +1,8 @@
-"""Requests as rows of a table: 64 packed bytes a request, plus its deadline and the deadline wheel's links (80 bytes in all).
+"""Requests as rows of a table: 64 packed bytes a request, plus its deadline and the deadline wheel's links (80 in all).
 
-A row is named outside by a *handle*: an int64 > 0 holding the row, the row's generation and the table's tag. A generation is
-used once, so a stale handle is an error and never another request; a row whose generations are used up is retired. Tags come
-from a process-wide counter modulo 1023, so handles of another table are refused too.
+A row is named outside by a *handle*: an int64 > 0 holding the row, its generation and the table's tag. A generation
+is used once, so a stale handle is an error and never another request; a row whose generations are used up is retired.
+Tags come from a process-wide counter modulo 1023, so handles of another table are refused too.
 
 Rows are reused last in, first out, while they are warm in cache. Rows at and above `fresh` have never been used.
 """
@@ -38,7 +38,8 @@ RECORD = record_type()
 cdef class RequestTable:
     """A growing table of requests.
 
-    capacity: rows to start with (at least 1024 are made). generation_limit: uses of a row before it is retired, 1..2**25.
+    capacity: rows to start with (at least 1024 are made).
+    generation_limit: uses of a row before it is retired, 1..2**25.
     """
 
     def __cinit__(self, int64_t capacity=0, *, int64_t generation_limit=1 << GENERATION_BITS):
@@ -74,7 +75,7 @@ cdef class RequestTable:
                 self.deadlines = np.zeros(rows, np.int64)
                 self.nexts = np.zeros(rows, np.int32)
                 self.prevs = np.zeros(rows, np.int32)
-            else:                        # realloc: a large block is remapped, not copied; nobody else holds these arrays
+            else:                        # realloc remaps a large block without a copy; nobody else holds these arrays
                 for array in (self.records, self.deadlines, self.nexts, self.prevs):
                     array.resize(rows, refcheck=False)
         finally:                         # some may have moved before one failed
@@ -129,7 +130,7 @@ cdef class RequestTable:
         return <int32_t>row
 
     def allocate(self, int32_t tenant=0, int64_t number=0):
-        """Take a row for `tenant` with arrival number `number`, growing when full; its handle. OverflowError, MemoryError: see reserve."""
+        """Take a row for `tenant` with arrival number `number`, growing when full (errors: see reserve); its handle."""
         if self.free_head == NONE and self.fresh == self.capacity:
             self.reserve(<int64_t>self.capacity + 1)
         cdef int32_t row = self.take()
@@ -138,7 +139,7 @@ cdef class RequestTable:
         return self.handle(row)
 
     def free(self, int64_t handle):
-        """Give the row back; the handle is stale from here on. KeyError: stale or foreign handle. ValueError: it has a deadline."""
+        """Give the row back: the handle is stale now. KeyError: stale or foreign handle. ValueError: has a deadline."""
         cdef int32_t row = self.checked(handle)
         if self.rows[row].flags & TIMED:
             raise ValueError(f"request {handle} has a deadline: discard it first")
@@ -149,7 +150,10 @@ cdef class RequestTable:
         return self.checked(handle)
 
     def column(self, str name):
-        """A copy of one field of all rows ever used, by row (a view would dangle when the table grows). KeyError: no such field."""
+        """A copy of one field of all rows ever used, by row: a view would dangle when the table grows.
+
+        Fields: those of RECORD, and deadline_ns. KeyError: no such field.
+        """
         if name == "deadline_ns":
             return self.deadlines[:self.fresh].copy()
         if name not in RECORD.names:

@@ -1,8 +1,9 @@
-"""Token buckets over arrays, one row per tenant: lazy refill, debt, and the exact nanosecond at which a cost is affordable.
+"""Token buckets over arrays, one row per tenant: lazy refill, debt, and the exact nanosecond a cost is affordable.
 
-Source: the token bucket of traffic shaping (RFC 2697 meters with it), with a level that may be negative. A level is computed
-from the last take, give-back or change, never from the last look: `min(burst, base + rate * ((t - base_ns) * 1e-9))`, t in ns.
-Every step of it is monotone in t also after rounding, so the instant of affordability is found by bisection on that very expression.
+Source: the token bucket of traffic shaping (RFC 2697 meters with it), with a level that may be negative. A level is
+computed from the last take, give-back or change, never from the last look:
+`min(burst, base + rate * ((t - base_ns) * 1e-9))`, t in ns. Every step of that is monotone in t also after rounding, so
+the instant of affordability is found by bisection on the very expression.
 """
 import numpy as np
 
@@ -16,7 +17,7 @@ cdef int64_t HORIZON_NS = 1 << 62         # what takes longer is never affordabl
 
 
 cdef class TokenBuckets:
-    """Buckets in rows 0..capacity-1, each to be added before use. `now` is in seconds and never falls from call to call.
+    """Buckets in rows 0..capacity-1, each to be added before use. `now` is in seconds and never goes backwards.
 
     Amounts are in tokens, finite, in 0..1e18. Errors, which change nothing: ValueError for a bad number or `now`,
     IndexError for a slot out of range or not added. epoch: the instant of 0 ns, within 1e10 s.
@@ -51,6 +52,8 @@ cdef class TokenBuckets:
 
     cdef void configure(self, int32_t slot, double rate, double burst, int64_t now_ns) noexcept nogil:
         cdef double level = self.level_at(slot, now_ns)   # infinite when unlimited so far
+        if rate == self.rate[slot] and burst == self.burst[slot]:
+            return                       # nothing new: the level keeps its base
         self.base[slot] = burst if burst < level else level
         self.base_ns[slot] = now_ns
         self.rate[slot] = rate
@@ -123,7 +126,7 @@ cdef class TokenBuckets:
         return enough
 
     def add(self, int32_t slot, double rate, double burst, double now, /):
-        """A new, full bucket of `rate` tokens/s and `burst` tokens, both positive and at most 1e18, or both infinite (unlimited)."""
+        """A new, full bucket of `rate` tokens/s and `burst` tokens: above 0 to 1e18, or both infinite (unlimited)."""
         self.check_limits(slot, rate, burst)
         self.last_ns = self.instant(now)
         self.open(slot, rate, burst, self.last_ns)
@@ -163,18 +166,21 @@ cdef class TokenBuckets:
         self.refund(slot, amount, self.last_ns)
 
     def time_until(self, int32_t slot, double amount, double now, /):
-        """Seconds from now until `amount` is affordable, if nothing is taken meanwhile: 0.0 now, infinity never. Rounded up."""
+        """Seconds from now, rounded up, until `amount` is affordable if nothing is taken: 0.0 now, infinity never."""
         self.check_slot(slot)
         self.check_amount(amount)
         self.last_ns = self.instant(now)
         return wait_until(self.affordable_ns(slot, amount, self.last_ns), now, self.epoch)
 
     def take_many(self, const int32_t[::1] slots, const double[::1] amounts, double now, /, out=None):
-        """`take` for each pair in order, at one instant: (n,) int32 slots, (n,) float64 amounts -> (n,) bool, into `out` if given.
+        """`take` for each pair in order, at one instant: which were taken, a bool array (`out` if given).
 
-        All is checked before anything is taken. ValueError also for unequal lengths, wrong dtypes or strided arrays.
+        slots: (n,) int32; amounts: (n,) float64; out: (n,) bool; all contiguous, else ValueError.
+        All is checked before anything is taken.
         """
         cdef Py_ssize_t n = slots.shape[0], i
+        cdef int32_t slot
+        cdef double amount
         if amounts.shape[0] != n:
             raise ValueError(f"amounts must have the {n} entries slots has, not {amounts.shape[0]}")
         if out is None:
@@ -183,9 +189,10 @@ cdef class TokenBuckets:
             raise ValueError(f"out must be a bool array of shape ({n},)")
         cdef uint8_t[::1] taken = out.view(np.uint8)
         for i in range(n):
-            if not (0 <= slots[i] < self.capacity and self.rate[slots[i]] > 0.0 and 0.0 <= amounts[i] <= MAX_TOKENS):
-                self.check_slot(slots[i])
-                self.check_amount(amounts[i])
+            slot, amount = slots[i], amounts[i]
+            if not (0 <= slot < self.capacity and self.rate[slot] > 0.0 and 0.0 <= amount <= MAX_TOKENS):
+                self.check_slot(slot)
+                self.check_amount(amount)
         cdef int64_t now_ns = self.instant(now)
         self.last_ns = now_ns
         for i in range(n):               # the GIL is held: no other thread may change what has been checked
@@ -218,7 +225,7 @@ cdef class TokenBuckets:
         if rate == INFINITY and burst == INFINITY:
             return 0
         if not 0.0 < rate <= MAX_TOKENS:
-            raise ValueError(f"rate must be above 0 and at most {MAX_TOKENS} tokens/s, or infinite with burst, not {rate}")
+            raise ValueError(f"rate must be above 0, at most {MAX_TOKENS} tokens/s or infinite with burst, not {rate}")
         if not 0.0 < burst <= MAX_TOKENS:
-            raise ValueError(f"burst must be above 0 and at most {MAX_TOKENS} tokens, or infinite with rate, not {burst}")
+            raise ValueError(f"burst must be above 0, at most {MAX_TOKENS} tokens or infinite with rate, not {burst}")
         return 0
