@@ -217,7 +217,7 @@ cdef class DeadlineWheel:
             row = self.table.wheel_next[row]
         self.due_tail = before
 
-    def add(self, int64_t handle, double deadline_at, /):
+    def add(self, Py_ssize_t handle, double deadline_at, /):
         """Give a request a deadline after the latest now. KeyError: stale handle. ValueError: bad deadline, has one."""
         cdef int32_t row = self.table.checked(handle)
         cdef int64_t deadline_ns
@@ -233,7 +233,7 @@ cdef class DeadlineWheel:
         self.table.deadline_ns[row] = deadline_ns
         self.insert(row)
 
-    def discard(self, int64_t handle, /):
+    def discard(self, Py_ssize_t handle, /):
         """Take a request's deadline away. KeyError: stale handle. ValueError: it has none."""
         cdef int32_t row = self.table.checked(handle)
         if not self.table.rows[row].flags & TIMED:

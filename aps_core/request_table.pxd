@@ -45,7 +45,7 @@ cdef class RequestTable:
     cdef bint has_wheel       # a deadline wheel links its rows
     cdef object records, deadlines, nexts, prevs    # the NumPy arrays that own the memory
 
-    cpdef void reserve(self, int64_t capacity) except *      # grow to at least this many rows (may raise MemoryError)
+    cpdef void reserve(self, Py_ssize_t capacity) except *    # grow to at least this many rows (may raise MemoryError)
     cdef int32_t take(self) noexcept nogil                   # a zeroed row (state FREE, links NONE); NONE when full
     cdef void give(self, int32_t row) noexcept nogil         # free it: the generation moves on
     cdef int64_t handle(self, int32_t row) noexcept nogil

@@ -13,7 +13,7 @@ cdef class TokenBuckets:
     cdef readonly double epoch  # of the Python API, which takes seconds
     cdef int64_t last_ns        # the latest now the Python API was given
 
-    cpdef void reserve(self, int32_t capacity) except *
+    cpdef void reserve(self, Py_ssize_t capacity) except *
     # A new, full bucket.
     cdef void open(self, int32_t slot, double rate, double burst, int64_t now_ns) noexcept nogil
     # Keeps the level, down to the new burst.
@@ -28,6 +28,6 @@ cdef class TokenBuckets:
 
     # The Python API's checks: ValueError, IndexError.
     cdef int64_t instant(self, double now) except -1
-    cdef int check_slot(self, int32_t slot) except -1
+    cdef int check_slot(self, Py_ssize_t slot) except -1
     cdef int check_amount(self, double amount) except -1
-    cdef int check_limits(self, int32_t slot, double rate, double burst) except -1
+    cdef int check_limits(self, Py_ssize_t slot, double rate, double burst) except -1
