@@ -1,4 +1,6 @@
 """See scheduler.pyx."""
+cimport cython
+
 from aps_core.aging_heap cimport AgingHeap
 from aps_core.batch_assembler cimport BatchAssembler
 from aps_core.contention cimport Contention
@@ -10,6 +12,7 @@ from aps_core.tenant_table cimport Limits, TenantTable
 from aps_core.token_buckets cimport TokenBuckets
 from aps_core.types cimport Reason, int32_t, int64_t
 
+@cython.final
 cdef class Scheduler:
     cdef RequestTable table
     cdef AgingHeap lanes
@@ -34,6 +37,7 @@ cdef class Scheduler:
     cdef int64_t check_now(self, double now) except -1
     cdef void play(self, double now, int64_t now_ns) noexcept nogil
     cdef void take_out(self, int32_t row, Reason reason) noexcept nogil
+    cdef void drop(self, int32_t row, Reason reason) noexcept nogil
 
     cdef int32_t slot_of(self, object tenant) except -1
     cdef int32_t device_of(self, object device) except -1
