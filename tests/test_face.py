@@ -43,10 +43,11 @@ def test_attributes_are_what_it_was_made_with() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"epoch": 1e11}, "Scheduler.epoch must be seconds in -1e10..1e10, got 100000000000.0"),
         ({"devices": ()}, "Scheduler.devices must name at least one device, got ()"),
         ({"devices": (Device(), Device())}, "Scheduler.devices must have different names, got 'gpu0' twice"),
         ({"block_tokens": 0}, "Scheduler.block_tokens must be an int in 1..2147483647, got 0"),
-        ({"epoch": nan}, "Scheduler.epoch must be finite seconds, got nan"),
+        ({"epoch": nan}, "Scheduler.epoch must be seconds in -1e10..1e10, got nan"),
         ({"tenants": (A, A)}, "Tenant.name must be new, got 'a' again: set_tenant changes a tenant"),
     ],
 )

@@ -89,7 +89,7 @@ class Scheduler:
         self._epoch = epoch
         _check_devices(self._devices)
         check.integer("Scheduler.block_tokens", block_tokens, 1, check.INT32_MAX)
-        check.number("Scheduler.epoch", epoch, "finite seconds", lambda x: -inf < x < inf)
+        check.number("Scheduler.epoch", epoch, "seconds in -1e10..1e10", lambda x: -1e10 <= x <= 1e10)
         self._core = core = Core(
             [device.slots for device in self._devices],
             [device.kv_blocks for device in self._devices],
