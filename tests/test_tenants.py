@@ -90,7 +90,7 @@ def test_core_options_leave_out_what_has_no_bound() -> None:
         "kv_share": 1.0,
     }
     bounds = {"max_in_flight": 1, "max_queued": 2, "max_queued_tokens": 3, "max_bid": 4}
-    options = core_options(Tenant("acme", over_rate="queue", **bounds))  # type: ignore[arg-type]
+    options = core_options(Tenant("acme", over_rate="queue", **bounds))
     assert options["queue_over_rate"] is True
     assert bounds.items() <= options.items()
 
