@@ -5,6 +5,7 @@ from math import inf, nan
 from typing import Any
 
 import pytest
+
 from aps import Limits, Policy
 from aps.policy import core_options
 

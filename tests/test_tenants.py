@@ -5,6 +5,7 @@ from math import inf, nan
 from typing import Any
 
 import pytest
+
 from aps.tenants import Roster, Tenant, core_options
 
 RATE = "Tenant.rate must be a number > 0 (tokens/s; inf: unlimited), got "
