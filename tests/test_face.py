@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_scheduler import ROOMY, A, B, Call, admitted, make
 
 from aps import Batch, Device, Ended, Limits, Policy, Scheduler, Tenant
+from tests.small_scheduler import ROOMY, A, B, Call, admitted, make
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,9 +5,9 @@ from collections.abc import Hashable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_scheduler import ROOMY, Call, admitted, make
 
 from aps import Device, Ended, Limits, Policy, Scheduler, Tenant
+from tests.small_scheduler import ROOMY, Call, admitted, make
 
 # Ids
 

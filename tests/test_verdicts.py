@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_scheduler import ROOMY, A, admitted, make
 
 from aps import Device, Limits, Policy, Tenant, Verdict
+from tests.small_scheduler import ROOMY, A, admitted, make
 
 
 def test_an_admitted_request() -> None:
