@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
-import aps_core
 import pytest
 from hypothesis import HealthCheck, settings
+
+import aps_core
 
 ROOT = Path(__file__).resolve().parent.parent
 
