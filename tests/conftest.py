@@ -10,7 +10,7 @@ import aps_core
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# The default is the same run every time; `quick` is for the slow debug and sanitizer builds; `nightly` looks for new cases.
+# The default is the same run every time; `quick` is for the slow debug and sanitizer builds; `nightly` looks further.
 SLOW = [HealthCheck.too_slow]
 settings.register_profile("default", deadline=None, derandomize=True, suppress_health_check=SLOW, print_blob=True)
 settings.register_profile("quick", settings.get_profile("default"), max_examples=15)
