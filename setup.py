@@ -1,6 +1,6 @@
 """Extension modules only; everything declarative is in pyproject.toml.
 
-APS_DEBUG=1 builds with bounds checks and assertions, APS_SANITIZE=1 with ASan and UBSan, APS_ANNOTATE=1 writes Cython's HTML.
+APS_DEBUG=1: bounds checks and assertions. APS_SANITIZE=1: ASan and UBSan. APS_ANNOTATE=1: Cython's annotated pages.
 """
 
 import os
