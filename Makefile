@@ -34,10 +34,10 @@ types: $(VENV)/.built ## mypy --strict, and the stubs against the compiled modul
 	@$(BIN)/stubtest aps_core --ignore-missing-stub --concise --mypy-config-file pyproject.toml
 
 bench: $(VENV)/.bench ## microbenchmarks beside their peers, to build/bench.json
-	@$(BIN)/python loadtests/micro/run.py
+	@$(BIN)/python -m loadtests.micro.run
 
 nightly: $(VENV)/.built ## the scheduler and its slow twin through a million random operations
-	@$(BIN)/python tests/drive.py --operations 1000000
+	@$(BIN)/python -m tests.drive --operations 1000000
 
 debug: $(VENV)/.built ## the core's tests on a build with bounds checks and assertions
 	@echo "== debug build"

@@ -15,11 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lowest first: a module may use those of the rows above its own, never its neighbours.
 COMPILED = [
     ["types"],
-    ["clock", "request_table", "token_buckets", "kv_cache", "step_time"],
-    ["deadlines", "aging_heap", "fair_share", "gpu"],
+    ["arguments", "clock", "indexed_heap", "kv_cache", "request_table", "step_time"],
+    ["deadlines", "fair_share", "gpu", "pairing_heap", "tenant_table", "token_buckets"],
+    ["aging_heap"],
+    ["contention"],
     ["batch_assembler"],
+    ["inspection"],
     ["scheduler"],
-    ["replay"],
 ]
 # A name stands for the package below it too. Modules of one row may use one another.
 PYTHON = [
@@ -30,6 +32,7 @@ PYTHON = [
     ["aps.service"],
     ["aps.stress"],
     ["aps.cli"],
+    ["aps.__main__"],
 ]
 # Everything else is written with the standard library, NumPy and aps_core.
 THIRD_PARTY = {
@@ -84,6 +87,10 @@ def test_compiled_modules_use_only_lower_ones(source: Path) -> None:
         return
     above = {name for name in cimports(source) - {own} if rows[name] >= rows[own]}
     assert not above, f"{source.name} uses {sorted(above)}"
+
+
+def test_every_compiled_module_stands_in_one_row() -> None:
+    assert sorted(name for names in COMPILED for name in names) == sorted({path.stem for path in SOURCES} - {"__init__"})
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
