@@ -34,7 +34,7 @@ types: $(VENV)/.built ## mypy --strict, and the stubs against the compiled modul
 	@$(BIN)/stubtest aps_core --ignore-missing-stub --concise --mypy-config-file pyproject.toml
 
 bench: $(VENV)/.bench ## microbenchmarks beside their peers, to build/bench.json
-	@$(BIN)/python -m loadtests.micro.run
+	@$(BIN)/python loadtests/micro/run.py
 
 nightly: $(VENV)/.built ## the scheduler and its slow twin through a million random operations
 	@$(BIN)/python -m tests.drive --operations 1000000

@@ -38,7 +38,7 @@ PYTHON = [
 THIRD_PARTY = {
     "aps.service": {"fastapi", "pydantic", "starlette", "uvicorn"},
     "aps.stress": {"httpx", "rich"},
-    "aps.cli": {"httpx", "rich", "uvicorn"},
+    "aps.cli": {"httpx"},
 }
 LOOP = {"aps.backends", "aps.driver", "aps.service", "aps.stress", "aps.cli"}  # may use asyncio
 CORE_MAY_IMPORT = {"numpy", "cython", "libc", "cpython", "math"}
