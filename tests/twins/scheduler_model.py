@@ -82,7 +82,7 @@ class Bucket:
         self.burst = burst
 
     def affordable_at(self, cost: float, at: int) -> int:
-        """The first instant >= `at` at which the cost is affordable (the level never falls by waiting); NEVER if none."""
+        """The first instant >= `at` at which the cost is affordable (waiting never lowers the level); NEVER if none."""
         if self.affords(cost, at):
             return at
         too_early, late_enough = at, NEVER - 1
