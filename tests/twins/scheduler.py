@@ -221,7 +221,7 @@ class Scheduler(Requests):
                 if not self._running(device)
             ]
         instant = min(instants, default=NEVER)
-        return float(now) if instant == at else self._seconds(instant)
+        return float(now) if instant == at else self._instant_s(instant)
 
     def ended(self) -> list[tuple[int, int]]:
         ended, self._ended = self._ended, []

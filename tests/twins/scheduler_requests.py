@@ -44,21 +44,24 @@ class Requests(Dispatch):
         self._now = float(now)
         return until
 
-    def _seconds(self, at: int) -> float:
+    def _instant_s(self, at: int) -> float:
         """The instant in the caller's seconds, never before it."""
         if at == NEVER:
             return math.inf
-        seconds = self._epoch + at / 1e9
+        seconds = self._epoch + at * 1e-9
         while round((seconds - self._epoch) * 1e9) < at:
             seconds = math.nextafter(seconds, math.inf)
         return seconds
 
-    @staticmethod
-    def _duration(span: int) -> float:
-        seconds = span / 1e9
-        while round(seconds * 1e9) < span:
-            seconds = math.nextafter(seconds, math.inf)
-        return seconds
+    def _wait_s(self, at: int) -> float:
+        """From the caller's now to the instant, never too short."""
+        if at <= self._now_ns:
+            return 0.0
+        instant = self._instant_s(at)
+        wait = instant - self._now
+        while self._now + wait < instant:
+            wait = math.nextafter(wait, math.inf)
+        return wait
 
     # -- arguments
 
@@ -188,8 +191,7 @@ class Requests(Dispatch):
         return Reason.ADMITTED
 
     def _retry_when_affordable(self, tenant: Tenant, cost: float, at: int) -> None:
-        instant = tenant.bucket.affordable_at(cost, at)
-        self.retry_after = math.inf if instant == NEVER else self._duration(instant - at)
+        self.retry_after = self._wait_s(tenant.bucket.affordable_at(cost, at))
 
     def progress(self, handle: int, computed: int, generated: int, now: float) -> None:
         request = self._check_running(handle, now)

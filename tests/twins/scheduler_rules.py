@@ -84,8 +84,10 @@ class Rules:
     def _held_blocks(self, tenant: Tenant) -> int:
         return sum(r.max_blocks for r in self._of(tenant) if r.state is State.RUNNING)
 
-    def _share(self, tenant: Tenant) -> int:
-        return math.floor(tenant.limits.kv_share * self._all_blocks)
+    def _share(self, tenant: Tenant) -> float:
+        """In blocks; a share of 1 is no cap."""
+        share = tenant.limits.kv_share
+        return math.inf if share == 1.0 else math.floor(share * self._all_blocks)
 
     def _contenders(self) -> list[Tenant]:
         return [t for t in self._tenants.values() if t.contending]
@@ -161,7 +163,8 @@ class Rules:
         if tenant.draining and not self._of(tenant):
             del self._tenants[tenant.slot]
             if self._last_to_stop is tenant:
-                self._raise_to(tenant)
+                if not self._contenders():
+                    self._raise_to(tenant)
                 self._last_to_stop = None
         self._end_step(at)
 
@@ -175,6 +178,7 @@ class Rules:
     # -- leaving
 
     def _leave_device(self, request: Request, at: int) -> None:
+        """Of a running request; a returning one has left already."""
         device, request.device = request.device, None
         if device is not None and not self._running(device):
             device.idle_since = at

@@ -62,9 +62,9 @@ def _waits_for(s: Scheduler, request: Request, at: int) -> str:
 def _start_in_s(s: Scheduler, request: Request, waits_for: str, at: int) -> float | None:
     """A lower bound where the page gives one, else None."""
     if waits_for == "rate" and request.tenant.event != NEVER:
-        return s._duration(request.tenant.event - at)
+        return s._wait_s(request.tenant.event)
     if waits_for == "batch_window":
-        return s._duration(min(s._window_end(d) for d in s._devices if not s._running(d)) - at)
+        return s._wait_s(min(s._window_end(d) for d in s._devices if not s._running(d)))
     return None
 
 
