@@ -90,9 +90,9 @@ class Driver:
 
     QUEUE = 40
 
-    def __init__(self, rng: random.Random, config: dict[str, Any], implementation: Any = None) -> None:
+    def __init__(self, rng: random.Random, config: dict[str, Any], kind: type[Pair] = Pair) -> None:
         self.rng = rng
-        self.pair = Pair(config, implementation)
+        self.pair = kind(config)
         self.devices = len(config["slots"])
         self.sloppy = rng.random() < 0.3
         self.overruns = self.sloppy and rng.random() < 0.5
@@ -297,10 +297,10 @@ def drive(driver: Driver, operations: int, every: int = 50) -> None:
                 driver.pair.compare_explain(handle)
 
 
-def run(seed: int, operations: int, config: dict[str, Any] | None = None, implementation: Any = None) -> Driver:
+def run(seed: int, operations: int, config: dict[str, Any] | None = None, kind: type[Pair] = Pair) -> Driver:
     """`operations` random operations; raises AssertionError at the first answer that differs."""
     rng = random.Random(seed)
-    driver = Driver(rng, random_config(rng) if config is None else config, implementation)
+    driver = Driver(rng, random_config(rng) if config is None else config, kind)
     drive(driver, operations)
     return driver
 

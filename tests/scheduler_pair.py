@@ -53,16 +53,19 @@ class Running:
 class Pair:
     """Both schedulers, built alike, and what is alive in them."""
 
-    def __init__(self, config: dict[str, Any], implementation: Any = None) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
-        self.core: Any = (implementation or scheduler_under_test())(**config)
-        self.twin = Twin(**config)
+        self.build()
         self.now = float(config.get("epoch", 0.0))
         self.core_handle: dict[int, int] = {}
         self.twin_handle: dict[int, int] = {}
         self.waiting: dict[int, Running] = {}
         self.started: dict[int, Running] = {}  # running and preempted
         self.slots: set[int] = set()
+
+    def build(self) -> None:
+        self.core: Any = scheduler_under_test()(**self.config)
+        self.twin: Any = Twin(**self.config)
 
     # -- calling both
 
@@ -263,7 +266,7 @@ class Pair:
             assert set(twin[group]) == set(core[group]), group
             for name in twin[group]:
                 ours, theirs = plain(twin[group][name]), plain(core[group][name])
-                if name == "reserved":
+                if name == "reserved":  # request handles
                     theirs = [h and self.twin_handle[h] for h in theirs]
                 assert ours == theirs, f"{group}.{name}: twin {ours}, core {theirs}"
         for name in set(twin) - {"tenants", "devices"}:
@@ -305,3 +308,21 @@ class Pair:
         else:
             for r in done:
                 self.settle(r.handle, r.generated)
+
+    def cycle(self, pause: float) -> list[int]:
+        """A step of every device, `pause` seconds, then work for every device; what started."""
+        for device in range(len(self.config["slots"])):
+            self.engine_step(device)
+        self.now += pause
+        return [h for device in range(len(self.config["slots"])) for h in self.next_batch(device)]
+
+
+class Solo(Pair):
+    """The same calls on the compiled scheduler alone."""
+
+    def build(self) -> None:
+        self.core = self.twin = scheduler_under_test()(**self.config)
+
+    def both(self, call: Callable[[Any, Callable[[int], int]], Any]) -> tuple[Any, Any]:
+        answer = call(self.core, lambda handle: handle)
+        return answer, answer
