@@ -432,7 +432,7 @@ cdef double effective_bid(AgingHeap heap, int32_t row, int64_t now_ns) noexcept 
     """For people: the order itself is decided in integers."""
     cdef Request* request = &heap.table.rows[row]
     cdef double waited = <double>(now_ns - request.arrival_ns)
-    if heap.horizon_ns == NEVER or waited <= 0:
+    if heap.horizon_ns == NEVER:
         return request.bid
     if heap.horizon_ns == 0:
         return FOREVER
