@@ -1,4 +1,4 @@
-"""A seeded random driver of the compiled scheduler beside its twin: `python tests/drive.py --operations 1000000`.
+"""A seeded random driver of the compiled scheduler beside its twin: `python -m tests.drive --operations 1000000`.
 
 The same configurations and draws serve the state machine in test_scheduler_machine.py.
 """

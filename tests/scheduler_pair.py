@@ -72,7 +72,8 @@ class Pair:
     def both(self, call: Callable[[Any, Callable[[int], int]], Any]) -> tuple[Any, Any]:
         """call(scheduler, handle translation) on each; the answers, or the twin's exception when both refuse alike."""
         answers, refusals = [], []
-        for scheduler, translate in ((self.twin, lambda h: h), (self.core, lambda h: self.core_handle.get(h, h))):
+        translations: tuple[Callable[[int], int], ...] = (lambda h: h, lambda h: self.core_handle.get(h, h))
+        for scheduler, translate in zip((self.twin, self.core), translations, strict=True):
             try:
                 answers.append(call(scheduler, translate))
             except Refusal as refusal:
@@ -114,7 +115,8 @@ class Pair:
         return bool(freed)
 
     def states(self) -> dict[int, int]:
-        return {slot: self.same(lambda s, _, slot=slot: s.tenant_state(slot)) for slot in sorted(self.slots)}
+        slots = sorted(self.slots)
+        return dict(zip(slots, self.same(lambda s, _: [int(s.tenant_state(slot)) for slot in slots]), strict=True))
 
     def set_aging_horizon(self, seconds: float) -> None:
         self.same(lambda s, _: s.set_aging_horizon(seconds, self.now))
@@ -166,7 +168,7 @@ class Pair:
         for handle in twin[0]:
             self._start(handle, device)
         self.collect()
-        return twin[0]
+        return list(twin[0])
 
     def _start(self, handle: int, device: int) -> None:
         running = self.waiting.pop(handle, None)

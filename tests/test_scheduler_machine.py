@@ -29,8 +29,8 @@ tenants = st.fixed_dictionaries(
         "kv_share": st.sampled_from([0.2, 0.5, 1.0]),
     },
 )
-buckets = st.one_of(
-    st.just({}),
+buckets: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    st.builds(dict),
     st.fixed_dictionaries(
         {
             "rate": st.sampled_from([3.0, 41.7, 900.0]),

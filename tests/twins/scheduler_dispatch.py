@@ -131,7 +131,7 @@ class Dispatch(Rules):
             if not candidates:
                 break
             c = min(candidates, key=self._order)
-            reserved = device.reserved
+            reserved: Request | None = device.reserved
             held = c.state is State.WAITING and self._held_by(c.tenant, c, at) != ""
             if held or c.max_blocks > device.limit:
                 aside.append(c)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from tests.twins.scheduler_checks import MAX_SECONDS, MAX_TOKENS, real, whole
 from tests.twins.scheduler_dispatch import Dispatch
@@ -156,7 +157,7 @@ class Requests(Dispatch):
         p, m = request.prompt_tokens, request.max_tokens
         limits = tenant.limits
         largest_limit = max(device.limit for device in self._devices)
-        possible = {
+        possible: dict[Reason, Callable[[int], bool]] = {
             Reason.EXCEEDS_CONTEXT: lambda m: p + m <= self._max_context,
             Reason.EXCEEDS_KV_CACHE: lambda m: self._blocks(p + m) <= largest_limit,
             Reason.EXCEEDS_KV_SHARE: lambda m: self._blocks(p + m) <= self._share(tenant),

@@ -14,11 +14,18 @@ from tests.twins.scheduler_model import NEVER, Device, Interval, Request, State,
 class Rules:
     """The state of the slow scheduler and what everything else is written with."""
 
+    _epoch: float
+    _now: float
+    _now_ns: int
+    _handles: int
+    _arrivals: int
+    _ended: list[tuple[int, int]]
     _block_tokens: int
     _horizon: int | None
     _window: float
     _input_weight: float
     _output_weight: float
+    _expected_output: int
     _bid_premium: float
     _max_passes: int
     _backfill_depth: int
@@ -28,6 +35,9 @@ class Rules:
     _micro: bool
     _batch_window: int
     _fill_target: float
+    _max_queued: int
+    _max_queued_tokens: int
+    _max_context: int
     _devices: list[Device]
     _all_blocks: int
     _tenants: dict[int, Tenant]
@@ -41,6 +51,8 @@ class Rules:
     preempted: np.ndarray[Any, np.dtype[np.int64]]
     preempted_count: int
     release_reason: int
+    retry_after: float
+    largest: int
 
     def _play(self, now: float) -> int:
         raise NotImplementedError
