@@ -37,6 +37,7 @@ cdef class Scheduler:
     cdef int64_t check_now(self, double now) except -1
     cdef void play(self, double now, int64_t now_ns) noexcept nogil
     cdef void take_out(self, int32_t row, Reason reason) noexcept nogil
+    cdef void drop(self, int32_t row, Reason reason) noexcept nogil
 
     cdef int32_t slot_of(self, object tenant) except -1
     cdef int32_t device_of(self, object device) except -1

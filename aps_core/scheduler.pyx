@@ -115,27 +115,30 @@ cdef class Scheduler:
         self.now = now
 
     cdef void take_out(self, int32_t row, Reason reason) noexcept nogil:
-        """A waiting request ends; with a reason it keeps its row until that has been reported."""
-        cdef Request* request = &self.table.rows[row]
-        cdef int32_t slot = request.tenant
-        self.contention.dequeue(row)
-        self.assembler.drop_reservation(row)
-        if request.flags & PAID:
-            self.buckets.refund(slot, self.contention.bucket_cost(row), self.now_ns)
-        if reason == ADMITTED:
-            self.table.give(row)
-        else:
-            request.state = ENDED
-            request.charge_bid = <uint8_t>reason
-            request.next = NONE
-            if self.ended_tail == NONE:
-                self.ended_head = row
-            else:
-                self.table.rows[self.ended_tail].next = row
-            self.ended_tail = row
+        """A waiting request leaves; with a reason it keeps its row until that has been reported. One step, with its evaluation."""
+        cdef int32_t slot = self.table.rows[row].tenant
+        self.drop(row, reason)
         self.contention.evaluate(slot, self.now_ns)
         self.contention.finish(self.now_ns)
         self.free_if_drained(slot)
+
+    cdef void drop(self, int32_t row, Reason reason) noexcept nogil:
+        cdef Request* request = &self.table.rows[row]
+        self.contention.dequeue(row)
+        self.assembler.drop_reservation(row)
+        if request.flags & PAID:
+            self.buckets.refund(request.tenant, self.contention.bucket_cost(row), self.now_ns)
+        if reason == ADMITTED:
+            self.table.give(row)
+            return
+        request.state = ENDED
+        request.charge_bid = <uint8_t>reason
+        request.next = NONE
+        if self.ended_tail == NONE:
+            self.ended_head = row
+        else:
+            self.table.rows[self.ended_tail].next = row
+        self.ended_tail = row
 
     def ended(self):
         """[(handle, reason code), ...] of the requests that ended without a call of their own since the last `ended`, in order."""
@@ -270,7 +273,7 @@ cdef class Scheduler:
                 doomed.append((request.number, row, <int>EXCEEDS_BURST))
         for _, row, reason in sorted(doomed):
             tenant.rejected += 1
-            self.take_out(row, reason)
+            self.drop(row, reason)
 
     cdef void free_if_drained(self, int32_t slot) noexcept nogil:
         cdef Tenant* tenant = &self.tenants.rows[slot]
