@@ -4,9 +4,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from aps.service.version import VERSION
 from aps.cli import demo, serve, stress
 from aps.cli.common import UsageError
+from aps.service.version import VERSION
 
 VERBS = (serve, stress, demo)
 

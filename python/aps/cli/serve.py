@@ -33,32 +33,48 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     where.add_argument("--port", type=port, default=8000, help="0: any free port (default %(default)s)")
     where.add_argument(
-        "--insecure-open", action="store_true", help="allow an address beyond this machine although anyone may then use it"
+        "--insecure-open",
+        action="store_true",
+        help="allow an address beyond this machine although anyone may then use it",
     )
     gpu = parser.add_argument_group("GPUs")
     gpu.add_argument("--gpus", type=count, default=1, help="simulated GPUs (default %(default)s)")
-    gpu.add_argument("--profile", choices=("reference",), default="reference", help="how fast they are (default %(default)s)")
+    gpu.add_argument(
+        "--profile", choices=("reference",), default="reference", help="how fast they are (default %(default)s)"
+    )
     gpu.add_argument(
         "--time-scale", type=positive, default=1.0, metavar="X", help="simulated seconds in a wall second (default 1)"
     )
     gpu.add_argument(
-        "--gpu-hour-dollars", type=positive, default=1.39, metavar="USD",
+        "--gpu-hour-dollars",
+        type=positive,
+        default=1.39,
+        metavar="USD",
         help="price of a GPU-hour behind the dollar figures (default 1.39: one A100, November 2026)",
     )
     order = parser.add_argument_group("who goes first")
-    order.add_argument("--policy", choices=POLICIES, default="aps", help="a point on the plane of two knobs (default %(default)s)")
     order.add_argument(
-        "--aging-horizon", type=not_negative_or_inf, metavar="S",
+        "--policy", choices=POLICIES, default="aps", help="a point on the plane of two knobs (default %(default)s)"
+    )
+    order.add_argument(
+        "--aging-horizon",
+        type=not_negative_or_inf,
+        metavar="S",
         help="seconds after which a waiting bid 1 ranks with a fresh bid 10 (aps: 30)",
     )
     order.add_argument(
-        "--fairness-window", type=not_negative_or_inf, metavar="TOKENS",
+        "--fairness-window",
+        type=not_negative_or_inf,
+        metavar="TOKENS",
         help="how far a tenant may get ahead of the least served one (aps: 2048)",
     )
     order.add_argument("--tenants", type=Path, metavar="FILE", help="tenants in TOML, in place of the default ones")
     life = parser.add_argument_group("life")
     life.add_argument(
-        "--drain-s", type=positive, default=30.0, metavar="S",
+        "--drain-s",
+        type=positive,
+        default=30.0,
+        metavar="S",
         help="wall seconds that accepted requests get to finish after SIGTERM (default 30)",
     )
     life.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="warning")
@@ -110,7 +126,9 @@ def _check_host(host: str, insecure_open: bool) -> None:
     except ValueError:
         local = host == "localhost"
     if not local and not insecure_open:
-        raise UsageError(f"--host {host} is reachable from other machines and the service has no keys: add --insecure-open")
+        raise UsageError(
+            f"--host {host} is reachable from other machines and the service has no keys: add --insecure-open"
+        )
 
 
 def _say(line: str) -> None:

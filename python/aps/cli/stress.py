@@ -31,7 +31,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """The options that say what to send and how to report it."""
-    parser.add_argument("--per-tenant", type=count, default=50, metavar="N", help="burst requests of each tenant (default 50)")
+    parser.add_argument(
+        "--per-tenant", type=count, default=50, metavar="N", help="burst requests of each tenant (default 50)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the burst's lengths (default %(default)s)")
     parser.add_argument(
         "--trace-start-s", type=not_negative, default=0.0, metavar="S", help="where in the trace to begin (default 0)"
@@ -40,7 +42,10 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         "--trace-s", type=not_negative, default=60.0, metavar="S", help="simulated seconds of it; 0: none (default 60)"
     )
     parser.add_argument(
-        "--patience-s", type=not_negative, default=60.0, metavar="S",
+        "--patience-s",
+        type=not_negative,
+        default=60.0,
+        metavar="S",
         help="simulated seconds during which a trace request obeys Retry-After before it gives up (default 60)",
     )
     parser.add_argument("--json", action="store_true", help="the report as JSON on stdout, no tables")

@@ -23,17 +23,17 @@ def azure_code_trace(start_s: float = 0.0, duration_s: float = float("inf")) -> 
     `at_s` counts from the trace's first request. Source: Microsoft, Azure LLM inference trace 2023, CC BY 4.0
     (Patel et al., "Splitwise", ISCA 2024).
     """
+    text = gzip.decompress(files(__name__).joinpath(AZURE_CODE_2023).read_bytes()).decode("ascii")
     arrivals = []
     first: datetime | None = None
-    with gzip.open(files(__name__).joinpath(AZURE_CODE_2023).open("rb"), "rt", encoding="ascii") as lines:
-        for row in csv.DictReader(lines):
-            at = _instant(row["TIMESTAMP"])
-            first = first or at
-            at_s = (at - first).total_seconds()
-            if at_s >= start_s + duration_s:
-                break
-            if at_s >= start_s:
-                arrivals.append(Arrival(at_s, int(row["ContextTokens"]), int(row["GeneratedTokens"])))
+    for row in csv.DictReader(text.splitlines()):
+        at = _instant(row["TIMESTAMP"])
+        first = first or at
+        at_s = (at - first).total_seconds()
+        if at_s >= start_s + duration_s:
+            break
+        if at_s >= start_s:
+            arrivals.append(Arrival(at_s, int(row["ContextTokens"]), int(row["GeneratedTokens"])))
     return arrivals
 
 

@@ -16,7 +16,8 @@ MAX_BODY_BYTES = 1 << 20
 DESCRIPTION = """Adaptive Priority Scheduling: several tenants share a few GPUs.
 
 Seconds in bodies are those of the service's clock; with a simulated backend they are simulated, and the answer says so.
-`Retry-After` and `retry_after_s` are seconds of *your* clock. Every error has the shape `{"error": {"reason", "message", ...}}`.
+`Retry-After` and `retry_after_s` are seconds of *your* clock. Every error has the shape
+`{"error": {"reason", "message", ...}}`.
 """
 
 

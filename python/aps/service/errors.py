@@ -90,7 +90,9 @@ async def _refused(_: Request, refusal: Exception) -> Response:
 async def _framework(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     reason = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-    answer = response(error.status_code, Error(reason=reason, message=f"{request.method} {request.url.path}: {error.detail}"))
+    answer = response(
+        error.status_code, Error(reason=reason, message=f"{request.method} {request.url.path}: {error.detail}")
+    )
     answer.headers.update(error.headers or {})
     return answer
 

@@ -11,15 +11,16 @@ class Page:
     def __init__(self) -> None:
         self._lines: list[str] = []
 
-    def family(
-        self, name: str, kind: str, text: str, samples: Iterable[tuple[Mapping[str, str], float]]
-    ) -> None:
+    def family(self, name: str, kind: str, text: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> None:
         """A `counter` or `gauge`: its samples by labels. A family without samples is left out."""
         lines = [f"{name}{_labels(labels)} {_number(value)}" for labels, value in samples]
         self._add(name, kind, text, lines)
 
     def histogram(
-        self, name: str, text: str, edges: Sequence[float],
+        self,
+        name: str,
+        text: str,
+        edges: Sequence[float],
         samples: Iterable[tuple[Mapping[str, str], Sequence[int], float]],
     ) -> None:
         """Counts by bucket for each set of labels: `len(edges) + 1` counts, the last above every edge; and the sum."""

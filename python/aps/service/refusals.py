@@ -25,7 +25,9 @@ def refusal_of(result: Result, asked: InferRequest, prompt_tokens: int, driver: 
     if result.status == "failed":
         return Refusal("backend_failed", f"the backend failed after {result.output_tokens} output tokens")
     if result.reason == "deadline_expired":
-        return Refusal("deadline_expired", f"it had not started {asked.deadline_s:g} s after it arrived", field="deadline_s")
+        return Refusal(
+            "deadline_expired", f"it had not started {asked.deadline_s:g} s after it arrived", field="deadline_s"
+        )
     if result.status == "cancelled" and driver.draining:
         return Refusal("draining", "the service stopped before this request ended", retry_after_s=1.0)
     return Refusal("cancelled", f"the request was ended: {result.reason}")

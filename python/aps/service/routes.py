@@ -9,10 +9,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import ValidationError
 
-from aps.service.version import VERSION
 from aps.driver import Driver, Result
 from aps.service import prometheus
-from aps.service.errors import MEANING, Refusal, invalid
+from aps.service.errors import MEANING, invalid
 from aps.service.metrics import page, percentiles
 from aps.service.refusals import refusal_of, unknown_tenant
 from aps.service.schemas import (
@@ -26,6 +25,7 @@ from aps.service.schemas import (
     Verdict,
     openapi_body,
 )
+from aps.service.version import VERSION
 
 router = APIRouter()
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -197,7 +197,16 @@ def _status(driver: Driver, name: str) -> TenantStatus:
         ),
         requests={
             outcome: getattr(row, outcome)
-            for outcome in ("admitted", "throttled", "rejected", "started", "finished", "cancelled", "expired", "preempted")
+            for outcome in (
+                "admitted",
+                "throttled",
+                "rejected",
+                "started",
+                "finished",
+                "cancelled",
+                "expired",
+                "preempted",
+            )
         },
         **percentiles(driver, name),
     )

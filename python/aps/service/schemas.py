@@ -15,18 +15,24 @@ class InferRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     tenant_id: Annotated[str, Field(min_length=1, max_length=256, description="Who asks.", examples=["tenant_a"])]
-    prompt: Annotated[str | None, Field(min_length=1, description="The prompt's text.", examples=["Why is the sky blue?"])] = None
+    prompt: Annotated[
+        str | None, Field(min_length=1, description="The prompt's text.", examples=["Why is the sky blue?"])
+    ] = None
     prompt_tokens: Annotated[Tokens | None, Field(description="The prompt's length, in place of its text.")] = None
     max_tokens: Annotated[
         Tokens | None, Field(description="Output tokens at most; else the tenant's `default_max_tokens` (256).")
     ] = None
     bid: Annotated[
         int | None,
-        Field(ge=1, le=10, description="Urgency, 10 the highest; else the tenant's `default_bid`. Lowered to its `max_bid`."),
+        Field(
+            ge=1,
+            le=10,
+            description="Urgency, 10 the highest; else the tenant's `default_bid`. Lowered to its `max_bid`.",
+        ),
     ] = None
     deadline_s: Annotated[
         Seconds | None,
-        Field(description="If it has not started this many seconds of the service's clock after arrival, it ends with 504."),
+        Field(description="Seconds of the service's clock after arrival; not started by then, it ends with 504."),
     ] = None
 
     @model_validator(mode="after")
@@ -78,12 +84,15 @@ class Error(BaseModel):
     message: str
     field: Annotated[str | None, Field(description="The field of the request that is wrong.")] = None
     retry_after_s: Annotated[
-        float | None, Field(description="Seconds of your clock after which to try again; `Retry-After` is this rounded up.")
+        float | None,
+        Field(description="Seconds of your clock after which to try again; `Retry-After` is this rounded up."),
     ] = None
     largest_max_tokens: Annotated[
         int | None, Field(description="The largest max_tokens that would do with this prompt and bid; 0: none would.")
     ] = None
-    burst: Annotated[float | None, Field(description="The tenant's burst, in tokens; absent when it has no limit.")] = None
+    burst: Annotated[float | None, Field(description="The tenant's burst, in tokens; absent when it has no limit.")] = (
+        None
+    )
 
 
 class ErrorAnswer(BaseModel):
@@ -135,7 +144,8 @@ class Share(BaseModel):
     weight: float
     promised: Annotated[float, Field(description="Its weight over the sum of all tenants' weights.")]
     received: Annotated[
-        float | None, Field(description="Its part of all prompt and output tokens since the start; null before the first.")
+        float | None,
+        Field(description="Its part of all prompt and output tokens since the start; null before the first."),
     ]
 
 

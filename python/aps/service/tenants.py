@@ -12,7 +12,7 @@ DEFAULT_TENANTS = (
     Tenant("tenant_c", rate=1_000.0, burst=10_000.0),
 )
 
-# The tenants of `aps stress`: shares 85:15, buckets that hold a burst of 50 requests of 590 + 128 tokens each twice over.
+# The tenants of `aps stress`: shares 85:15, buckets that hold its burst (50 requests of 590 + 128 tokens) twice over.
 STRESS_TENANTS = (
     Tenant("stress_vip", weight=0.85, rate=10_000.0, burst=100_000.0),
     Tenant("stress_free", weight=0.15, rate=10_000.0, burst=100_000.0),

@@ -22,12 +22,12 @@ DEFINITIONS = {
     "makespan": "first arrival to last output token of the completed requests",
     "tokens/s": "tokens over the makespan; tokens are the differences of the service's counters",
     "share": "the tenant's part of the service given while all wait; promised: its weight over the sum of weights",
-    "service": "prompt + output tokens, spread evenly over prefill (start to first token) and decode (first to last token)",
+    "service": "prompt tokens evenly from the start to the first token, output tokens evenly from there to the last",
     "while all wait": "the instants at which every tenant of the phase has an admitted request that has not started",
     "Jain": "(sum x)^2 / (n sum x^2), x the service of each tenant while all wait, not divided by weights",
     "busy": "part of the makespan in which a device runs any request, the mean over devices (service's counters)",
     "occupancy": "slots in use over slots, weighted by time over the makespan (service's counters)",
-    "dollars": "per million prompt + output tokens: makespan x devices x the price of a GPU-hour that the service states",
+    "dollars": "per million prompt + output tokens: makespan x devices x the GPU-hour price that the service states",
 }
 
 
@@ -174,7 +174,9 @@ def _times(outcome: Outcome) -> Times:
     return Times(
         outcome.call.tenant,
         arrived_at,
-        *(arrived_at + answer[name] for name in ("queue_wait_s", "ttft_s", "e2e_s")),
+        arrived_at + answer["queue_wait_s"],
+        arrived_at + answer["ttft_s"],
+        arrived_at + answer["e2e_s"],
         answer["prompt_tokens"],
         answer["output_tokens"],
     )

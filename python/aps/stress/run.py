@@ -36,7 +36,11 @@ async def stress(url: str, plan: Plan, progress: Progress) -> dict[str, Any]:
     """
     async with Client(url) as client:
         calls = burst(plan.per_tenant, plan.seed)
-        phases = [await _phase(client, "burst", _burst_title(plan), calls, lambda: client.burst(calls, progress.advance), progress)]
+        phases = [
+            await _phase(
+                client, "burst", _burst_title(plan), calls, lambda: client.burst(calls, progress.advance), progress
+            )
+        ]
         if plan.trace_s > 0:
             arrivals = trace_slice(plan.trace_start_s, plan.trace_s)
             phases.append(

@@ -38,9 +38,7 @@ def burst(per_tenant: int = 50, seed: int = 0) -> list[Call]:
     ]
 
 
-def trace_slice(
-    start_s: float = 0.0, duration_s: float = 60.0, tenants: Sequence[str] = TRACE_TENANTS
-) -> list[Call]:
+def trace_slice(start_s: float = 0.0, duration_s: float = 60.0, tenants: Sequence[str] = TRACE_TENANTS) -> list[Call]:
     """Requests of the Azure code trace of 2023 from `start_s` on, dealt to `tenants` in turn.
 
     Times, prompt and output tokens are the trace's; it names no tenants, so these are synthetic. `max_tokens` is the
