@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ def test_the_trace_is_whole_and_in_order() -> None:
     trace = azure_code_trace()
     assert len(trace) == 8819
     assert trace[0] == (0.0, 4808, 10)
-    assert all(a.at_s <= b.at_s for a, b in zip(trace, trace[1:], strict=False))
+    assert all(a.at_s <= b.at_s for a, b in pairwise(trace))
     assert 3435 < trace[-1].at_s < 3436
 
 
@@ -49,7 +50,8 @@ def test_the_burst_is_the_promised_one() -> None:
 
 def test_counters_read_the_text_format() -> None:
     counters = Counters(
-        '# HELP x_total what\n# TYPE x_total counter\nx_total{tenant="a",reason="r"} 3\nx_total{tenant="b \\"\\\\\\n"} 4.5\n'
+        '# HELP x_total what\n# TYPE x_total counter\nx_total{tenant="a",reason="r"} 3\n'
+        'x_total{tenant="b \\"\\\\\\n"} 4.5\n'
         'up 1\nle{le="+Inf"} +Inf\n'
     )
     assert counters.total("x_total") == 7.5
@@ -90,8 +92,9 @@ def test_while_all_wait_is_where_every_tenant_has_a_waiting_request() -> None:
 def metrics(prompt: int, output: int, busy: float, slots: float) -> Counters:
     return Counters(
         f'aps_prompt_tokens_total{{tenant="x"}} {prompt}\naps_output_tokens_total{{tenant="x"}} {output}\n'
-        f'aps_device_busy_seconds_total{{device="gpu0"}} {busy}\naps_device_slot_seconds_total{{device="gpu0"}} {slots}\n'
-        'aps_device_slots{device="gpu0"} 16\naps_devices 1\naps_gpu_hour_dollars 1.39\naps_tenant_weight{tenant="x"} 3\n'
+        f'aps_device_busy_seconds_total{{device="gpu0"}} {busy}\n'
+        f'aps_device_slot_seconds_total{{device="gpu0"}} {slots}\naps_device_slots{{device="gpu0"}} 16\n'
+        'aps_devices 1\naps_gpu_hour_dollars 1.39\naps_tenant_weight{tenant="x"} 3\n'
     )
 
 

@@ -73,7 +73,7 @@ class Client:
         return await asyncio.gather(*(self._send(call, done, patience_s=0.0, gate=gate) for call in calls))
 
     async def play(self, calls: Sequence[Call], done: Callable[[], None], *, patience_s: float) -> list[Outcome]:
-        """Send each at its `at_s`. One told to retry later does, unless that is after `patience_s` from its beginning."""
+        """Send each at its `at_s`; one told to retry does, while that is within `patience_s` of its first attempt."""
 
         async def timed(call: Call) -> Outcome:
             await asyncio.sleep(call.at_s / self.time_scale)
