@@ -60,10 +60,11 @@ def run(options: argparse.Namespace) -> int:
 def report_on(url: str, options: argparse.Namespace) -> int:
     """Run the test against `url` and print its report. UsageError when there is no such service."""
     import httpx
+    from rich.console import Console
 
     from aps.stress.bars import Bars
     from aps.stress.run import Plan, stress
-    from aps.stress.tables import console, print_report
+    from aps.stress.tables import print_report
 
     plan = Plan(options.per_tenant, options.seed, options.trace_start_s, options.trace_s, options.patience_s)
 
@@ -78,5 +79,5 @@ def report_on(url: str, options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(report, indent=2))
     else:
-        print_report(report, console())
+        print_report(report, Console())
     return 0 if report["passed"] else 1

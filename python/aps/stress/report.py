@@ -50,7 +50,7 @@ class Times(NamedTuple):
 
 def phase(outcomes: Sequence[Outcome], before: Counters, after: Counters) -> dict[str, Any]:
     """The report of one phase as plain data: `tenants` by name, and the whole. Definitions: `DEFINITIONS`."""
-    names = sorted({outcome.call.tenant for outcome in outcomes})
+    names = list(dict.fromkeys(outcome.call.tenant for outcome in outcomes))
     times = [_times(outcome) for outcome in outcomes if outcome.answer is not None]
     windows = while_all_wait(times, names)
     received = {name: service_in(windows, (t for t in times if t.tenant == name)) for name in names}
