@@ -44,7 +44,7 @@ def serving(
     """Serve until the block ends."""
     backend = SimulatedBackend("reference", time_scale=time_scale)
     driver = Driver(Scheduler(tenants, devices=backend.devices, limits=limits or Limits()), backend)
-    app = create_app(driver, max_body_bytes=max_body_bytes)
+    app = create_app(driver, gpu_hour_dollars=1.39, max_body_bytes=max_body_bytes)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1))
     listener = listen("127.0.0.1", 0)
     loops: list[asyncio.AbstractEventLoop] = []

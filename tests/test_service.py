@@ -151,7 +151,7 @@ def test_what_can_never_be_admitted_is_400_with_what_would(service: Service) -> 
 
 
 def test_larger_than_the_kv_cache_is_400(service: Service) -> None:
-    refusal = error(service.infer(tenant_id="wide", prompt_tokens=65_530, max_tokens=7), 400, "exceeds_kv_cache")
+    refusal = error(service.infer(tenant_id="wide", prompt_tokens=61_018, max_tokens=7), 400, "exceeds_kv_cache")
     assert refusal["largest_max_tokens"] == 6
     assert "burst" not in refusal
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from aps.cli.common import UsageError, count, need_service_extra, not_negative_or_inf, port, positive
 from aps.policy import Policy
+from aps.profiles import PROFILES
 
 NAME = "serve"
 HELP = "start the HTTP service"
@@ -39,18 +40,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     gpu = parser.add_argument_group("GPUs")
     gpu.add_argument("--gpus", type=count, default=1, help="simulated GPUs (default %(default)s)")
-    gpu.add_argument(
-        "--profile", choices=("reference",), default="reference", help="how fast they are (default %(default)s)"
-    )
+    gpu.add_argument("--profile", choices=PROFILES, default="reference", help="how fast they are (default %(default)s)")
     gpu.add_argument(
         "--time-scale", type=positive, default=1.0, metavar="X", help="simulated seconds in a wall second (default 1)"
     )
     gpu.add_argument(
         "--gpu-hour-dollars",
         type=positive,
-        default=1.39,
         metavar="USD",
-        help="price of a GPU-hour behind the dollar figures (default 1.39: one A100, November 2026)",
+        help="price of a GPU-hour behind the dollar figures (default: the profile's)",
     )
     order = parser.add_argument_group("who goes first")
     order.add_argument(
@@ -99,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     backend = SimulatedBackend(options.profile, gpus=options.gpus, time_scale=options.time_scale)
     policy = _policy(options)
     driver = Driver(Scheduler(tenants, policy=policy, devices=backend.devices), backend)
-    app = create_app(driver, gpu_hour_dollars=options.gpu_hour_dollars)
+    app = create_app(driver, gpu_hour_dollars=options.gpu_hour_dollars or backend.spec.dollars_per_hour)
     host, number = listener.getsockname()[:2]
     _say(f"APS serves http://{f'[{host}]' if ':' in host else host}:{number}  (documentation: /docs)")
     _say(f"  {options.gpus} x simulated GPU, profile {options.profile}, time scale {options.time_scale:g}")

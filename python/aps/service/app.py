@@ -10,7 +10,6 @@ from aps.service import errors, routes
 from aps.service.limits import BodyLimit
 from aps.service.version import VERSION
 
-GPU_HOUR_DOLLARS = 1.39  # one A100-hour, November 2026
 MAX_BODY_BYTES = 1 << 20
 
 DESCRIPTION = """Adaptive Priority Scheduling: several tenants share a few GPUs.
@@ -21,9 +20,7 @@ Seconds in bodies are those of the service's clock; with a simulated backend the
 """
 
 
-def create_app(
-    driver: Driver, *, gpu_hour_dollars: float = GPU_HOUR_DOLLARS, max_body_bytes: int = MAX_BODY_BYTES
-) -> FastAPI:
+def create_app(driver: Driver, *, gpu_hour_dollars: float, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
     """The ASGI application around `driver`, which it opens when the server starts and closes when it stops.
 
     gpu_hour_dollars: the price of one GPU-hour behind the dollar figures of `GET /metrics`.

@@ -18,6 +18,8 @@ def unknown_tenant(name: str) -> Refusal:
 def refusal_of(result: Result, asked: InferRequest, prompt_tokens: int, driver: Driver) -> Refusal:
     """The refusal for a request that did not finish."""
     tenant = driver.scheduler.tenants.get(asked.tenant_id, Tenant(asked.tenant_id))
+    if result.status == "rejected" and result.verdict.admitted:
+        return Refusal(result.reason, "the limits changed while it waited, and it can no longer be served")
     if result.status == "rejected":
         return _never(result, asked, prompt_tokens, tenant)
     if result.status == "throttled" and result.reason != "deadline_expired":

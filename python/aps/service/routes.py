@@ -10,9 +10,10 @@ from fastapi.responses import RedirectResponse, Response
 from pydantic import ValidationError
 
 from aps.driver import Driver, Result
+from aps.metrics import Histogram
 from aps.service import prometheus
 from aps.service.errors import MEANING, invalid
-from aps.service.metrics import page, percentiles
+from aps.service.metrics import page
 from aps.service.refusals import refusal_of, unknown_tenant
 from aps.service.schemas import (
     Bucket,
@@ -20,6 +21,7 @@ from aps.service.schemas import (
     Health,
     InferAnswer,
     InferRequest,
+    Percentiles,
     Share,
     TenantStatus,
     Verdict,
@@ -163,7 +165,7 @@ def _health(driver: Driver) -> Health:
         waiting=scheduler.waiting,
         seconds=_seconds(driver),
         time_scale=driver.backend.time_scale,
-        now_s=driver.now - scheduler.epoch,
+        now_s=driver.now - driver.opened_at,
     )
 
 
@@ -173,6 +175,7 @@ def _status(driver: Driver, name: str) -> TenantStatus:
     tenant = driver.scheduler.tenants.get(name)
     if row is None:
         raise unknown_tenant(name)
+    counted = driver.metrics.tenants.get(name)
     given = sum(other.prompt_tokens + other.output_tokens for other in snapshot.tenants.values())
     weights = sum(other.weight for other in snapshot.tenants.values())
     return TenantStatus(
@@ -208,8 +211,17 @@ def _status(driver: Driver, name: str) -> TenantStatus:
                 "preempted",
             )
         },
-        **percentiles(driver, name),
+        queue_wait_s=_percentiles(counted.queue_wait) if counted else None,
+        ttft_s=_percentiles(counted.ttft) if counted else None,
+        e2e_s=_percentiles(counted.e2e) if counted else None,
     )
+
+
+def _percentiles(times: Histogram) -> Percentiles | None:
+    p50, p95, p99 = (times.quantile(q) for q in (0.5, 0.95, 0.99))
+    if p50 is None or p95 is None or p99 is None:
+        return None
+    return Percentiles(count=times.count, p50=p50, p95=p95, p99=p99)
 
 
 def _finite(value: float) -> float | None:

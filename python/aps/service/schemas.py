@@ -120,7 +120,7 @@ class Health(BaseModel):
 
 
 class Percentiles(BaseModel):
-    """Of the tenant's latest finished requests, in seconds of the service's clock."""
+    """Of the tenant's requests since the start, in seconds of the service's clock, within 1 %."""
 
     count: Annotated[int, Field(description="How many requests these are over.")]
     p50: float
