@@ -11,7 +11,7 @@ cdef extern from *:
     const double MAX_SECONDS "APS_MAX_SECONDS"   # the farthest instant, in seconds after the epoch
     const double MAX_EPOCH "APS_MAX_EPOCH"       # |epoch|: a double there still tells microseconds apart
     const double FOREVER "HUGE_VAL"              # infinity
-    long long llrint(double x) nogil noexcept    # rounds half to even in the default rounding mode
+    long long llrint(double x) noexcept nogil    # rounds half to even in the default rounding mode
 
 
 cdef inline bint is_epoch(double epoch) noexcept nogil:

@@ -37,10 +37,12 @@ cdef class RequestTable:
     cdef int32_t* wheel_prev
     cdef readonly int32_t capacity
     cdef readonly int32_t count      # rows in use
+    cdef readonly int32_t retired    # rows whose generations are used up
     cdef int32_t free_head
     cdef int32_t fresh        # rows at and above have never been used
     cdef int64_t tag          # in every handle of this table; 1..1023
     cdef readonly int64_t generation_limit # uses of a row before it is retired
+    cdef bint has_wheel       # a deadline wheel links its rows
     cdef object records, deadlines, nexts, prevs    # the NumPy arrays that own the memory
 
     cpdef void reserve(self, int64_t capacity) except *      # grow to at least this many rows (GIL; may raise MemoryError)

@@ -17,6 +17,9 @@ class RequestTable:
     def count(self) -> int:
         """Rows in use."""
     @property
+    def retired(self) -> int:
+        """Rows whose generations are used up."""
+    @property
     def generation_limit(self) -> int:
         """Uses of a row before it is retired."""
     @property
@@ -29,7 +32,7 @@ class RequestTable:
     def allocate(self, tenant: int = 0, number: int = 0) -> int:
         """Take a row, growing when full; its handle."""
     def free(self, handle: int) -> None:
-        """Give the row back. KeyError: stale or foreign handle."""
+        """Give the row back. KeyError: stale or foreign handle. ValueError: it has a deadline."""
     def row_of(self, handle: int) -> int:
         """The row of a handle. KeyError: stale or foreign handle."""
     def column(self, name: str) -> npt.NDArray[Any]:

@@ -112,6 +112,7 @@ cdef class RequestTable:
         self.count -= 1
         if record.generation >= self.generation_limit:
             record.state = RETIRED
+            self.retired += 1
             return
         record.state = FREE
         record.next = self.free_head
@@ -138,8 +139,11 @@ cdef class RequestTable:
         return self.handle(row)
 
     def free(self, int64_t handle):
-        """Give the row back; the handle is stale from here on. KeyError: stale or foreign handle."""
-        self.give(self.checked(handle))
+        """Give the row back; the handle is stale from here on. KeyError: stale or foreign handle. ValueError: it has a deadline."""
+        cdef int32_t row = self.checked(handle)
+        if self.rows[row].flags & TIMED:
+            raise ValueError(f"request {handle} has a deadline: discard it first")
+        self.give(row)
 
     def row_of(self, int64_t handle):
         """The row, 0..capacity-1. KeyError: stale or foreign handle."""

@@ -1,6 +1,6 @@
 """APS: a multi-tenant scheduler for LLM inference. Token buckets, bids that age, weighted fairness in tokens."""
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata as _metadata
 
 from aps.devices import Device
 from aps.policy import Limits, Policy
@@ -9,8 +9,8 @@ from aps.tenants import Tenant
 from aps.verdicts import Batch, DeviceSnapshot, Ended, Explanation, Snapshot, TenantSnapshot, Verdict
 
 try:
-    __version__ = version("aps-scheduler")
-except PackageNotFoundError:  # run from its sources, never installed
+    __version__ = _metadata.version("aps-scheduler")
+except _metadata.PackageNotFoundError:  # run from its sources, never installed
     __version__ = "0+source"
 
 __all__ = [

@@ -181,11 +181,10 @@ class Scheduler:
 
     def settle(self, id: Hashable, output_tokens: int, *, now: float) -> float:
         """A running request finished with that much output. Returns its final charge in bucket tokens."""
-        if not self._ids:
-            return self._core_settle(id, output_tokens, now)  # type: ignore[arg-type]
         handle = self._handle(id)
         charge = self._core_settle(handle, output_tokens, now)
-        self._forget(handle)
+        if self._ids:
+            self._forget(handle)
         return charge
 
     def cancel(self, id: Hashable, *, now: float) -> float | None:
@@ -333,10 +332,9 @@ class Scheduler:
         handle = self._handles.get(id)
         if handle is not None:
             return handle
-        try:
-            return index(id)  # type: ignore[arg-type]
-        except TypeError:
-            raise KeyError(f"no live request {id!r}") from None
+        if isinstance(id, SupportsIndex) and index(id) in HANDLES:
+            return index(id)
+        raise KeyError(f"no live request {id!r}")
 
     def _check_new(self, id: Hashable) -> None:
         if isinstance(id, int) and id in HANDLES:
