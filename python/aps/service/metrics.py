@@ -67,7 +67,7 @@ def _requests(out: Page, tenants: list[TenantMetrics]) -> None:
     out.family(
         "aps_requests_total",
         "counter",
-        "Admitted requests that ended; expired: their deadline passed; dropped: limits changed; failed: in the backend.",
+        "Admitted requests that ended; expired: deadline passed; dropped: limits changed; failed: in the backend.",
         (({"tenant": tenant.name, "outcome": name}, getattr(tenant, name)) for tenant in tenants for name in OUTCOMES),
     )
     used = "of requests that have ended, as far as they were computed."
