@@ -1,4 +1,5 @@
 """See request_table.pyx."""
+cimport cython
 from aps_core.types cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 cdef packed struct Request:   # 64 bytes; what a pop touches comes first
@@ -21,13 +22,14 @@ cdef packed struct Request:   # 64 bytes; what a pop touches comes first
     uint16_t row              # its row in that device's KV cache
     uint16_t passes           # backfills that may have delayed it
     uint8_t preemptions
-    uint8_t spare
+    uint8_t in_use            # the table's own: taken and not given back
 
 cdef enum:
     PAID = 1                  # its bucket cost has been taken
     STRAY = 2                 # it sits in its lane's pairing heap, not in the FIFO
     TIMED = 4                 # it has a deadline (in the deadline wheel)
 
+@cython.final
 cdef class RequestTable:
     cdef Request* rows        # the data of `records`; moves only in `reserve`
     cdef int64_t* deadline_ns
@@ -37,7 +39,9 @@ cdef class RequestTable:
     cdef readonly int32_t count      # rows in use
     cdef int32_t free_head
     cdef int32_t fresh        # rows at and above have never been used
-    cdef int64_t tag
+    cdef int64_t tag          # in every handle of this table; 1..1023
+    cdef readonly int64_t generation_limit # uses of a row before it is retired
+    cdef bint has_wheel       # a deadline wheel links its rows
     cdef object records, deadlines, nexts, prevs    # the NumPy arrays that own the memory
 
     cpdef void reserve(self, int64_t capacity) except *      # grow to at least this many rows (GIL; may raise MemoryError)
@@ -45,3 +49,4 @@ cdef class RequestTable:
     cdef void give(self, int32_t row) noexcept nogil         # free it: the generation moves on
     cdef int64_t handle(self, int32_t row) noexcept nogil
     cdef int32_t find(self, int64_t handle) noexcept nogil   # NONE when stale or foreign
+    cdef int32_t checked(self, int64_t handle) except -1     # find, or KeyError (GIL)

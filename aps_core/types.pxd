@@ -11,6 +11,7 @@ cdef enum State:              # of a request
     RUNNING = 2
     RETURNING = 3             # preempted, to run again
     RETIRED = 4               # its generations are used up
+    ENDED = 5                 # ended without a call of its own, not yet reported
 
 cdef enum Reason:             # why the answer is not "admitted", or why a request ended without a call of its own
     ADMITTED = 0

@@ -1,0 +1,138 @@
+"""Looking at the scheduler without changing it: why a request waits, and everything at once."""
+import numpy as np
+
+from aps_core.aging_heap cimport effective_bid
+from aps_core.request_table cimport Request, RequestTable
+from aps_core.tenant_table cimport ALL, VACANT, Tenant
+from aps_core.types cimport BIDS, NONE, RETURNING, RUNNING, WAITING
+
+cdef tuple TENANT_COUNTS = (
+    "waiting", "waiting_tokens", "in_flight", "held_blocks", "admitted", "rejected", "throttled", "started", "finished", "cancelled",
+    "expired", "preempted", "prompt_tokens", "output_tokens", "charged_tokens",
+)
+
+
+cdef int32_t ahead_in_heap(Contention contention, int32_t row, int32_t root):
+    """How many of a lane's out-of-order entries go before a row."""
+    cdef int32_t n = 0, at
+    pending = [root]
+    while pending:
+        at = pending.pop()
+        while at != NONE:
+            n += at != row and contention.lanes.outranks(at, row)
+            if contention.table.rows[at].child != NONE:
+                pending.append(contention.table.rows[at].child)
+            at = contention.table.rows[at].next
+    return n
+
+
+cdef int32_t position(Contention contention, int32_t row):
+    """Earlier requests of its tenant in policy order. Walks the part of each lane that goes before: O(position)."""
+    cdef int32_t slot = contention.table.rows[row].tenant, index, at, n = 0
+    for index in range(BIDS):
+        at = contention.lanes.lanes[slot * BIDS + index].head
+        while at != NONE and contention.lanes.outranks(at, row):
+            n += 1
+            at = contention.table.rows[at].next
+        n += ahead_in_heap(contention, row, contention.lanes.lanes[slot * BIDS + index].stray)
+    return n
+
+
+cdef str waits_for(Contention contention, BatchAssembler assembler, int32_t row, int64_t now_ns):
+    """The first thing that stands in the way."""
+    cdef Request* request = &contention.table.rows[row]
+    cdef Tenant* tenant = &contention.tenants.rows[request.tenant]
+    cdef int32_t device, first
+    cdef bint slot_free = False, idle = False, released = False
+    for device in range(contention.kv.devices):
+        slot_free |= contention.kv.running(device) < contention.kv.slots(device)
+        if contention.kv.running(device) == 0:
+            idle = True
+            released |= assembler.filled(device) or assembler.window_end_ns(device) <= now_ns
+    if request.state == RETURNING:
+        return "kv" if slot_free else "slot"
+    if not contention.fair.shares[request.tenant].contends:
+        if tenant.in_flight >= tenant.max_in_flight:
+            return "in_flight"
+        first = contention.first(request.tenant)
+        return "kv_share" if tenant.held_blocks + contention.blocks(first) > tenant.kv_blocks else "rate"
+    if not contention.fair.in_window(request.tenant):
+        return "share"
+    if assembler.is_reserved(row):
+        return "kv"
+    if assembler.rules.micro:
+        if not idle:
+            return "slot"
+        return "turn" if released else "batch_window"
+    return "turn" if slot_free else "slot"
+
+
+cdef object start_in_s(Contention contention, int32_t row, int64_t ahead, int64_t now_ns):
+    """A rough estimate: the wait for the bucket, or those ahead at the tenant's recent pace, whichever is longer; None when unknown."""
+    cdef Request* request = &contention.table.rows[row]
+    cdef Tenant* tenant = &contention.tenants.rows[request.tenant]
+    cdef int64_t payable_ns = now_ns
+    cdef double wait_s
+    if tenant.started < 2:
+        return None
+    if not request.flags & 1:
+        payable_ns = contention.buckets.affordable_ns(request.tenant, contention.bucket_cost(row), now_ns)
+    wait_s = <double>(payable_ns - now_ns) * 1e-9
+    return max(wait_s, tenant.start_interval_s * <double>(ahead + 1))
+
+
+cdef dict explain(Contention contention, BatchAssembler assembler, int32_t row, int64_t now_ns):
+    cdef Request* request = &contention.table.rows[row]
+    cdef bint waiting = request.state == WAITING, running = request.state == RUNNING
+    cdef int64_t ahead = position(contention, row) if waiting else 0
+    return {
+        "state": "waiting" if waiting else "running" if running else "returning",
+        "tenant": request.tenant,
+        "bid": request.bid,
+        "effective_bid": effective_bid(contention.lanes, row, now_ns),
+        "position": ahead,
+        "waits_for": "" if running else waits_for(contention, assembler, row, now_ns),
+        "start_in_s": start_in_s(contention, row, ahead, now_ns) if waiting else None,
+        "computed": contention.kv.computed(request.device, request.row) if running else 0,
+        "generated": request.generated,
+        "device": request.device if running else -1,
+        "preemptions": request.preemptions,
+        "passes": request.passes,
+    }
+
+
+cdef dict snapshot(Contention contention, BatchAssembler assembler, int64_t now_ns):
+    cdef int32_t slot, device
+    live = [slot for slot in range(1, contention.tenants.capacity) if contention.tenants.rows[slot].state != VACANT]
+    slots = np.array(live, np.int32)
+    records = contention.tenants.records[slots]
+    tenants = {"slot": slots, "state": records["state"].copy()}
+    shares = [contention.fair.shares[slot] for slot in live]
+    for name in ("weight", "service", "credit", "threshold"):
+        tenants[name] = np.array([share[name] for share in shares], np.float64)
+    tenants["contending"] = np.array([share["contends"] for share in shares], np.bool_)
+    tenants["in_window"] = np.array([contention.fair.in_window(slot) for slot in live], np.bool_)
+    tenants["level"] = np.array([contention.buckets.level_at(slot, now_ns) for slot in live], np.float64)
+    for name in TENANT_COUNTS:
+        tenants[name] = records[name].copy()
+    devices = [
+        (
+            contention.kv.slots(device),
+            contention.kv.running(device),
+            contention.kv.held(device),
+            contention.kv.maxima(device),
+            contention.kv.limit(device),
+            contention.table.handle(assembler.reserved[device]) if assembler.reserved[device] != NONE else 0,
+        )
+        for device in range(contention.kv.devices)
+    ]
+    columns = ("slots", "running", "held_blocks", "max_blocks", "limit", "reserved")
+    return {
+        "virtual_time": contention.fair.virtual_time,
+        "waiting": contention.tenants.rows[ALL].waiting,
+        "waiting_tokens": contention.tenants.rows[ALL].waiting_tokens,
+        "contending": contention.fair.contending,
+        "returning": contention.returning,
+        "tenants": tenants,
+        "devices": {name: np.array([row[i] for row in devices], np.int64) for i, name in enumerate(columns)},
+    }

@@ -1,0 +1,172 @@
+"""Requests as rows of a table: 64 packed bytes a request, plus its deadline and the deadline wheel's links (80 bytes in all).
+
+A row is named outside by a *handle*: an int64 > 0 holding the row, the row's generation and the table's tag. A generation is
+used once, so a stale handle is an error and never another request; a row whose generations are used up is retired. Tags come
+from a process-wide counter modulo 1023, so handles of another table are refused too.
+
+Rows are reused last in, first out, while they are warm in cache. Rows at and above `fresh` have never been used.
+"""
+import numpy as np
+
+from libc.string cimport memset
+
+from aps_core.types cimport FREE, NONE, RETIRED
+
+cdef enum:
+    ROW_BITS = 28
+    GENERATION_BITS = 25
+    TAGS = 1023               # ten bits, without 0: a handle is positive
+
+cdef int64_t MAX_ROWS = (1 << ROW_BITS) - 1
+cdef int64_t ROW_MASK = (1 << ROW_BITS) - 1
+cdef int64_t GENERATION_MASK = (1 << GENERATION_BITS) - 1
+cdef int64_t MIN_ROWS = 1024
+
+cdef int64_t tables = 0       # tables made in this process
+
+
+cdef object record_type():
+    """The NumPy dtype of `Request`, taken from the C declaration."""
+    cdef Request sample[1]
+    memset(sample, 0, sizeof(sample))
+    return np.asarray(<Request[:1]>sample).dtype
+
+
+RECORD = record_type()
+
+
+cdef class RequestTable:
+    """A growing table of requests.
+
+    capacity: rows to start with (at least 1024 are made). generation_limit: uses of a row before it is retired, 1..2**25.
+    """
+
+    def __cinit__(self, int64_t capacity=0, *, int64_t generation_limit=1 << GENERATION_BITS):
+        global tables
+        if not 1 <= generation_limit <= 1 << GENERATION_BITS:
+            raise ValueError(f"generation_limit must be in 1..{1 << GENERATION_BITS}, not {generation_limit}")
+        self.generation_limit = generation_limit
+        self.free_head = NONE
+        self.tag = tables % TAGS + 1
+        tables += 1
+        self.records = np.empty(0, RECORD)
+        self.deadlines = np.empty(0, np.int64)
+        self.nexts = np.empty(0, np.int32)
+        self.prevs = np.empty(0, np.int32)
+        self.reserve(max(capacity, MIN_ROWS) if capacity >= 0 else capacity)
+
+    cpdef void reserve(self, int64_t capacity) except *:
+        """Grow to at least `capacity` rows (and by at least an eighth). Handles stay valid.
+
+        ValueError: negative; OverflowError: above 2**28 - 1 rows; MemoryError: the table is as it was.
+        """
+        cdef int64_t rows
+        if capacity < 0:
+            raise ValueError(f"capacity must be >= 0, not {capacity}")
+        if capacity <= self.capacity:
+            return
+        if capacity > MAX_ROWS:
+            raise OverflowError(f"capacity must be at most {MAX_ROWS} rows, not {capacity}")
+        rows = min(max(capacity, self.capacity + (self.capacity >> 3)), MAX_ROWS)
+        try:
+            if self.capacity == 0:       # calloc: pages come as rows are used
+                self.records = np.zeros(rows, RECORD)
+                self.deadlines = np.zeros(rows, np.int64)
+                self.nexts = np.zeros(rows, np.int32)
+                self.prevs = np.zeros(rows, np.int32)
+            else:                        # realloc: a large block is remapped, not copied; nobody else holds these arrays
+                for array in (self.records, self.deadlines, self.nexts, self.prevs):
+                    array.resize(rows, refcheck=False)
+        finally:                         # some may have moved before one failed
+            self.rows = <Request*><size_t>self.records.ctypes.data
+            self.deadline_ns = <int64_t*><size_t>self.deadlines.ctypes.data
+            self.wheel_next = <int32_t*><size_t>self.nexts.ctypes.data
+            self.wheel_prev = <int32_t*><size_t>self.prevs.ctypes.data
+        self.capacity = <int32_t>rows
+
+    cdef int32_t take(self) noexcept nogil:
+        cdef int32_t row = self.free_head
+        cdef uint32_t generation = 0
+        cdef Request* record
+        if row != NONE:
+            record = &self.rows[row]
+            self.free_head = record.next
+            generation = record.generation
+        elif self.fresh < self.capacity:
+            row = self.fresh
+            record = &self.rows[row]
+            self.fresh += 1
+        else:
+            return NONE
+        memset(record, 0, sizeof(Request))
+        record.generation = generation
+        record.next = record.prev = record.child = NONE
+        record.in_use = 1
+        self.count += 1
+        return row
+
+    cdef void give(self, int32_t row) noexcept nogil:
+        cdef Request* record = &self.rows[row]
+        record.in_use = 0
+        record.generation += 1
+        self.count -= 1
+        if record.generation >= self.generation_limit:
+            record.state = RETIRED
+            return
+        record.state = FREE
+        record.next = self.free_head
+        self.free_head = row
+
+    cdef int64_t handle(self, int32_t row) noexcept nogil:
+        return self.tag << (ROW_BITS + GENERATION_BITS) | <int64_t>self.rows[row].generation << ROW_BITS | row
+
+    cdef int32_t find(self, int64_t handle) noexcept nogil:
+        cdef int64_t row = handle & ROW_MASK
+        if row >= self.fresh or handle >> (ROW_BITS + GENERATION_BITS) != self.tag:
+            return NONE
+        if self.rows[row].generation != (handle >> ROW_BITS & GENERATION_MASK) or not self.rows[row].in_use:
+            return NONE
+        return <int32_t>row
+
+    def allocate(self, int32_t tenant=0, int64_t number=0):
+        """Take a row for `tenant` with arrival number `number`, growing when full; its handle. OverflowError, MemoryError: see reserve."""
+        if self.free_head == NONE and self.fresh == self.capacity:
+            self.reserve(<int64_t>self.capacity + 1)
+        cdef int32_t row = self.take()
+        self.rows[row].tenant = tenant
+        self.rows[row].number = number
+        return self.handle(row)
+
+    def free(self, int64_t handle):
+        """Give the row back; the handle is stale from here on. KeyError: stale or foreign handle. ValueError: it has a deadline."""
+        cdef int32_t row = self.checked(handle)
+        if self.rows[row].flags & TIMED:
+            raise ValueError(f"request {handle} has a deadline: discard it first")
+        self.give(row)
+
+    def row_of(self, int64_t handle):
+        """The row, 0..capacity-1. KeyError: stale or foreign handle."""
+        return self.checked(handle)
+
+    def column(self, str name):
+        """A copy of one field of all rows ever used, by row (a view would dangle when the table grows). KeyError: no such field."""
+        if name == "deadline_ns":
+            return self.deadlines[:self.fresh].copy()
+        if name not in RECORD.names:
+            raise KeyError(f"no field {name!r}: allowed are deadline_ns, {', '.join(RECORD.names)}")
+        return self.records[name][:self.fresh].copy()
+
+    @property
+    def bytes_per_row(self):
+        return sizeof(Request) + sizeof(int64_t) + 2 * sizeof(int32_t)
+
+    @property
+    def nbytes(self):
+        """Bytes allocated for rows: capacity * bytes_per_row."""
+        return self.records.nbytes + self.deadlines.nbytes + self.nexts.nbytes + self.prevs.nbytes
+
+    cdef int32_t checked(self, int64_t handle) except -1:
+        cdef int32_t row = self.find(handle)
+        if row == NONE:
+            raise KeyError(f"stale or foreign handle {handle}")
+        return row

@@ -1,0 +1,706 @@
+"""The scheduler: the composition of the core's parts behind one door. rules.md is its specification.
+
+Sans-IO and sans-clock: every call that needs time takes `now` in seconds and first plays what happens by itself up to then.
+"""
+cimport cython
+from libc.stdint cimport INT32_MAX, INT64_MAX
+
+import numpy as np
+
+from aps_core.aging_heap cimport to_horizon_ns
+from aps_core.arguments cimport positive, real, whole
+from aps_core.batch_assembler cimport SWAP
+from aps_core.clock cimport FOREVER, MAX_SECONDS, is_epoch, is_time, llrint, to_ns, to_seconds_up, wait_until
+from aps_core.inspection cimport explain, snapshot
+from aps_core.request_table cimport PAID, TIMED, Request
+from aps_core.tenant_table cimport ACTIVE, ALL, DRAINING, VACANT, Limits, Tenant, parse_limits
+from aps_core.types cimport (
+    ADMITTED, BIDS, DEADLINE_EXPIRED, ENDED, EXCEEDS_BURST, EXCEEDS_CONTEXT, EXCEEDS_KV_CACHE, EXCEEDS_KV_SHARE, NONE, OVER_RATE,
+    QUEUE_FULL, QUEUE_TOKENS_FULL, RETURNING, RUNNING, TENANT_QUEUE_FULL, TENANT_QUEUE_TOKENS_FULL, WAITING, Reason,
+    int32_t, int64_t, uint8_t,
+)
+
+cdef int64_t MOST_TOKENS = INT32_MAX
+cdef tuple STATES = ("free", "waiting", "running", "returning", "retired", "ended")
+cdef int64_t UNBOUNDED_TOKENS = <int64_t>1 << 62
+
+
+@cython.final
+cdef class Scheduler:
+    """Decides who goes next: buckets, lanes, fair shares, KV and batches of several tenants over one or more devices.
+
+    Tenants are slots (1, 2, ...), requests are int handles; a stale handle is an error, never another request. One owner thread:
+    no call may overlap another. Cost of a request: O(log tenants), independent of how many wait.
+
+    slots, kv_blocks, token_budgets: one entry a device (token budget 0: whole prompts, no chunking). The keywords are the policy
+    (docs/rules.md names each). ValueError names what is out of range.
+    """
+
+    def __cinit__(
+        self, slots, kv_blocks, token_budgets, *, block_tokens=16, aging_horizon_s=30.0, fairness_window=2048.0,
+        input_weight=1.0, output_weight=1.0, expected_output=-1, bid_premium=0.0, max_passes=64, backfill_depth=32,
+        preemption=0, preempt_margin=3, max_preemptions=2, micro=False, batch_window_s=0.01, batch_fill_target=0.8,
+        kv_high_watermark=1.0, max_queued=2**31 - 1, max_queued_tokens=2**62, max_context=2**31 - 1, epoch=0.0,
+    ):
+        cdef Tenant* total
+        self.epoch = epoch
+        if not is_epoch(self.epoch):
+            raise ValueError(f"epoch must be within 1e10 s of 0, got {epoch!r}")
+        self.now = self.epoch
+        self.expected_output = whole(expected_output, "expected_output", -1, MOST_TOKENS)
+        self.max_context = whole(max_context, "max_context", 1, UNBOUNDED_TOKENS)
+        premium = real(bid_premium, "bid_premium", 0.0, 1e6)
+        depth = whole(backfill_depth, "backfill_depth", 0, 1 << 20)
+        self.table = RequestTable()
+        self.lanes = AgingHeap(16, aging_horizon_s, 0, self.table)
+        self.wheel = DeadlineWheel(self.table)
+        self.buckets = TokenBuckets(16)
+        self.fair = FairShare(16, real(fairness_window, "fairness_window", 0.0, FOREVER))
+        self.tenants = TenantTable(16)
+        self.kv = KVCache(slots, kv_blocks, token_budgets, block_tokens, kv_high_watermark)
+        self.contention = Contention(
+            self.table, self.lanes, self.wheel, self.buckets, self.fair, self.tenants, self.kv, premium, depth + 1
+        )
+        self.assembler = BatchAssembler(self.contention, self.kv.devices, max(slots))
+        rules = &self.assembler.rules
+        rules.input_weight = real(input_weight, "input_weight", 0.0, 1e6)
+        rules.output_weight = real(output_weight, "output_weight", 0.0, 1e6)
+        rules.batch_fill_target = real(batch_fill_target, "batch_fill_target", 0.0, 1.0)
+        rules.batch_window_ns = llrint(real(batch_window_s, "batch_window_s", 0.0, 1e6) * 1e9)
+        rules.max_passes = whole(max_passes, "max_passes", 0, 65535)
+        rules.backfill_depth = depth
+        rules.preemption = whole(preemption, "preemption", 0, SWAP)
+        rules.preempt_margin = whole(preempt_margin, "preempt_margin", 1, BIDS)
+        rules.max_preemptions = whole(max_preemptions, "max_preemptions", 0, 255)
+        rules.micro = bool(micro)
+        total = &self.tenants.rows[ALL]
+        total.max_queued = whole(max_queued, "max_queued", 0, INT32_MAX)
+        total.max_queued_tokens = whole(max_queued_tokens, "max_queued_tokens", 0, UNBOUNDED_TOKENS)
+        self.ended_head = NONE
+        self.ended_tail = NONE
+
+    # Time
+
+    cdef int64_t check_now(self, double now) except -1:
+        if not is_time(now, self.epoch):
+            raise ValueError(f"now must be finite and from 0 to {MAX_SECONDS:g} s after the epoch {self.epoch!r}, got {now!r}")
+        cdef int64_t now_ns = to_ns(now, self.epoch)
+        if now_ns < self.now_ns:
+            raise ValueError(f"now must not be before the last call's {self.now!r}, got {now!r}")
+        return now_ns
+
+    cdef void play(self, double now, int64_t now_ns) noexcept nogil:
+        """What happens by itself up to `now`, in order of time: deadlines first, then bills that can be paid."""
+        cdef int64_t payable_ns, at_ns
+        cdef int32_t row, slot
+        while True:
+            payable_ns = self.contention.next_affordable_ns()
+            at_ns = min(payable_ns, now_ns)
+            row = NONE
+            if self.wheel.count:
+                self.wheel.advance(at_ns)
+                row = self.wheel.first_due(at_ns)
+            if row != NONE:
+                self.now_ns = self.table.deadline_ns[row]
+                self.tenants.rows[self.table.rows[row].tenant].expired += 1
+                self.take_out(row, DEADLINE_EXPIRED)
+            elif payable_ns <= now_ns:
+                self.now_ns = payable_ns
+                slot = self.contention.affordable.entries[0].id
+                self.contention.evaluate(slot, payable_ns)
+                self.contention.finish(payable_ns)
+            else:
+                break
+        self.now_ns = now_ns
+        self.now = now
+
+    cdef void take_out(self, int32_t row, Reason reason) noexcept nogil:
+        """A waiting request ends; with a reason it keeps its row until that has been reported."""
+        cdef Request* request = &self.table.rows[row]
+        cdef int32_t slot = request.tenant
+        self.contention.dequeue(row)
+        self.assembler.drop_reservation(row)
+        if request.flags & PAID:
+            self.buckets.refund(slot, self.contention.bucket_cost(row), self.now_ns)
+        if reason == ADMITTED:
+            self.table.give(row)
+        else:
+            request.state = ENDED
+            request.charge_bid = <uint8_t>reason
+            request.next = NONE
+            if self.ended_tail == NONE:
+                self.ended_head = row
+            else:
+                self.table.rows[self.ended_tail].next = row
+            self.ended_tail = row
+        self.contention.evaluate(slot, self.now_ns)
+        self.contention.finish(self.now_ns)
+        self.free_if_drained(slot)
+
+    def ended(self):
+        """[(handle, reason code), ...] of the requests that ended without a call of their own since the last `ended`, in order."""
+        cdef int32_t row = self.ended_head, after
+        found = []
+        while row != NONE:
+            after = self.table.rows[row].next
+            found.append((self.table.handle(row), self.table.rows[row].charge_bid))
+            self.table.give(row)
+            row = after
+        self.ended_head = NONE
+        self.ended_tail = NONE
+        return found
+
+    def next_wakeup(self, double now):
+        """Seconds: the earliest instant at which something changes by itself; infinity when nothing will."""
+        cdef int32_t device
+        self.play(now, self.check_now(now))
+        cdef int64_t wake = min(self.contention.next_affordable_ns(), self.wheel.wake_ns())
+        if self.assembler.rules.micro and self.contention.ready:
+            for device in range(self.kv.devices):
+                if self.kv.running(device) == 0:
+                    if self.assembler.filled(device):
+                        return now
+                    wake = min(wake, self.assembler.window_end_ns(device))
+        return now if wake <= self.now_ns else to_seconds_up(wake, self.epoch)
+
+    # Arguments
+
+    cdef int32_t slot_of(self, object tenant) except -1:
+        cdef int64_t slot = whole(tenant, "tenant", -(1 << 62), 1 << 62)
+        if not 0 < slot < self.tenants.capacity or self.tenants.rows[slot].state == VACANT:
+            raise KeyError(f"tenant {tenant} is unknown")
+        return <int32_t>slot
+
+    cdef int32_t device_of(self, object device) except -1:
+        cdef int64_t index = whole(device, "device", -(1 << 62), 1 << 62)
+        if not 0 <= index < self.kv.devices:
+            raise IndexError(f"device must be from 0 to {self.kv.devices - 1}, got {device}")
+        return <int32_t>index
+
+    cdef int32_t row_of(self, int64_t handle, int64_t now_ns) except -1:
+        """The row, if the request has not ended by `now`."""
+        cdef int32_t row = self.table.find(handle)
+        cdef Request* request
+        if row != NONE:
+            request = &self.table.rows[row]
+            if request.state != ENDED and not (request.flags & TIMED and self.table.deadline_ns[row] <= now_ns):
+                return row
+        raise KeyError(f"handle {handle} is stale or foreign: the request has ended, or is not this scheduler's")
+
+    cdef int32_t running_row(self, int64_t handle, int64_t now_ns) except -1:
+        cdef int32_t row = self.row_of(handle, now_ns)
+        if self.table.rows[row].state != RUNNING:
+            raise ValueError(f"handle {handle} must be of a running request, it is {STATES[self.table.rows[row].state]}")
+        return row
+
+    # Tenants
+
+    def add_tenant(self, *, double now, **limits):
+        """A new tenant with a full bucket; its slot. The limits are those of `parse_limits`."""
+        cdef Limits parsed = parse_limits(limits)
+        self.play(now, self.check_now(now))
+        cdef int32_t slot = self.tenants.vacant()
+        if slot == NONE:
+            slot = self.tenants.capacity
+            self.contention.reserve(2 * slot)
+            self.assembler.reserve(2 * slot)
+        self.tenants.open(slot, &parsed, self.kv.total_blocks)
+        self.fair.open(slot, parsed.weight)
+        self.buckets.open(slot, parsed.rate, parsed.burst, self.now_ns)
+        return slot
+
+    def set_tenant(self, tenant, *, double now, **limits):
+        """Replace a tenant's weight and limits. Waiting requests that became impossible end (see `ended`)."""
+        cdef Limits parsed = parse_limits(limits)
+        self.slot_of(tenant)
+        self.play(now, self.check_now(now))
+        self.change(self.slot_of(tenant), &parsed)
+
+    def remove_tenant(self, tenant, double now):
+        """No new requests; what was accepted is still served. True: nothing was under way and the slot is free; False: it drains."""
+        self.slot_of(tenant)
+        self.play(now, self.check_now(now))
+        cdef int32_t slot = self.slot_of(tenant)
+        self.tenants.rows[slot].state = DRAINING
+        self.free_if_drained(slot)
+        return self.tenants.rows[slot].state == VACANT
+
+    def readmit_tenant(self, tenant, *, double now, **limits):
+        """A draining tenant comes back with its service, credit and bucket level. ValueError when it is not draining."""
+        cdef Limits parsed = parse_limits(limits)
+        if self.tenants.rows[self.slot_of(tenant)].state != DRAINING:
+            raise ValueError(f"tenant {tenant} must be draining to be readmitted, it is active")
+        self.play(now, self.check_now(now))
+        cdef int32_t slot = self.slot_of(tenant)
+        self.tenants.rows[slot].state = ACTIVE
+        self.change(slot, &parsed)
+
+    def tenant_state(self, tenant):
+        """0: a free slot, 1: active, 2: removed and draining."""
+        cdef int64_t slot = whole(tenant, "tenant", -(1 << 62), 1 << 62)
+        return self.tenants.rows[slot].state if 0 < slot < self.tenants.capacity else VACANT
+
+    cdef void change(self, int32_t slot, Limits* limits) noexcept:
+        cdef Tenant* tenant = &self.tenants.rows[slot]
+        if limits.weight != self.fair.shares[slot].weight:
+            self.fair.reweigh(slot, limits.weight)
+        if limits.rate != self.buckets.rate[slot] or limits.burst != self.buckets.burst[slot]:
+            self.buckets.configure(slot, limits.rate, limits.burst, self.now_ns)
+        self.tenants.apply(slot, limits, self.kv.total_blocks)
+        if tenant.waiting:
+            self.end_impossible(slot)
+        self.contention.evaluate(slot, self.now_ns)
+        self.contention.finish(self.now_ns)
+        self.free_if_drained(slot)
+
+    cdef void end_impossible(self, int32_t slot) noexcept:
+        """In arrival order. Looks at the whole table: a rare call."""
+        cdef Tenant* tenant = &self.tenants.rows[slot]
+        cdef double burst = self.buckets.burst[slot]
+        cdef Request* request
+        cdef int32_t row
+        doomed = []
+        for row in range(self.table.fresh):
+            request = &self.table.rows[row]
+            if request.state != WAITING or request.tenant != slot:
+                continue
+            if self.contention.blocks(row) > tenant.kv_blocks:
+                doomed.append((request.number, row, <int>EXCEEDS_KV_SHARE))
+            elif not request.flags & PAID and self.contention.bucket_cost(row) > burst:
+                doomed.append((request.number, row, <int>EXCEEDS_BURST))
+        for _, row, reason in sorted(doomed):
+            tenant.rejected += 1
+            self.take_out(row, reason)
+
+    cdef void free_if_drained(self, int32_t slot) noexcept nogil:
+        cdef Tenant* tenant = &self.tenants.rows[slot]
+        if tenant.state == DRAINING and tenant.waiting == 0 and tenant.in_flight == 0:
+            tenant.state = VACANT
+            self.fair.close(slot)
+
+    # Policy
+
+    def set_aging_horizon(self, seconds, double now):
+        """Everything that waits is ranked by the new horizon (0..1e8 s, or infinity)."""
+        cdef int64_t horizon_ns = to_horizon_ns(seconds)
+        cdef int32_t slot
+        self.play(now, self.check_now(now))
+        self.lanes.set_horizon(horizon_ns)
+        for slot in range(1, self.tenants.capacity):
+            if self.tenants.rows[slot].state != VACANT:
+                self.contention.evaluate(slot, self.now_ns)
+        self.contention.finish(self.now_ns)
+
+    def set_fairness_window(self, cost, double now):
+        """D, in cost units, at least 0; infinity allowed. A smaller one pulls every tenant in."""
+        cdef double window = real(cost, "fairness_window", 0.0, FOREVER)
+        cdef int32_t slot
+        self.play(now, self.check_now(now))
+        self.fair.set_window(window)
+        for slot in range(1, self.tenants.capacity):
+            if self.tenants.rows[slot].state != VACANT:
+                self.contention.evaluate(slot, self.now_ns)
+        self.contention.finish(self.now_ns)
+
+    # Requests
+
+    def submit(self, tenant, prompt_tokens, max_tokens, bid, double now, double deadline_at=FOREVER, expected_output=-1):
+        """Offer a request. Its handle (> 0), or the refusal's reason code, negated; then `retry_after` and `largest` say more.
+
+        deadline_at: seconds; a request not started by then ends. expected_output: its forecast of output tokens.
+        """
+        cdef int64_t now_ns = self.check_now(now)
+        cdef int32_t slot = self.slot_of(tenant)
+        cdef int64_t prompt = whole(prompt_tokens, "prompt_tokens", 1, MOST_TOKENS)
+        cdef int64_t most = whole(max_tokens, "max_tokens", 1, MOST_TOKENS)
+        cdef int64_t offered = whole(bid, "bid", 1, BIDS)
+        cdef int64_t forecast = whole(expected_output, "expected_output", -1, MOST_TOKENS)
+        cdef int64_t deadline_ns = INT64_MAX
+        if deadline_at != deadline_at:
+            raise ValueError(f"deadline_at must be a number of seconds, got {deadline_at!r}")
+        if deadline_at - self.epoch <= MAX_SECONDS:
+            deadline_ns = to_ns(deadline_at, self.epoch) if deadline_at > self.epoch else 0
+        self.must_be_active(slot)
+        self.room(1)
+        self.play(now, now_ns)
+        return self.offer(slot, prompt, most, <int32_t>offered, deadline_ns, forecast)
+
+    def submit_many(self, tenants, prompts, max_tokens, bids, double now):
+        """`submit` for each element of int arrays of one length, in order; an int64 array of handles or negated reason codes."""
+        cdef int64_t now_ns = self.check_now(now)
+        cdef const int32_t[::1] slots = np.ascontiguousarray(tenants, np.int32)
+        cdef const int32_t[::1] prompt = np.ascontiguousarray(prompts, np.int32)
+        cdef const int32_t[::1] most = np.ascontiguousarray(max_tokens, np.int32)
+        cdef const int32_t[::1] offered = np.ascontiguousarray(bids, np.int32)
+        cdef Py_ssize_t i, n = slots.shape[0]
+        cdef long long[::1] answers = np.empty(n, np.int64)
+        if prompt.shape[0] != n or most.shape[0] != n or offered.shape[0] != n:
+            raise ValueError(f"tenants, prompts, max_tokens and bids must have one length, got "
+                             f"{n}, {prompt.shape[0]}, {most.shape[0]} and {offered.shape[0]}")
+        for i in range(n):
+            if not 0 < slots[i] < self.tenants.capacity or self.tenants.rows[slots[i]].state != ACTIVE:
+                self.must_be_active(self.slot_of(slots[i]))
+            if prompt[i] < 1 or most[i] < 1 or not 1 <= offered[i] <= BIDS:
+                whole(prompt[i], f"prompts[{i}]", 1, MOST_TOKENS)
+                whole(most[i], f"max_tokens[{i}]", 1, MOST_TOKENS)
+                whole(offered[i], f"bids[{i}]", 1, BIDS)
+        self.room(n)
+        with nogil:
+            self.play(now, now_ns)
+            for i in range(n):
+                answers[i] = self.offer(slots[i], prompt[i], most[i], offered[i], INT64_MAX, NONE)
+        return answers.base
+
+    cdef int must_be_active(self, int32_t slot) except -1:
+        if self.tenants.rows[slot].state != ACTIVE:
+            raise ValueError(f"tenant {slot} must be active to take requests, it has been removed and is draining")
+        return 0
+
+    cdef int room(self, int64_t more) except -1:
+        """Rows for `more` requests, so that the paths without the GIL never allocate."""
+        cdef int64_t used = <int64_t>self.table.count + self.table.retired
+        if used + more > self.table.capacity:
+            self.table.reserve(used + more)
+        return 0
+
+    cdef int64_t offer(
+        self, int32_t slot, int64_t prompt, int64_t most, int32_t bid, int64_t deadline_ns, int64_t forecast
+    ) noexcept nogil:
+        cdef Tenant* tenant = &self.tenants.rows[slot]
+        cdef Reason reason
+        self.retry_after = 0.0
+        self.largest = 0
+        if bid > tenant.max_bid:
+            bid = tenant.max_bid
+        reason = self.judge(slot, prompt, most, bid, deadline_ns)
+        if reason == ADMITTED:
+            return self.admit(slot, prompt, most, bid, deadline_ns, forecast)
+        if reason <= EXCEEDS_BURST:
+            tenant.rejected += 1
+        else:
+            tenant.throttled += 1
+        return -<int64_t>reason
+
+    cdef Reason judge(self, int32_t slot, int64_t prompt, int64_t most, int32_t bid, int64_t deadline_ns) noexcept nogil:
+        """The first test that fails, in the order of rules.md, section 4; sets `retry_after` and `largest`."""
+        cdef Tenant* tenant = &self.tenants.rows[slot]
+        cdef Tenant* total = &self.tenants.rows[ALL]
+        cdef int64_t tokens = prompt + most, blocks = self.kv.max_blocks(prompt, most)
+        cdef double prem = self.contention.premium(bid)
+        cdef double cost = <double>tokens * prem
+        if tokens > self.max_context:
+            return self.too_large(EXCEEDS_CONTEXT, self.max_context - prompt)
+        if blocks > self.kv.largest_limit:
+            return self.too_large(EXCEEDS_KV_CACHE, self.kv.largest_limit * self.kv.block_tokens - prompt)
+        if blocks > tenant.kv_blocks:
+            return self.too_large(EXCEEDS_KV_SHARE, tenant.kv_blocks * self.kv.block_tokens - prompt)
+        if cost > self.buckets.burst[slot]:
+            return self.too_large(EXCEEDS_BURST, most_tokens(self.buckets.burst[slot], prem) - prompt)
+        if deadline_ns <= self.now_ns:
+            return DEADLINE_EXPIRED
+        if total.waiting >= total.max_queued:
+            return self.later(QUEUE_FULL, self.tenants.queue_wait_s(ALL))
+        if total.waiting_tokens + tokens > total.max_queued_tokens:
+            return self.later(QUEUE_TOKENS_FULL, self.tenants.queue_wait_s(ALL))
+        if tenant.waiting >= tenant.max_queued:
+            return self.later(TENANT_QUEUE_FULL, self.tenants.queue_wait_s(slot))
+        if tenant.waiting_tokens + tokens > tenant.max_queued_tokens:
+            return self.later(TENANT_QUEUE_TOKENS_FULL, self.tenants.queue_wait_s(slot))
+        if not tenant.queue_over_rate and not self.buckets.affords(slot, cost, self.now_ns):
+            return self.later(OVER_RATE, self.wait_s(self.buckets.affordable_ns(slot, cost, self.now_ns)))
+        return ADMITTED
+
+    cdef Reason too_large(self, Reason reason, int64_t largest) noexcept nogil:
+        self.largest = max(largest, 0)
+        return reason
+
+    cdef Reason later(self, Reason reason, double retry_after) noexcept nogil:
+        self.retry_after = retry_after
+        return reason
+
+    cdef double wait_s(self, int64_t until_ns) noexcept nogil:
+        return wait_until(until_ns, self.now, self.epoch)
+
+    cdef int64_t admit(
+        self, int32_t slot, int64_t prompt, int64_t most, int32_t bid, int64_t deadline_ns, int64_t forecast
+    ) noexcept nogil:
+        cdef int32_t row = self.table.take()
+        cdef Request* request = &self.table.rows[row]
+        cdef Tenant* tenant = &self.tenants.rows[slot]
+        self.arrivals += 1
+        request.tenant = slot
+        request.number = self.arrivals
+        request.arrival_ns = self.now_ns
+        request.prompt_tokens = <int32_t>prompt
+        request.max_tokens = <int32_t>most
+        request.bid = <uint8_t>bid
+        if forecast == NONE:
+            forecast = self.expected_output
+        request.expected_output = <int32_t>(most if forecast == NONE else min(most, forecast))
+        if not tenant.queue_over_rate:
+            request.flags |= PAID
+            self.buckets.charge(slot, self.contention.bucket_cost(row), self.now_ns)
+        if deadline_ns != INT64_MAX:
+            request.flags |= TIMED
+            self.table.deadline_ns[row] = deadline_ns
+        tenant.admitted += 1
+        self.contention.enqueue(row)
+        self.contention.evaluate(slot, self.now_ns)
+        self.contention.finish(self.now_ns)
+        return self.table.handle(row)
+
+    def next_batch(self, device, double now):
+        """How many requests start on the device now: their handles are `started[:n]`; `preempted[:preempted_count]` stop for them."""
+        cdef int32_t index = self.device_of(device)
+        self.play(now, self.check_now(now))
+        self.assembler.next_batch(index, self.now_ns)
+        return self.assembler.started_count
+
+    @property
+    def started(self):
+        """int64 array of handles; the first n are the last batch's."""
+        return self.assembler.started_handles
+
+    @property
+    def preempted(self):
+        """int64 array of handles; the first `preempted_count` were preempted by the last batch."""
+        return self.assembler.preempted_handles
+
+    @property
+    def preempted_count(self):
+        return self.assembler.preempted_count
+
+    @property
+    def release_reason(self):
+        """Why the last batch was released: 0 it was not, 1 continuous, 2 its window ended, 3 its predicted fill was reached."""
+        return self.assembler.release_reason
+
+    @property
+    def waiting(self):
+        """Requests accepted and not yet started."""
+        return self.tenants.rows[ALL].waiting
+
+    # While it runs
+
+    cdef int check_progress(self, int32_t row, int64_t computed, int64_t generated) except -1:
+        cdef Request* request = &self.table.rows[row]
+        cdef int64_t least = self.kv.computed(request.device, request.row)
+        cdef int64_t most = self.kv.prefill_target(request.device, request.row)
+        if not least <= computed <= most:
+            raise ValueError(f"computed must be from {least} (reported before) to {most} (all of the prefill), got {computed}")
+        if not request.generated <= generated <= MOST_TOKENS:
+            raise ValueError(f"generated must be from {request.generated} (reported before) to {MOST_TOKENS}, got {generated}")
+        return 0
+
+    def progress(self, int64_t handle, computed, generated, double now):
+        """Totals so far: prefill tokens in the cache since this start, and output tokens. Output beyond the forecast is charged."""
+        cdef int64_t now_ns = self.check_now(now)
+        cdef int32_t row = self.running_row(handle, now_ns)
+        cdef int64_t prefilled = whole(computed, "computed", 0, UNBOUNDED_TOKENS)
+        cdef int64_t output = whole(generated, "generated", 0, MOST_TOKENS)
+        self.check_progress(row, prefilled, output)
+        self.play(now, now_ns)
+        self.report(row, prefilled, output)
+
+    def progress_many(self, handles, computed, generated, double now):
+        """`progress` for each element of int64 arrays of one length; each handle at most once."""
+        cdef int64_t now_ns = self.check_now(now)
+        cdef const long long[::1] names = np.ascontiguousarray(handles, np.int64)
+        cdef const long long[::1] prefilled = np.ascontiguousarray(computed, np.int64)
+        cdef const long long[::1] output = np.ascontiguousarray(generated, np.int64)
+        cdef Py_ssize_t i, n = names.shape[0]
+        cdef int32_t row
+        if prefilled.shape[0] != n or output.shape[0] != n:
+            raise ValueError(f"handles, computed and generated must have one length, got {n}, {prefilled.shape[0]} and {output.shape[0]}")
+        for i in range(n):
+            self.check_progress(self.running_row(names[i], now_ns), prefilled[i], output[i])
+        self.must_differ(names)
+        with nogil:
+            self.play(now, now_ns)
+            for i in range(n):
+                self.report(self.table.find(names[i]), prefilled[i], output[i])
+
+    cdef int must_differ(self, const long long[::1] handles) except -1:
+        if handles.shape[0] > 1 and np.unique(handles).size != handles.shape[0]:
+            raise ValueError("handles must differ, one is there twice")
+        return 0
+
+    cdef void report(self, int32_t row, int64_t computed, int64_t generated) noexcept nogil:
+        cdef Request* request = &self.table.rows[row]
+        cdef int64_t charged = max(request.expected_output, request.generated)
+        cdef int32_t slot = request.tenant
+        self.kv.grow(request.device, request.row, computed, generated)
+        request.generated = <int32_t>generated
+        if generated > charged:
+            self.contention.fair.charge(
+                slot,
+                (self.assembler.rules.output_weight * <double>(generated - charged))
+                * self.contention.premium(request.charge_bid),
+            )
+            self.contention.evaluate(slot, self.now_ns)
+            self.contention.finish(self.now_ns)
+
+    def settle(self, int64_t handle, output_tokens, double now):
+        """The request finished with that much output. All is settled to what was used; the final charge, in bucket tokens."""
+        cdef int64_t now_ns = self.check_now(now)
+        cdef int32_t row = self.running_row(handle, now_ns)
+        cdef int64_t output = whole(output_tokens, "output_tokens", 0, MOST_TOKENS)
+        self.play(now, now_ns)
+        return self.finish(row, output)
+
+    def settle_many(self, handles, outputs, double now):
+        """`settle` for each element of int64 arrays of one length; each handle at most once."""
+        cdef int64_t now_ns = self.check_now(now)
+        cdef const long long[::1] names = np.ascontiguousarray(handles, np.int64)
+        cdef const long long[::1] output = np.ascontiguousarray(outputs, np.int64)
+        cdef Py_ssize_t i, n = names.shape[0]
+        if output.shape[0] != n:
+            raise ValueError(f"handles and outputs must have one length, got {n} and {output.shape[0]}")
+        for i in range(n):
+            self.running_row(names[i], now_ns)
+            if not 0 <= output[i] <= MOST_TOKENS:
+                whole(output[i], f"outputs[{i}]", 0, MOST_TOKENS)
+        self.must_differ(names)
+        with nogil:
+            self.play(now, now_ns)
+            for i in range(n):
+                self.finish(self.table.find(names[i]), output[i])
+
+    cdef double finish(self, int32_t row, int64_t output) noexcept nogil:
+        cdef Request* request = &self.table.rows[row]
+        if output > request.generated:
+            self.report(row, self.kv.prefill_target(request.device, request.row), output)
+        self.tenants.rows[request.tenant].finished += 1
+        return self.conclude(row, request.prompt_tokens, output)
+
+    def cancel(self, int64_t handle, double now):
+        """End a request, whatever it is doing; the final charge, in bucket tokens (0.0 when it had not started)."""
+        cdef int64_t now_ns = self.check_now(now)
+        cdef int32_t row = self.row_of(handle, now_ns)
+        cdef Request* request = &self.table.rows[row]
+        cdef int64_t prompt = request.prompt_tokens
+        self.play(now, now_ns)
+        self.tenants.rows[request.tenant].cancelled += 1
+        if request.state == WAITING:
+            self.take_out(row, ADMITTED)
+            return 0.0
+        if request.generated == 0:
+            prompt = min(prompt, self.kv.computed(request.device, request.row)) if request.state == RUNNING else 0
+        return self.conclude(row, prompt, request.generated)
+
+    cdef double conclude(self, int32_t row, int64_t prompt, int64_t output) noexcept nogil:
+        """A started request ends: slot, KV, flight, service and bucket are settled to prompt and output used."""
+        cdef Request* request = &self.table.rows[row]
+        cdef int32_t slot = request.tenant
+        cdef Tenant* tenant = &self.tenants.rows[slot]
+        cdef double prem = self.contention.premium(request.charge_bid)
+        cdef double reserved = <double>(<int64_t>request.prompt_tokens + request.max_tokens) * prem
+        cdef double used = <double>(prompt + output) * prem
+        self.fair.settle(
+            slot,
+            self.assembler.service_cost(
+                row, request.prompt_tokens, max(request.expected_output, request.generated), request.charge_bid
+            )
+            - self.assembler.service_cost(row, prompt, output, request.charge_bid),
+        )
+        if reserved > used:
+            self.buckets.refund(slot, reserved - used, self.now_ns)
+        else:
+            self.buckets.charge(slot, used - reserved, self.now_ns)
+        if request.state == RUNNING:
+            self.assembler.stop_running(row, self.now_ns)
+        else:
+            self.lanes.remove_row(row, ALL)
+            self.contention.count_returning(row, -1)
+            self.assembler.drop_reservation(row)
+        tenant.in_flight -= 1
+        tenant.prompt_tokens += prompt
+        tenant.output_tokens += output
+        tenant.charged_tokens += used
+        self.table.give(row)
+        self.contention.evaluate(slot, self.now_ns)
+        self.contention.finish(self.now_ns)
+        self.free_if_drained(slot)
+        return used
+
+    def preempt(self, int64_t handle, double now):
+        """Take a running request off its device; it returns by itself when there is room, ahead of its tenant's waiting ones."""
+        cdef int64_t now_ns = self.check_now(now)
+        cdef int32_t row = self.running_row(handle, now_ns)
+        self.play(now, now_ns)
+        self.assembler.suspend(row, self.now_ns)
+
+    def rebid(self, int64_t handle, bid, double now):
+        """Give a request another bid (clamped to the tenant's max_bid); 0, or the refusal's reason code, negated.
+
+        Waiting: its reservation is adjusted, and it keeps its arrival. Started: only its rank in preemption changes.
+        """
+        cdef int64_t now_ns = self.check_now(now)
+        cdef int32_t row = self.row_of(handle, now_ns)
+        cdef int32_t wanted = <int32_t>whole(bid, "bid", 1, BIDS)
+        self.play(now, now_ns)
+        self.retry_after = 0.0
+        self.largest = 0
+        cdef Request* request = &self.table.rows[row]
+        wanted = min(wanted, self.tenants.rows[request.tenant].max_bid)
+        if request.state == WAITING:
+            return -<int>self.move(row, wanted)
+        if request.state == RETURNING:
+            self.lanes.remove_row(row, ALL)
+            request.bid = <uint8_t>wanted
+            self.lanes.insert(row, ALL)
+        else:
+            request.bid = <uint8_t>wanted
+        return 0
+
+    cdef Reason move(self, int32_t row, int32_t bid) noexcept nogil:
+        """A waiting request to the lane of another bid, if its bucket allows."""
+        cdef Request* request = &self.table.rows[row]
+        cdef int32_t slot = request.tenant
+        cdef double old = self.contention.bucket_cost(row), new
+        new = <double>(<int64_t>request.prompt_tokens + request.max_tokens) * self.contention.premium(bid)
+        if request.flags & PAID:
+            if new > old:
+                if not self.buckets.affords(slot, new - old, self.now_ns):
+                    if new > self.buckets.burst[slot]:
+                        return EXCEEDS_BURST
+                    return self.later(OVER_RATE, self.wait_s(self.buckets.affordable_ns(slot, new - old, self.now_ns)))
+                self.buckets.charge(slot, new - old, self.now_ns)
+            elif new < old:
+                self.buckets.refund(slot, old - new, self.now_ns)
+        elif new > self.buckets.burst[slot]:
+            return EXCEEDS_BURST
+        self.lanes.remove_row(row, slot)
+        request.bid = <uint8_t>bid
+        self.lanes.insert(row, slot)
+        self.contention.evaluate(slot, self.now_ns)
+        self.contention.finish(self.now_ns)
+        return ADMITTED
+
+    # Looking
+
+    def bid_of(self, int64_t handle):
+        """The bid it has now, after clamping and re-bids."""
+        return self.table.rows[self.row_of(handle, self.now_ns)].bid
+
+    def explain(self, int64_t handle, double now):
+        """What a request waits for, and about how long (a dict; aps.Explanation names its fields)."""
+        cdef int64_t now_ns = self.check_now(now)
+        self.row_of(handle, now_ns)
+        self.play(now, now_ns)
+        return explain(self.contention, self.assembler, self.row_of(handle, now_ns), self.now_ns)
+
+    def snapshot(self, double now):
+        """All tenants and devices as columns (a dict of NumPy arrays; aps.Snapshot names them)."""
+        self.play(now, self.check_now(now))
+        return snapshot(self.contention, self.assembler, self.now_ns)
+
+
+cdef int64_t most_tokens(double burst, double prem) noexcept nogil:
+    """The largest n with ``n * prem <= burst``."""
+    cdef int64_t n = <int64_t>(burst / prem)
+    while <double>(n + 1) * prem <= burst:
+        n += 1
+    while n > 0 and <double>n * prem > burst:
+        n -= 1
+    return n

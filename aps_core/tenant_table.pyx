@@ -1,0 +1,105 @@
+"""What the operator allows each tenant, and what each has under way."""
+cimport cython
+from libc.string cimport memset
+
+from libc.stdint cimport INT32_MAX, INT64_MAX
+
+import numpy as np
+
+from aps_core.arguments cimport positive, real, whole
+from aps_core.clock cimport FOREVER
+from aps_core.types cimport BIDS, NONE, int32_t, int64_t, uint8_t
+
+
+cdef object record_type():
+    """The NumPy dtype of `Tenant`, taken from the C declaration."""
+    cdef Tenant sample[1]
+    memset(sample, 0, sizeof(sample))
+    return np.asarray(<Tenant[:1]>sample).dtype
+
+
+cdef frozenset KEYWORDS = frozenset(
+    ("weight", "rate", "burst", "queue_over_rate", "max_bid", "max_in_flight", "max_queued", "max_queued_tokens", "kv_share")
+)
+
+
+cdef Limits parse_limits(dict given) except *:
+    """Checked limits; what is not given is unlimited, with weight 1. TypeError for an unknown keyword, ValueError out of range."""
+    cdef Limits limits
+    unknown = set(given) - KEYWORDS
+    if unknown:
+        raise TypeError(f"unknown keyword {min(unknown)!r}: allowed are {', '.join(sorted(KEYWORDS))}")
+    limits.weight = positive(given.get("weight", 1.0), "weight", False)
+    limits.rate = positive(given.get("rate", FOREVER), "rate", True)
+    limits.burst = positive(given.get("burst", FOREVER), "burst", True)
+    if (limits.rate == FOREVER) != (limits.burst == FOREVER):
+        raise ValueError(f"rate and burst must be both finite or both infinite, got {limits.rate!r} and {limits.burst!r}")
+    limits.kv_share = positive(given.get("kv_share", 1.0), "kv_share", False)
+    if limits.kv_share > 1.0:
+        raise ValueError(f"kv_share must be above 0 and at most 1, got {limits.kv_share!r}")
+    limits.max_queued_tokens = whole(given.get("max_queued_tokens", 1 << 62), "max_queued_tokens", 0, <int64_t>1 << 62)
+    limits.max_queued = <int32_t>whole(given.get("max_queued", INT32_MAX), "max_queued", 0, INT32_MAX)
+    limits.max_in_flight = <int32_t>whole(given.get("max_in_flight", INT32_MAX), "max_in_flight", 1, INT32_MAX)
+    limits.max_bid = <int32_t>whole(given.get("max_bid", BIDS), "max_bid", 1, BIDS)
+    limits.queue_over_rate = bool(given.get("queue_over_rate", False))
+    return limits
+
+
+@cython.final
+cdef class TenantTable:
+    """Rows 1.. are tenants; row 0 holds the totals over all of them."""
+
+    def __cinit__(self, int32_t capacity=16):
+        self.records = np.zeros(0, record_type())
+        self.reserve(capacity)
+
+    cpdef void reserve(self, int32_t capacity) except *:
+        """Make room for rows below `capacity`."""
+        cdef Tenant[::1] rows
+        if capacity <= self.capacity:
+            return
+        records = np.zeros(capacity, self.records.dtype)
+        records[: self.capacity] = self.records
+        rows = records
+        self.records = records
+        self.rows = &rows[0]
+        self.capacity = capacity
+
+    cdef void open(self, int32_t slot, Limits* limits, int64_t total_blocks) noexcept nogil:
+        memset(&self.rows[slot], 0, sizeof(Tenant))
+        self.rows[slot].state = ACTIVE
+        self.apply(slot, limits, total_blocks)
+
+    cdef void apply(self, int32_t slot, Limits* limits, int64_t total_blocks) noexcept nogil:
+        cdef Tenant* row = &self.rows[slot]
+        row.max_bid = limits.max_bid
+        row.max_in_flight = limits.max_in_flight
+        row.max_queued = limits.max_queued
+        row.max_queued_tokens = limits.max_queued_tokens
+        row.queue_over_rate = limits.queue_over_rate
+        row.kv_blocks = INT64_MAX
+        if limits.kv_share < 1.0:
+            row.kv_blocks = <int64_t>(limits.kv_share * <double>total_blocks)
+
+    cdef int32_t vacant(self) noexcept:
+        cdef int32_t slot
+        for slot in range(1, self.capacity):
+            if self.rows[slot].state == VACANT:
+                return slot
+        return NONE
+
+    cdef void start(self, int32_t slot, int64_t now_ns) noexcept nogil:
+        cdef Tenant* row = &self.rows[slot]
+        cdef double gap = <double>(now_ns - row.last_start_ns) * 1e-9
+        row.started += 1
+        if row.started == 2:
+            row.start_interval_s = gap
+        elif row.started > 2:
+            row.start_interval_s = row.start_interval_s + 0.0625 * (gap - row.start_interval_s)
+        row.last_start_ns = now_ns
+
+    cdef double queue_wait_s(self, int32_t slot) noexcept nogil:
+        cdef Tenant* row = &self.rows[slot]
+        if row.started < 2:
+            return 1.0
+        return row.start_interval_s if row.start_interval_s > 0.001 else 0.001
