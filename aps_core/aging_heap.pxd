@@ -1,4 +1,6 @@
 """See aging_heap.pyx."""
+cimport cython
+
 from aps_core.indexed_heap cimport IndexedHeap
 from aps_core.request_table cimport RequestTable
 from aps_core.types cimport BIDS, int32_t, int64_t, uint8_t, uint16_t
@@ -9,6 +11,7 @@ cdef struct Lane:             # the waiting requests of one tenant at one bid
     int32_t stray             # root of a pairing heap: those that came out of arrival order
     int32_t count
 
+@cython.final
 cdef class AgingHeap:
     cdef RequestTable table
     cdef Lane* lanes          # tenant * BIDS + bid - 1

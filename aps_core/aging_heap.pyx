@@ -8,7 +8,6 @@ corrected when they surface; keys that get earlier are sifted at once.
 A request that enters a lane out of arrival order (a re-bid, a return) goes to the lane's small pairing heap; the lane's first is
 the earlier of the two. Pairing heap: Fredman, Sedgewick, Sleator, Tarjan, Algorithmica 1986.
 """
-cimport cython
 from libc.stdint cimport INT64_MAX
 
 import numpy as np
@@ -47,7 +46,6 @@ cdef int64_t instant(double now, int64_t earliest_ns) except -1:
     return to_ns(now, 0.0)
 
 
-@cython.final
 cdef class AgingHeap:
     """A priority queue of requests with bids 1..10 that age: O(log tenants) an operation, whatever the number waiting.
 
@@ -86,7 +84,7 @@ cdef class AgingHeap:
         new[1][:, 3] = 0
         if old:
             for kept, grown in zip(self.memory, new):
-                grown[tuple(slice(0, side) for side in kept.shape)] = kept
+                grown[tuple([slice(side) for side in kept.shape])] = kept
         places, lanes, filled, opened, entries = new
         self.memory = new
         self.lanes = <Lane*>&lanes[0, 0]
@@ -434,7 +432,7 @@ cdef double effective_bid(AgingHeap heap, int32_t row, int64_t now_ns) noexcept 
     """For people: the order itself is decided in integers."""
     cdef Request* request = &heap.table.rows[row]
     cdef double waited = <double>(now_ns - request.arrival_ns)
-    if heap.horizon_ns == NEVER or waited <= 0:
+    if heap.horizon_ns == NEVER:
         return request.bid
     if heap.horizon_ns == 0:
         return FOREVER

@@ -1,4 +1,6 @@
 """See batch_assembler.pyx."""
+cimport cython
+
 from aps_core.contention cimport Contention
 from aps_core.kv_cache cimport KVCache, KVNeed
 from aps_core.request_table cimport RequestTable
@@ -21,6 +23,7 @@ cdef struct Rules:            # the policy's part in dispatching
     int32_t max_preemptions
     int32_t micro             # the batch runs to completion and nothing joins it
 
+@cython.final
 cdef class BatchAssembler:
     cdef Contention contention
     cdef RequestTable table

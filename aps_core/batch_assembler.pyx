@@ -3,7 +3,6 @@
 Requests start in policy order. When one does not fit, it holds the device's reservation and smaller ones may pass it as long as
 they do not delay its reserved start (EASY backfill: Lifka, JSSPP 1995), in engine steps. rules.md, section 6.
 """
-cimport cython
 
 import numpy as np
 
@@ -13,7 +12,6 @@ from aps_core.tenant_table cimport ALL, Tenant
 from aps_core.types cimport BIDS, CONTINUOUS, FILL, NONE, NOT_RELEASED, RETURNING, RUNNING, WAITING, WINDOW, int32_t, int64_t, uint8_t, uint16_t
 
 
-@cython.final
 cdef class BatchAssembler:
     """Dispatch for all devices; one owner thread. The answers of the last `next_batch` stay in its arrays until the next."""
 
@@ -115,25 +113,24 @@ cdef class BatchAssembler:
     # Assembling
 
     cdef void assemble(self, int32_t device, int64_t now_ns) noexcept nogil:
-        cdef Contention contention = self.contention
         cdef KVNeed need, held
         cdef Request* request
         cdef int32_t row, holder = NONE
         cdef int64_t step = 0
         self.call += 1
         self.reserved[device] = NONE
-        while self.kv.running(device) < self.kv.slots(device) and contention.aside_count <= self.rules.backfill_depth:
-            row = contention.lanes.best(1)
+        while self.kv.running(device) < self.kv.slots(device) and self.contention.aside_count <= self.rules.backfill_depth:
+            row = self.contention.lanes.best(1)
             if row == NONE:
                 break
             request = &self.table.rows[row]
-            if (request.state == WAITING and not contention.permits(request.tenant, row, now_ns)) or contention.blocks(
+            if (request.state == WAITING and not self.contention.permits(request.tenant, row, now_ns)) or self.contention.blocks(
                 row
             ) > self.kv.limit(device):
                 self.set_aside(row)
                 continue
             self.need(row, &need)
-            if holder != NONE and not contention.lanes.outranks(row, holder):
+            if holder != NONE and not self.contention.lanes.outranks(row, holder):
                 if self.may_backfill(device, row, &need, holder, &held, step):
                     self.start(device, row, &need, 0.0, now_ns)
                 else:
@@ -154,10 +151,10 @@ cdef class BatchAssembler:
             self.set_aside(row)
             if self.rules.max_passes == 0:
                 break
-        while contention.aside_count:             # last out, first in: each goes back to the front of its lane
-            contention.aside_count -= 1
-            row = contention.aside[contention.aside_count]
-            contention.lanes.insert(row, self.lane_of(row))
+        while self.contention.aside_count:             # last out, first in: each goes back to the front of its lane
+            self.contention.aside_count -= 1
+            row = self.contention.aside[self.contention.aside_count]
+            self.contention.lanes.insert(row, self.lane_of(row))
 
     cdef int32_t lane_of(self, int32_t row) noexcept nogil:
         return ALL if self.table.rows[row].state == RETURNING else self.table.rows[row].tenant
@@ -172,6 +169,7 @@ cdef class BatchAssembler:
     ) noexcept nogil:
         """Around the holder of the reservation, which starts by `step` all the same; counts the pass."""
         cdef Request* request = &self.table.rows[row]
+        cdef Request* reserved = &self.table.rows[holder]
         cdef Backfill fit
         cdef double cost
         if request.state == WAITING and self.guarded[request.tenant] == self.call:
@@ -182,48 +180,46 @@ cdef class BatchAssembler:
         if fit == BLOCKED:
             return False
         if fit == ENDS_AFTER:
-            if self.table.rows[holder].passes >= self.rules.max_passes:
+            if reserved.passes >= self.rules.max_passes:
                 return False
-            self.table.rows[holder].passes += 1
+            reserved.passes += 1
         return True
 
     cdef void start(self, int32_t device, int32_t row, const KVNeed* need, double penalty, int64_t now_ns) noexcept nogil:
         """The request is in its lane; it leaves it, is charged and holds a slot and KV."""
-        cdef Contention contention = self.contention
         cdef Request* request = &self.table.rows[row]
         cdef int32_t slot = request.tenant
-        cdef Tenant* tenant = &contention.tenants.rows[slot]
+        cdef Tenant* tenant = &self.contention.tenants.rows[slot]
         cdef double cost = penalty
         if request.state == WAITING:
-            contention.dequeue(row)
+            self.contention.dequeue(row)
             if not request.flags & PAID:
-                contention.buckets.charge(slot, contention.bucket_cost(row), now_ns)
+                self.contention.buckets.charge(slot, self.contention.bucket_cost(row), now_ns)
                 request.flags |= PAID
             request.charge_bid = request.bid
             cost = self.service_cost(row, request.prompt_tokens, request.expected_output, request.bid) + penalty
-            contention.tenants.start(slot, now_ns)
-            contention.tenants.start(ALL, now_ns)
+            self.contention.tenants.start(slot, now_ns)
+            self.contention.tenants.start(ALL, now_ns)
             tenant.in_flight += 1
         else:
-            contention.lanes.remove_row(row, ALL)
-            contention.count_returning(row, -1)
+            self.contention.lanes.remove_row(row, ALL)
+            self.contention.count_returning(row, -1)
         self.drop_reservation(row)
         request.state = RUNNING
         request.device = <uint16_t>device
         request.row = <uint16_t>self.kv.reserve(device, row, need)
         self.starts[device] += 1
-        tenant.held_blocks += contention.blocks(row)
-        contention.fair.charge(slot, cost)
+        tenant.held_blocks += self.contention.blocks(row)
+        self.contention.fair.charge(slot, cost)
         self.started[self.started_count] = self.table.handle(row)
         self.started_count += 1
-        contention.evaluate(slot, now_ns)
-        contention.finish(now_ns)
+        self.contention.evaluate(slot, now_ns)
+        self.contention.finish(now_ns)
 
     # Preemption
 
     cdef void preempt(self, int32_t device, int64_t now_ns) noexcept nogil:
         """The best waiting request that outbids what runs by the margin takes its place, as often as there is one."""
-        cdef Contention contention = self.contention
         cdef KVNeed need
         cdef Request* request
         cdef int64_t computed, last_start = self.starts[device] - self.started_count
@@ -233,13 +229,13 @@ cdef class BatchAssembler:
             if victims == 0:
                 return
             lowest = self.table.rows[self.kv.request_at(device, self.victims[0])].bid + self.rules.preempt_margin
-            row = contention.lanes.best(lowest) if lowest <= BIDS else NONE
+            row = self.contention.lanes.best(lowest) if lowest <= BIDS else NONE
             if row == NONE:
                 return
             request = &self.table.rows[row]
-            if request.state == WAITING and not contention.permits(request.tenant, row, now_ns):
+            if request.state == WAITING and not self.contention.permits(request.tenant, row, now_ns):
                 return
-            if contention.blocks(row) > self.kv.limit(device):
+            if self.contention.blocks(row) > self.kv.limit(device):
                 return
             victims = self.choose_victims(device, request.bid - self.rules.preempt_margin, last_start)
             self.need(row, &need)
@@ -289,6 +285,7 @@ cdef class BatchAssembler:
     cdef void suspend(self, int32_t row, int64_t now_ns) noexcept nogil:
         """A running request becomes returning. Its deadline has been met, so the field keeps what is left to prefill."""
         cdef Request* request = &self.table.rows[row]
+        cdef Tenant* tenant = &self.contention.tenants.rows[request.tenant]
         cdef int64_t prefill = <int64_t>request.prompt_tokens + request.generated
         if self.rules.preemption == SWAP:
             prefill = self.kv.prefill_left(request.device, request.row)
@@ -298,14 +295,15 @@ cdef class BatchAssembler:
         request.state = RETURNING
         self.contention.count_returning(row, 1)
         self.contention.lanes.insert(row, ALL)
-        self.contention.tenants.rows[request.tenant].preempted += 1
+        tenant.preempted += 1
         self.contention.evaluate(request.tenant, now_ns)
         self.contention.finish(now_ns)
 
     cdef void stop_running(self, int32_t row, int64_t now_ns) noexcept nogil:
         """Give up slot and KV."""
         cdef Request* request = &self.table.rows[row]
+        cdef Tenant* tenant = &self.contention.tenants.rows[request.tenant]
         self.kv.release(request.device, request.row)
-        self.contention.tenants.rows[request.tenant].held_blocks -= self.contention.blocks(row)
+        tenant.held_blocks -= self.contention.blocks(row)
         if self.kv.running(request.device) == 0:
             self.idle_since_ns[request.device] = now_ns

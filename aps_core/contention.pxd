@@ -1,4 +1,6 @@
 """See contention.pyx."""
+cimport cython
+
 from aps_core.aging_heap cimport AgingHeap
 from aps_core.deadlines cimport DeadlineWheel
 from aps_core.fair_share cimport FairShare
@@ -9,6 +11,7 @@ from aps_core.tenant_table cimport TenantTable
 from aps_core.token_buckets cimport TokenBuckets
 from aps_core.types cimport int32_t, int64_t
 
+@cython.final
 cdef class Contention:
     cdef RequestTable table
     cdef AgingHeap lanes

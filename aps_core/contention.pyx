@@ -3,7 +3,6 @@
 A tenant contends while its first request in policy order may go by the tenant's own limits: paid or affordable, below its caps
 on flights and KV. A tenant held back by its own limit must not hold V back, or the GPU idles. rules.md, section 5.
 """
-cimport cython
 from libc.stdint cimport INT32_MAX, INT64_MAX
 
 import numpy as np
@@ -14,7 +13,6 @@ from aps_core.tenant_table cimport ALL, Tenant
 from aps_core.types cimport NONE, WAITING, int32_t, int64_t
 
 
-@cython.final
 cdef class Contention:
     """Composes lanes, buckets, shares and caps; each change ends with `evaluate` for its tenant and one `finish`."""
 

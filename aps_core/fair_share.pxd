@@ -1,4 +1,6 @@
 """See fair_share.pyx."""
+cimport cython
+
 from aps_core.indexed_heap cimport IndexedHeap
 from aps_core.types cimport int32_t, int64_t, uint8_t
 
@@ -10,6 +12,7 @@ cdef struct Share:            # one tenant's account
     uint8_t contends
     uint8_t unused[7]
 
+@cython.final
 cdef class FairShare:
     cdef Share* shares        # by tenant slot
     cdef IndexedHeap least    # contending tenants by S; keys that got later are corrected at the top

@@ -5,7 +5,6 @@ V is the running maximum of the least S; a tenant is in the window while ``S - D
 contend is lifted to V, so idling banks nothing. S never falls while its tenant contends: what was charged and not used becomes
 credit. Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024; rules.md, section 5.
 """
-cimport cython
 
 import numpy as np
 
@@ -18,7 +17,6 @@ cdef inline double larger(double a, double b) noexcept nogil:
     return b if b > a else a
 
 
-@cython.final
 cdef class FairShare:
     """Service accounts by tenant number; O(log tenants) an operation.
 
@@ -50,7 +48,7 @@ cdef class FairShare:
         )
         if old:
             for kept, grown in zip(self.memory, new):
-                grown[tuple(slice(0, side) for side in kept.shape)] = kept
+                grown[tuple([slice(side) for side in kept.shape])] = kept
         shares, entries, places = new
         self.memory = new
         self.shares = <Share*>&shares[0, 0]

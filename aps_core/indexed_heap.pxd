@@ -2,6 +2,7 @@
 
 `place[id]` is the id's index in `entries`, or NONE, so a key can change or leave in O(log n). Ties go to the lower id.
 """
+from libc.stdint cimport INT64_MAX
 from libc.string cimport memcpy
 
 from aps_core.types cimport NONE, int32_t, int64_t
@@ -22,7 +23,7 @@ cdef inline int64_t sortable(double value) noexcept nogil:
     cdef int64_t bits
     value = value + 0.0
     memcpy(&bits, &value, 8)
-    return bits ^ ((bits >> 63) & 0x7FFFFFFFFFFFFFFF)
+    return bits ^ ((bits >> 63) & INT64_MAX)
 
 
 cdef inline bint precedes(HeapEntry a, HeapEntry b) noexcept nogil:

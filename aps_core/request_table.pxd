@@ -37,6 +37,7 @@ cdef class RequestTable:
     cdef int32_t* wheel_prev
     cdef readonly int32_t capacity
     cdef readonly int32_t count      # rows in use
+    cdef readonly int32_t retired    # rows whose generations are used up
     cdef int32_t free_head
     cdef int32_t fresh        # rows at and above have never been used
     cdef int64_t tag          # in every handle of this table; 1..1023

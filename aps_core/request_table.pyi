@@ -17,6 +17,9 @@ class RequestTable:
     def count(self) -> int:
         """Rows in use."""
     @property
+    def retired(self) -> int:
+        """Rows whose generations are used up."""
+    @property
     def generation_limit(self) -> int:
         """Uses of a row before it is retired."""
     @property

@@ -112,6 +112,7 @@ cdef class RequestTable:
         self.count -= 1
         if record.generation >= self.generation_limit:
             record.state = RETIRED
+            self.retired += 1
             return
         record.state = FREE
         record.next = self.free_head

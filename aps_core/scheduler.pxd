@@ -1,4 +1,6 @@
 """See scheduler.pyx."""
+cimport cython
+
 from aps_core.aging_heap cimport AgingHeap
 from aps_core.batch_assembler cimport BatchAssembler
 from aps_core.contention cimport Contention
@@ -10,6 +12,7 @@ from aps_core.tenant_table cimport Limits, TenantTable
 from aps_core.token_buckets cimport TokenBuckets
 from aps_core.types cimport Reason, int32_t, int64_t
 
+@cython.final
 cdef class Scheduler:
     cdef RequestTable table
     cdef AgingHeap lanes

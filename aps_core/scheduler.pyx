@@ -2,7 +2,6 @@
 
 Sans-IO and sans-clock: every call that needs time takes `now` in seconds and first plays what happens by itself up to then.
 """
-cimport cython
 from libc.stdint cimport INT32_MAX, INT64_MAX
 
 import numpy as np
@@ -25,7 +24,6 @@ cdef tuple STATES = ("free", "waiting", "running", "returning", "retired", "ende
 cdef int64_t UNBOUNDED_TOKENS = <int64_t>1 << 62
 
 
-@cython.final
 cdef class Scheduler:
     """Decides who goes next: buckets, lanes, fair shares, KV and batches of several tenants over one or more devices.
 
@@ -70,7 +68,7 @@ cdef class Scheduler:
         rules.max_passes = whole(max_passes, "max_passes", 0, 65535)
         rules.backfill_depth = depth
         rules.preemption = whole(preemption, "preemption", 0, SWAP)
-        rules.preempt_margin = whole(preempt_margin, "preempt_margin", 1, BIDS)
+        rules.preempt_margin = whole(preempt_margin, "preempt_margin", 0, BIDS)
         rules.max_preemptions = whole(max_preemptions, "max_preemptions", 0, 255)
         rules.micro = bool(micro)
         total = &self.tenants.rows[ALL]
@@ -93,6 +91,7 @@ cdef class Scheduler:
         """What happens by itself up to `now`, in order of time: deadlines first, then bills that can be paid."""
         cdef int64_t payable_ns, at_ns
         cdef int32_t row, slot
+        cdef Tenant* tenant
         while True:
             payable_ns = self.contention.next_affordable_ns()
             at_ns = min(payable_ns, now_ns)
@@ -102,7 +101,8 @@ cdef class Scheduler:
                 row = self.wheel.first_due(at_ns)
             if row != NONE:
                 self.now_ns = self.table.deadline_ns[row]
-                self.tenants.rows[self.table.rows[row].tenant].expired += 1
+                tenant = &self.tenants.rows[self.table.rows[row].tenant]
+                tenant.expired += 1
                 self.take_out(row, DEADLINE_EXPIRED)
             elif payable_ns <= now_ns:
                 self.now_ns = payable_ns
@@ -568,9 +568,10 @@ cdef class Scheduler:
 
     cdef double finish(self, int32_t row, int64_t output) noexcept nogil:
         cdef Request* request = &self.table.rows[row]
+        cdef Tenant* tenant = &self.tenants.rows[request.tenant]
         if output > request.generated:
             self.report(row, self.kv.prefill_target(request.device, request.row), output)
-        self.tenants.rows[request.tenant].finished += 1
+        tenant.finished += 1
         return self.conclude(row, request.prompt_tokens, output)
 
     def cancel(self, int64_t handle, double now):
@@ -579,8 +580,9 @@ cdef class Scheduler:
         cdef int32_t row = self.row_of(handle, now_ns)
         cdef Request* request = &self.table.rows[row]
         cdef int64_t prompt = request.prompt_tokens
+        cdef Tenant* tenant = &self.tenants.rows[request.tenant]
         self.play(now, now_ns)
-        self.tenants.rows[request.tenant].cancelled += 1
+        tenant.cancelled += 1
         if request.state == WAITING:
             self.take_out(row, ADMITTED)
             return 0.0

@@ -1,4 +1,6 @@
 """Tenants as rows: their limits and what they have under way. Row 0 stands for all of them together. See tenant_table.pyx."""
+cimport cython
+
 from aps_core.types cimport int32_t, int64_t, uint8_t
 
 cdef enum:
@@ -51,6 +53,7 @@ cdef struct Limits:           # what the operator sets
 
 cdef Limits parse_limits(dict given) except *
 
+@cython.final
 cdef class TenantTable:
     cdef Tenant* rows
     cdef readonly int32_t capacity

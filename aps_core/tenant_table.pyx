@@ -1,5 +1,4 @@
 """What the operator allows each tenant, and what each has under way."""
-cimport cython
 from libc.string cimport memset
 
 from libc.stdint cimport INT32_MAX, INT64_MAX
@@ -45,7 +44,6 @@ cdef Limits parse_limits(dict given) except *:
     return limits
 
 
-@cython.final
 cdef class TenantTable:
     """Rows 1.. are tenants; row 0 holds the totals over all of them."""
 

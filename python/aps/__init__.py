@@ -1,0 +1,29 @@
+"""APS: a multi-tenant scheduler for LLM inference. Token buckets, bids that age, weighted fairness in tokens."""
+
+from importlib import metadata as _metadata
+
+from aps.devices import Device
+from aps.policy import Limits, Policy
+from aps.scheduler import Scheduler
+from aps.tenants import Tenant
+from aps.verdicts import Batch, DeviceSnapshot, Ended, Explanation, Snapshot, TenantSnapshot, Verdict
+
+try:
+    __version__ = _metadata.version("aps-scheduler")
+except _metadata.PackageNotFoundError:  # run from its sources, never installed
+    __version__ = "0+source"
+
+__all__ = [
+    "Batch",
+    "Device",
+    "DeviceSnapshot",
+    "Ended",
+    "Explanation",
+    "Limits",
+    "Policy",
+    "Scheduler",
+    "Snapshot",
+    "Tenant",
+    "TenantSnapshot",
+    "Verdict",
+]

@@ -1,0 +1,120 @@
+"""Who shares the GPUs, by which limits and under which names."""
+
+from dataclasses import dataclass
+from itertools import islice
+from math import inf
+from typing import Any, Literal
+
+from aps import _checks as check
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One customer, team or application, with its share and its limits. Immutable and checked when made.
+
+    name: what it is called everywhere; any non-empty string.
+    weight: its share of the service against the other tenants' weights, finite > 0.
+    rate, burst: its token bucket, in tokens a second and tokens; both finite > 0, or both infinite (unlimited).
+        A request takes `prompt_tokens + max_tokens` from it (times the bid premium) and gets back what it did not use.
+    over_rate: "refuse" throttles a request that the bucket cannot pay now; "queue" lets it wait for the bucket.
+    default_bid: the bid (1..10) of a request that names none; lowered to max_bid when it is above that.
+    max_bid: the highest bid (1..10) it may make; a higher one is clamped.
+    default_max_tokens: the most output tokens of a request that does not say.
+    max_in_flight: requests started and not yet ended, at most; None: no bound.
+    max_queued, max_queued_tokens: waiting requests, and their prompt + max tokens, at most; None: no bound.
+    kv_share: the part (0, 1] of all devices' KV blocks that its running requests may hold.
+
+    Raises ValueError (TypeError for a wrong type) naming the field, the value and what is allowed.
+    """
+
+    name: str
+    weight: float = 1.0
+    rate: float = inf
+    burst: float = inf
+    over_rate: Literal["refuse", "queue"] = "refuse"
+    default_bid: int = 5
+    max_bid: int = 10
+    default_max_tokens: int = 256
+    max_in_flight: int | None = None
+    max_queued: int | None = None
+    max_queued_tokens: int | None = None
+    kv_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        check.text("Tenant.name", self.name)
+        check.number("Tenant.weight", self.weight, "a finite number > 0", lambda x: 0 < x < inf)
+        check.number("Tenant.rate", self.rate, "a number > 0 (tokens/s; inf: unlimited)", lambda x: x > 0)
+        allowed = "a number of tokens > 0, finite exactly when Tenant.rate is"
+        check.number("Tenant.burst", self.burst, allowed, lambda x: x > 0 and (x == inf) == (self.rate == inf))
+        check.choice("Tenant.over_rate", self.over_rate, ("refuse", "queue"))
+        check.integer("Tenant.default_bid", self.default_bid, 1, 10)
+        check.integer("Tenant.max_bid", self.max_bid, 1, 10)
+        check.integer("Tenant.default_max_tokens", self.default_max_tokens, 1, check.INT32_MAX)
+        check.integer("Tenant.max_in_flight", self.max_in_flight, 1, check.INT32_MAX, optional=True)
+        check.integer("Tenant.max_queued", self.max_queued, 0, check.INT32_MAX, optional=True)
+        check.integer("Tenant.max_queued_tokens", self.max_queued_tokens, 0, check.TOKENS_MAX, optional=True)
+        check.number("Tenant.kv_share", self.kv_share, "a number in (0, 1]", lambda x: 0 < x <= 1)
+
+
+class Roster:
+    """Names and the core's slots. A removed tenant keeps its slot until its requests have drained.
+
+    The core reuses slots without a word: a draining name is dropped when its slot is given to another.
+    """
+
+    __slots__ = ("accounts", "active", "draining", "names")
+
+    def __init__(self) -> None:
+        self.active: dict[str, Tenant] = {}
+        self.accounts: dict[str, tuple[int, int, int, int]] = {}  # slot, default bid, default max_tokens, max_bid
+        self.draining: dict[str, int] = {}  # slots
+        self.names: dict[int, str] = {}  # by slot, draining ones too
+
+    def enter(self, slot: int, tenant: Tenant) -> None:
+        """A tenant is new, back or changed."""
+        self.draining.pop(self.names.get(slot, ""), None)  # who had the slot has drained
+        self.names.pop(self.draining.pop(tenant.name, slot), None)
+        self.names[slot] = tenant.name
+        self.active[tenant.name] = tenant
+        bid = min(tenant.default_bid, tenant.max_bid)
+        self.accounts[tenant.name] = (slot, bid, tenant.default_max_tokens, tenant.max_bid)
+
+    def leave(self, name: str, *, drained: bool) -> None:
+        """A tenant is removed."""
+        slot = self.accounts.pop(name)[0]
+        del self.active[name]
+        if drained:
+            del self.names[slot]
+        else:
+            self.draining[name] = slot
+
+    def slot(self, name: str) -> int:
+        """Of an active tenant, else KeyError."""
+        account = self.accounts.get(name)
+        if account is None:
+            raise self.unknown(name)
+        return account[0]
+
+    def unknown(self, name: str) -> KeyError:
+        """The error for a name that is not active."""
+        if name in self.draining:
+            return KeyError(f"tenant {name!r} was removed; add_tenant brings it back")
+        known = [repr(other) for other in islice(self.active, 5)]
+        more = f", ... ({len(self.active)} in all)" if len(self.active) > len(known) else ""
+        return KeyError(f"unknown tenant {name!r}; known: {', '.join(known) or 'none'}{more}")
+
+
+def core_options(tenant: Tenant) -> dict[str, Any]:
+    """A tenant as the keywords of the core. What is None there is left out: the core's own bound is the largest."""
+    options = {
+        "weight": tenant.weight,
+        "rate": tenant.rate,
+        "burst": tenant.burst,
+        "queue_over_rate": tenant.over_rate == "queue",
+        "max_bid": tenant.max_bid,
+        "max_in_flight": tenant.max_in_flight,
+        "max_queued": tenant.max_queued,
+        "max_queued_tokens": tenant.max_queued_tokens,
+        "kv_share": tenant.kv_share,
+    }
+    return {name: value for name, value in options.items() if value is not None}

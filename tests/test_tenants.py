@@ -1,0 +1,143 @@
+"""Tenants: every rule of every field, and names for slots."""
+
+from dataclasses import FrozenInstanceError
+from math import inf, nan
+from typing import Any
+
+import pytest
+from aps.tenants import Roster, Tenant, core_options
+
+RATE = "Tenant.rate must be a number > 0 (tokens/s; inf: unlimited), got "
+BURST = "Tenant.burst must be a number of tokens > 0, finite exactly when Tenant.rate is, got "
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("name", "", "Tenant.name must be a non-empty str, got ''"),
+        ("weight", -1, "Tenant.weight must be a finite number > 0, got -1"),
+        ("weight", 0, "Tenant.weight must be a finite number > 0, got 0"),
+        ("weight", inf, "Tenant.weight must be a finite number > 0, got inf"),
+        ("weight", nan, "Tenant.weight must be a finite number > 0, got nan"),
+        ("rate", 0, RATE + "0"),
+        ("rate", -5.0, RATE + "-5.0"),
+        ("rate", nan, RATE + "nan"),
+        ("rate", 10.0, BURST + "inf"),
+        ("burst", 10.0, BURST + "10.0"),
+        ("burst", -1, BURST + "-1"),
+        ("burst", nan, BURST + "nan"),
+        ("over_rate", "drop", "Tenant.over_rate must be 'refuse' or 'queue', got 'drop'"),
+        ("default_bid", 0, "Tenant.default_bid must be an int in 1..10, got 0"),
+        ("default_bid", 11, "Tenant.default_bid must be an int in 1..10, got 11"),
+        ("max_bid", 0, "Tenant.max_bid must be an int in 1..10, got 0"),
+        ("max_bid", 11, "Tenant.max_bid must be an int in 1..10, got 11"),
+        ("default_max_tokens", 0, "Tenant.default_max_tokens must be an int in 1..2147483647, got 0"),
+        ("default_max_tokens", 2**31, "Tenant.default_max_tokens must be an int in 1..2147483647, got 2147483648"),
+        ("max_in_flight", 0, "Tenant.max_in_flight must be an int in 1..2147483647 or None, got 0"),
+        ("max_queued", -1, "Tenant.max_queued must be an int in 0..2147483647 or None, got -1"),
+        ("max_queued_tokens", -1, f"Tenant.max_queued_tokens must be an int in 0..{2**62} or None, got -1"),
+        ("max_queued_tokens", 2**63, f"Tenant.max_queued_tokens must be an int in 0..{2**62} or None, got {2**63}"),
+        ("kv_share", 0, "Tenant.kv_share must be a number in (0, 1], got 0"),
+        ("kv_share", 1.01, "Tenant.kv_share must be a number in (0, 1], got 1.01"),
+        ("kv_share", nan, "Tenant.kv_share must be a number in (0, 1], got nan"),
+    ],
+)
+def test_a_value_out_of_range_is_named(field: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        Tenant(**{"name": "acme", field: value})
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", None),
+        ("name", 7),
+        ("weight", "1"),
+        ("weight", True),
+        ("rate", None),
+        ("burst", "1"),
+        ("default_bid", 5.0),
+        ("default_bid", True),
+        ("max_bid", "3"),
+        ("default_max_tokens", None),
+        ("max_in_flight", 2.5),
+        ("max_queued", False),
+        ("max_queued_tokens", "9"),
+        ("kv_share", None),
+    ],
+)
+def test_a_wrong_type_is_named(field: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"^Tenant.{field} must be .*, got {value!r}$"):
+        Tenant(**{"name": "acme", field: value})
+
+
+def test_a_tenant_is_a_frozen_value() -> None:
+    tenant = Tenant("acme", weight=2, rate=10, burst=100)
+    assert tenant == Tenant("acme", 2.0, 10.0, 100.0)
+    assert len({tenant, Tenant("acme", weight=2, rate=10, burst=100)}) == 1
+    with pytest.raises(FrozenInstanceError):
+        tenant.weight = 3  # type: ignore[misc]
+
+
+def test_core_options_leave_out_what_has_no_bound() -> None:
+    assert core_options(Tenant("acme")) == {
+        "weight": 1.0,
+        "rate": inf,
+        "burst": inf,
+        "queue_over_rate": False,
+        "max_bid": 10,
+        "kv_share": 1.0,
+    }
+    bounds = {"max_in_flight": 1, "max_queued": 2, "max_queued_tokens": 3, "max_bid": 4}
+    options = core_options(Tenant("acme", over_rate="queue", **bounds))  # type: ignore[arg-type]
+    assert options["queue_over_rate"] is True
+    assert bounds.items() <= options.items()
+
+
+def test_roster_default_bid_is_lowered_to_max_bid() -> None:
+    roster = Roster()
+    roster.enter(1, Tenant("low", default_bid=5, max_bid=3, default_max_tokens=64))
+    assert roster.accounts["low"] == (1, 3, 64, 3)
+
+
+def test_roster_a_drained_slot_forgets_its_name() -> None:
+    roster = Roster()
+    roster.enter(1, Tenant("a"))
+    roster.leave("a", drained=False)
+    assert (roster.draining, roster.names) == ({"a": 1}, {1: "a"})
+    roster.enter(1, Tenant("b"))  # the core gave the slot away: a has drained
+    assert (roster.draining, roster.names) == ({}, {1: "b"})
+
+
+def test_roster_a_returning_name_leaves_its_former_slot() -> None:
+    roster = Roster()
+    roster.enter(1, Tenant("a"))
+    roster.leave("a", drained=False)
+    roster.enter(2, Tenant("a"))  # it had drained, and slot 2 was found for it
+    roster.leave("a", drained=False)
+    roster.enter(1, Tenant("b"))  # somebody else in the former slot does not end the draining of slot 2
+    assert roster.draining == {"a": 2}
+    assert roster.names == {1: "b", 2: "a"}
+
+
+def test_roster_a_changed_tenant_keeps_its_slot() -> None:
+    roster = Roster()
+    roster.enter(3, Tenant("a"))
+    roster.enter(3, Tenant("a", weight=2))
+    assert roster.slot("a") == 3
+    assert roster.active["a"].weight == 2
+    roster.leave("a", drained=True)
+    assert not (roster.active or roster.accounts or roster.draining or roster.names)
+
+
+def test_roster_unknown_names_a_few_known_ones() -> None:
+    roster = Roster()
+    assert roster.unknown("x").args[0] == "unknown tenant 'x'; known: none"
+    for slot in range(1, 9):
+        roster.enter(slot, Tenant(f"t{slot}"))
+    with pytest.raises(KeyError) as error:
+        roster.slot("x")
+    assert error.value.args[0] == "unknown tenant 'x'; known: 't1', 't2', 't3', 't4', 't5', ... (8 in all)"
+    roster.leave("t2", drained=False)
+    assert roster.unknown("t2").args[0] == "tenant 't2' was removed; add_tenant brings it back"
