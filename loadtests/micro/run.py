@@ -42,7 +42,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
 
 METHOD = """\
 Method: each experiment in its own process, on one core; ours and the peers alive together and taking turns in short
-rounds, GC off in the timed parts, median of the rounds in ns an operation. Ratios within one run decide. `>=`: peer / ours,
+rounds, GC off in the timed parts; CPU time, median of the rounds. Ratios within one run decide. `>=`: peer / ours,
 `<=`: ours / peer. Call: one Python call an operation. Bulk: one Python call over NumPy arrays."""
 
 
