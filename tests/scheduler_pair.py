@@ -5,6 +5,7 @@ Handles are each scheduler's own, so a map turns one into the other; callers of 
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable
@@ -327,4 +328,4 @@ class Solo(Pair):
 
     def both(self, call: Callable[[Any, Callable[[int], int]], Any]) -> tuple[Any, Any]:
         answer = call(self.core, lambda handle: handle)
-        return answer, answer
+        return answer, copy.copy(answer)
