@@ -151,6 +151,36 @@ def test_the_service_gap_is_bounded() -> None:
     assert worst > 0.9, "the workloads do not try hard enough"
 
 
+def test_a_returning_request_that_preempts_costs_its_tenant_nothing() -> None:
+    """It may go whatever its tenant's S is: charged, it could drive S past the bound, once for each return."""
+    pair = Solo(
+        {
+            "slots": [1],
+            "kv_blocks": [100],
+            "token_budgets": [0],
+            "fairness_window": 0.0,
+            "preemption": 1,
+            "max_preemptions": 100,
+        }
+    )
+    ahead, behind = pair.add_tenant(), pair.add_tenant()
+    first = pair.submit(ahead, PROMPT, MOST, 10, MOST)
+    assert pair.next_batch(0) == [first]
+    pair.submit(ahead, PROMPT, MOST, 1, MOST)  # both go on contending
+    other, _ = (pair.submit(behind, PROMPT, MOST, 5, MOST) for _ in range(2))
+    for _ in range(10):
+        pair.preempt(first)
+        pair.rebid(first, 1)
+        assert pair.next_batch(0) == [other]
+        pair.progress(other, PROMPT + pair.started[other].generated, 0)
+        pair.rebid(first, 10)
+        assert pair.next_batch(0) == [first]
+        tenants = pair.compare_snapshot()["tenants"]
+        assert all(plain(tenants["contending"]))
+        service = plain(tenants["service"])
+        assert service[0] - service[1] <= 2 * (PROMPT + MOST)
+
+
 # -- 2. overtaking
 
 
@@ -232,7 +262,9 @@ class Race:
             running = pair.running(0)
             space = kv.Space(pair.config["slots"][0], self.limit(), pair.config["token_budgets"][0], 4)
             request = pair.waiting[holder]
-            claim = kv.Claim(request.prompt_tokens, request.max_tokens, 0, request.prompt_tokens, (-self.bid[holder], INF))
+            claim = kv.Claim(
+                request.prompt_tokens, request.max_tokens, 0, request.prompt_tokens, (-self.bid[holder], INF)
+            )
             step = self.steps + kv.earliest_step(claim, [self.claim(r) for r in running], space)
             if holder in self.promised and not any(self.key(h) < self.key(holder) for h in started):
                 assert step <= self.promised[holder], f"from step {self.promised[holder]} to {step}"
@@ -287,7 +319,16 @@ def test_a_low_bid_waits_for_the_horizon_and_what_is_ahead(keywords: dict[str, A
     """Twenty bid-10 requests are always outstanding; a bid-1 request of the same tenant, large, comes now and then."""
     horizon, step, population = 1.0, 0.01, 20
     config = {"fairness_window": INF, **keywords}
-    pair = Solo({"slots": [3], "kv_blocks": [24], "token_budgets": [16], "block_tokens": 4, "aging_horizon_s": horizon, **config})
+    pair = Solo(
+        {
+            "slots": [3],
+            "kv_blocks": [24],
+            "token_budgets": [16],
+            "block_tokens": 4,
+            "aging_horizon_s": horizon,
+            **config,
+        }
+    )
     tenant, other = pair.add_tenant(), pair.add_tenant()
     rng = random.Random(1)
     came: dict[int, float] = {}
@@ -308,7 +349,9 @@ def test_a_low_bid_waits_for_the_horizon_and_what_is_ahead(keywords: dict[str, A
 
 def test_fairness_serves_a_low_bid_without_aging() -> None:
     """With no aging at all, a quiet tenant of low bids still gets its share from a tenant of high ones."""
-    pair = Solo({"slots": [3], "kv_blocks": [60], "token_budgets": [0], "aging_horizon_s": INF, "fairness_window": 100.0})
+    pair = Solo(
+        {"slots": [3], "kv_blocks": [60], "token_budgets": [0], "aging_horizon_s": INF, "fairness_window": 100.0}
+    )
     loud, quiet = pair.add_tenant(), pair.add_tenant()
     starts = {loud: 0, quiet: 0}
     owner: dict[int, int] = {}
