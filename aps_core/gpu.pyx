@@ -1,0 +1,277 @@
+"""An iteration-level engine of one device in virtual time: slots, KV blocks, prefill and decode. It has no clock."""
+cimport cython
+from libc.math cimport rint
+from libc.string cimport memmove, memset
+
+import numpy as np
+
+from aps_core.step_time cimport StepShape, StepTimeModel
+from aps_core.types cimport BIDS, int32_t, int64_t
+
+cdef int64_t _NO_BUDGET = <int64_t>1 << 62
+_MOST = 2**31 - 1  # of tokens in a request; sums over slots stay far inside int64
+
+
+cdef int64_t* _data(object array) except NULL:
+    cdef int64_t[::1] view = array
+    return &view[0]
+
+
+@cython.final
+cdef class Engine:
+    """Runs what it is given, step by step (Orca's iteration-level batching).
+
+    A step gives every decoding sequence one token. Sequences with prompt left are prefilled in the order (bid, higher first; start, earlier
+    first): whole prompts when `token_budget` is 0, else chunks out of what the decodes leave of the budget. The step that ends a prompt emits
+    that sequence's next token. What is started during a step joins the next one.
+
+    KV: a sequence holds ceil((prompt + generated) / block_tokens) blocks from its start on, and the blocks of a step's tokens from the step's
+    beginning. The engine does not refuse what could overrun later: that is the scheduler's promise, and a broken one raises RuntimeError.
+
+    Instants are int64 nanoseconds. Events of the last step are in the arrays `request_ids`, `computed`, `generated`, `flags` (FIRST_STEP 1,
+    FIRST_TOKEN 2, FINISHED 4): first the sequences that go on, then the `ended` ones that finished, each in start order. They are
+    overwritten by the next `end_step`. One owner thread.
+    """
+
+    def __cinit__(self, StepTimeModel model not None, int64_t slots, int64_t kv_blocks, *, int64_t block_tokens=16, int64_t token_budget=0):
+        for name, value, least in (("slots", slots, 1), ("kv_blocks", kv_blocks, 1), ("block_tokens", block_tokens, 1),
+                                   ("token_budget", token_budget, 0)):
+            if not least <= value <= _MOST:
+                raise ValueError(f"{name} must be {least} to {_MOST}, not {value}")
+        self.model = model
+        self.slots = <int32_t>slots
+        self.kv_blocks = kv_blocks
+        self.block_tokens = block_tokens
+        self.token_budget = token_budget
+        self.state = np.zeros(slots * sizeof(Sequence) // sizeof(int64_t), dtype=np.int64)
+        self.sequences = <Sequence*>_data(self.state)
+        self.request_ids, self.computed, self.generated, self.flags = np.zeros((4, slots), dtype=np.int64)
+        self.event_ids = _data(self.request_ids)
+        self.event_computed = _data(self.computed)
+        self.event_generated = _data(self.generated)
+        self.event_flags = _data(self.flags)
+        self.served = np.zeros((2, 0), dtype=np.int64)
+        self.reserve_accounts(1)
+
+    # ---- what comes and goes
+
+    def start(self, int64_t request_id, int64_t prompt_tokens, int64_t output_tokens, int64_t bid, *, int64_t generated=0, object prefill=None,
+              int64_t account=0):
+        """Put a request into a slot; it joins the next step to begin.
+
+        output_tokens: what it will generate in all; generated: of them, before this start (after a preemption); prefill: tokens to compute
+        first, default prompt_tokens + generated, 0 for a cache that was swapped out and back; account: the column of `served` that its tokens
+        are added to. Bids are 1 to 10.
+        ValueError: a number out of range, a request that is here already, or no room (slot or KV).
+        """
+        cdef int64_t left = prompt_tokens + generated if prefill is None else prefill
+        for name, value, least, most in (("prompt_tokens", prompt_tokens, 1, _MOST), ("output_tokens", output_tokens, 1, _MOST), ("bid", bid, 1, BIDS),
+                                         ("generated", generated, 0, output_tokens - 1), ("prefill", left, 0, prompt_tokens + generated),
+                                         ("account", account, 0, _MOST - 1)):
+            if not least <= value <= most:
+                raise ValueError(f"{name} must be {least} to {most}, not {value}")
+        if self.holds(request_id):
+            raise ValueError(f"request_id {request_id} is on the device already")
+        if not self.has_room(prompt_tokens, generated):
+            raise ValueError(f"no room: {self.running} of {self.slots} slots and {self.held_blocks} of {self.kv_blocks} blocks are taken, "
+                             f"the request needs {self.blocks_for(prompt_tokens + generated)} blocks")
+        self.reserve_accounts(account + 1)
+        self.admit(request_id, prompt_tokens, output_tokens, <int32_t>bid, generated, left, <int32_t>account)
+
+    def abort(self, int64_t request_id):
+        """Drop a request: its slot and blocks are free at once and it gets no token at the step's end. KeyError when it is not here."""
+        if not self.drop(request_id):
+            raise KeyError(request_id)
+
+    cpdef void reserve_accounts(self, int64_t accounts) except *:
+        """Make `served` at least so many columns wide."""
+        cdef int64_t columns = self.served.shape[1]
+        if accounts > columns:
+            self.served = np.pad(self.served, ((0, 0), (0, max(accounts, 2 * columns) - columns)))
+            self.served_prefill = _data(self.served[0])
+            self.served_output = _data(self.served[1])
+
+    cdef int64_t blocks_for(self, int64_t tokens) noexcept nogil:
+        return (tokens + self.block_tokens - 1) // self.block_tokens
+
+    cdef bint holds(self, int64_t request_id) noexcept nogil:
+        cdef int32_t i
+        for i in range(self.running):
+            if self.sequences[i].request_id == request_id:
+                return True
+        return False
+
+    cdef bint has_room(self, int64_t prompt_tokens, int64_t generated) noexcept nogil:
+        return self.running < self.slots and self.held_blocks + self.blocks_for(prompt_tokens + generated) <= self.kv_blocks
+
+    cdef void admit(self, int64_t request_id, int64_t prompt_tokens, int64_t output_tokens, int32_t bid, int64_t generated,
+                    int64_t prefill, int32_t account) noexcept nogil:
+        cdef Sequence* sequence = &self.sequences[self.running]
+        memset(sequence, 0, sizeof(Sequence))
+        sequence.request_id = request_id
+        sequence.prompt_tokens = prompt_tokens
+        sequence.output_tokens = output_tokens
+        sequence.generated = generated
+        sequence.prefill = prefill
+        sequence.bid = bid
+        sequence.account = account
+        sequence.blocks = self.blocks_for(prompt_tokens + generated)
+        self.held_blocks += sequence.blocks
+        self.running += 1
+
+    cdef bint drop(self, int64_t request_id) noexcept nogil:
+        cdef int32_t i
+        for i in range(self.running):
+            if self.sequences[i].request_id == request_id:
+                self.held_blocks -= self.sequences[i].blocks
+                self.running -= 1
+                memmove(&self.sequences[i], &self.sequences[i + 1], (self.running - i) * sizeof(Sequence))
+                return True
+        return False
+
+    # ---- steps
+
+    def begin_step(self, int64_t now_ns):
+        """Compose a step and begin it; returns the instant at which it ends (int ns), or -1 when nothing is on the device.
+
+        ValueError: a step runs already, or now_ns is before the last one's end. RuntimeError: the step's tokens would overrun the KV cache.
+        """
+        if self.stepping:
+            raise ValueError(f"a step runs until {self.end_ns} ns")
+        if now_ns < self.end_ns:
+            raise ValueError(f"now_ns must be at least {self.end_ns}, not {now_ns}")
+        cdef int64_t end_ns = self.begin(now_ns)
+        if end_ns == -2:
+            raise RuntimeError(f"the step needs more than the {self.kv_blocks} KV blocks of the device")
+        return end_ns
+
+    def end_step(self):
+        """End the step that runs; returns the number of events (see the class). ValueError when none runs."""
+        if not self.stepping:
+            raise ValueError("no step runs")
+        return self.finish()
+
+    cdef int64_t begin(self, int64_t now_ns) noexcept nogil:
+        cdef StepShape shape
+        cdef double seconds
+        if self.running == 0:
+            return -1
+        if not self.compose():
+            return -2
+        self.describe(&shape)
+        seconds = self.model.seconds(&shape)
+        self.stepping = True
+        self.began_ns = now_ns
+        self.end_ns = now_ns + <int64_t>rint(seconds * 1e9)
+        self.step_slots = self.running
+        self.step_blocks = self.held_blocks
+        self.step_prefill = shape.prefill_tokens
+        return self.end_ns
+
+    cdef bint compose(self) noexcept nogil:
+        cdef Sequence* sequence
+        cdef int64_t budget, chunk, left, blocks, needed = 0
+        cdef int32_t i, bid, bids = 0
+        budget = self.token_budget if self.token_budget > 0 else _NO_BUDGET
+        for i in range(self.running):
+            sequence = &self.sequences[i]
+            sequence.chunk = 0
+            sequence.emits = sequence.computed == sequence.prefill
+            if sequence.emits:
+                budget -= 1
+            else:
+                bids |= 1 << sequence.bid
+        for bid in range(BIDS, 0, -1):
+            if not bids & (1 << bid):
+                continue
+            for i in range(self.running):
+                sequence = &self.sequences[i]
+                left = sequence.prefill - sequence.computed
+                if budget <= 0:
+                    break
+                if sequence.bid == bid and left > 0:
+                    chunk = left if left < budget else budget
+                    budget -= chunk
+                    sequence.chunk = chunk
+                    sequence.emits = chunk == left
+        for i in range(self.running):
+            sequence = &self.sequences[i]
+            needed += self.blocks_for(sequence.prompt_tokens + sequence.generated + sequence.emits)
+        if needed > self.kv_blocks:
+            return False
+        for i in range(self.running):
+            sequence = &self.sequences[i]
+            sequence.blocks = self.blocks_for(sequence.prompt_tokens + sequence.generated + sequence.emits)
+        self.held_blocks = needed
+        return True
+
+    cdef void describe(self, StepShape* shape) noexcept nogil:
+        cdef Sequence* sequence
+        cdef int32_t i
+        cdef int64_t past
+        memset(shape, 0, sizeof(StepShape))
+        for i in range(self.running):
+            sequence = &self.sequences[i]
+            # After a swap the cache holds everything though nothing was computed in this stay.
+            past = sequence.prompt_tokens + sequence.generated - (sequence.prefill - sequence.computed)
+            shape.emits += sequence.emits
+            if sequence.chunk > 0:
+                shape.chunks += 1
+                shape.prefill_tokens += sequence.chunk
+                shape.prefill_squares += <double>sequence.chunk * <double>sequence.chunk
+                shape.prefill_past += <double>sequence.chunk * <double>past
+            elif sequence.emits:
+                shape.decodes += 1
+                shape.decode_context += past
+        shape.running = shape.decodes + shape.chunks
+
+    cdef int32_t finish(self) noexcept nogil:
+        cdef Sequence* sequence
+        cdef int64_t duration = self.end_ns - self.began_ns
+        cdef int32_t i, kept = 0, n = 0
+        self.stepping = False
+        self.steps += 1
+        self.busy_ns += duration
+        self.slot_ns += duration * self.step_slots
+        self.block_ns += duration * self.step_blocks
+        self.prefill_tokens += self.step_prefill
+        for i in range(self.running):
+            sequence = &self.sequences[i]
+            if sequence.chunk > 0 or sequence.emits:
+                sequence.computed += sequence.chunk
+                sequence.generated += sequence.emits
+                self.output_tokens += sequence.emits
+                self.served_prefill[sequence.account] += sequence.chunk
+                self.served_output[sequence.account] += sequence.emits
+                if sequence.generated < sequence.output_tokens:
+                    self.report(sequence, n)
+                    n += 1
+        self.ended = n
+        for i in range(self.running):
+            sequence = &self.sequences[i]
+            if sequence.generated < sequence.output_tokens:
+                if kept < i:
+                    self.sequences[kept] = sequence[0]
+                kept += 1
+            else:
+                self.report(sequence, n)
+                self.held_blocks -= sequence.blocks
+                n += 1
+        self.ended = n - self.ended
+        self.running = kept
+        return n
+
+    cdef void report(self, Sequence* sequence, int32_t n) noexcept nogil:
+        cdef int64_t flags = 0
+        if not sequence.joined:
+            sequence.joined = True
+            flags |= FIRST_STEP
+        if sequence.emits:
+            if sequence.generated == 1:
+                flags |= FIRST_TOKEN
+            if sequence.generated == sequence.output_tokens:
+                flags |= FINISHED
+        self.event_ids[n] = sequence.request_id
+        self.event_computed[n] = sequence.computed
+        self.event_generated[n] = sequence.generated
+        self.event_flags[n] = flags

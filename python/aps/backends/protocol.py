@@ -1,0 +1,161 @@
+"""What the driver needs of whatever runs the requests: a simulated GPU, or a real engine behind a network."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aps.devices import Device
+
+# Flags of one request's progress.
+FIRST_STEP = 1  # the first step that it took part in since it was started
+FIRST_TOKEN = 2  # its first output token of all
+FINISHED = 4
+FAILED = 8  # the backend lost it: what it has is what it gets
+
+
+class Job(Protocol):
+    """A request as a backend sees it. What may change does so only between an `abort` and the next `start`.
+
+    handle: what `Progress.handles` calls it. id: the caller's name for it. account: its tenant's number, 0, 1, ...
+    prompt: its text, None when only the length is known. generated: output tokens before this start, more than 0
+    after a preemption. prefill: tokens to compute first; None: prompt and generated; 0: its cache was swapped out and
+    is swapped in. simulated_output_tokens: what a simulation is to generate; None: max_tokens.
+    """
+
+    @property
+    def handle(self) -> int: ...
+    @property
+    def id(self) -> Hashable: ...
+    @property
+    def account(self) -> int: ...
+    @property
+    def prompt(self) -> str | None: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def max_tokens(self) -> int: ...
+    @property
+    def bid(self) -> int: ...
+    @property
+    def generated(self) -> int: ...
+    @property
+    def prefill(self) -> int | None: ...
+    @property
+    def simulated_output_tokens(self) -> int | None: ...
+
+
+class Progress(NamedTuple):
+    """What happened on one device at one instant. The arrays (n,) may be views that the next `take` overwrites.
+
+    at, began_at: when the step ended and began, in seconds; the same where there are no steps.
+    handles: whose progress; those that go on come first, then the `ended` ones, which are FINISHED or FAILED.
+    computed, generated: prefill tokens since the start, output tokens in all. flags: see above, added up.
+    """
+
+    device: int
+    at: float
+    began_at: float
+    handles: NDArray[np.int64]
+    computed: NDArray[np.int64]
+    generated: NDArray[np.int64]
+    flags: NDArray[np.int64]
+    ended: int
+
+
+class Health(NamedTuple):
+    """Whether a device takes requests; if not, `detail` says why."""
+
+    ok: bool
+    detail: str = ""
+
+
+class Usage(NamedTuple):
+    """What a device has done since it was opened, up to its last finished step.
+
+    busy_s: time in which anything ran. slot_s: time weighted by slots in use; over slots * elapsed it is the
+    occupancy. block_s: the same for KV blocks. prefill_tokens, output_tokens: computed, handed over.
+    held_blocks, running: now.
+    """
+
+    steps: int
+    busy_s: float
+    slot_s: float
+    block_s: float
+    prefill_tokens: int
+    output_tokens: int
+    held_blocks: int
+    running: int
+
+
+class Backend(Protocol):
+    """Devices, their clock and their news. Every method is called on the driver's loop thread and returns at once.
+
+    The driver asks `next_event_at`, sleeps until then, calls `take` until nothing is due, and after each `take` gives
+    every device that is `ready` its new jobs: `start` for each, then `run`. A backend whose news come by themselves
+    (from a network) keeps them for `take`, says so in `next_event_at` and calls `wake`.
+    """
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        """Their capacities, in the scheduler's order."""
+
+    @property
+    def profile(self) -> str:
+        """What they are, for people."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the tokens and the clock are simulated."""
+
+    @property
+    def time_scale(self) -> float:
+        """Seconds of the backend's clock in a wall second; 1 unless it is simulated."""
+
+    async def open(self, now: float, wake: Callable[[], None]) -> None:
+        """Start the clock at `now`."""
+
+    async def close(self) -> None:
+        """Stop whatever still runs."""
+
+    def now(self) -> float:
+        """The clock, in seconds; never backwards."""
+
+    def slip(self, at: float) -> None:
+        """The driver cannot keep up and stands at `at`: a simulated clock is set back to it, a real one goes on."""
+
+    def ready(self, device: int) -> bool:
+        """Whether jobs may join the device now; an iteration-level engine says no in the middle of a step."""
+
+    def start(self, device: int, job: Job) -> None:
+        """Put the job on the device. The scheduler has seen to it that it fits."""
+
+    def run(self, device: int, now: float) -> None:
+        """Whatever starts on the device now has been started: go on."""
+
+    def abort(self, device: int, job: Job) -> None:
+        """Drop a started job; no more progress of it may be reported."""
+
+    def next_event_at(self) -> float:
+        """The instant of the earliest news; inf when none is known."""
+
+    def take(self) -> Progress:
+        """The earliest news (ties by device). Called only when `next_event_at` is finite."""
+
+    def tokens(self, job: Job, start: int, stop: int) -> Sequence[str]:
+        """The text of the job's output tokens start..stop-1, to be joined without separators.
+
+        Asked for at the latest while the job's end is handled.
+        """
+
+    def count_tokens(self, text: str) -> int | None:
+        """Tokens in a prompt; None when the backend has no tokenizer."""
+
+    def served(self, accounts: int) -> NDArray[np.int64]:
+        """Prefill tokens computed and output tokens handed over so far, by account: shape (2, accounts)."""
+
+    def usage(self, device: int) -> Usage | None:
+        """None when the backend cannot know."""
+
+    def health(self, device: int) -> Health: ...

@@ -1,0 +1,232 @@
+"""The engine against its slow twin, and what the reference profile promises."""
+
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from aps_core.gpu import Engine
+from aps_core.step_time import ReferenceModel, StepTimeModel
+from tests.twins import gpu as twin
+
+FIRST_STEP, FIRST_TOKEN, FINISHED = 1, 2, 4
+COUNTERS = (
+    "running held_blocks stepping began_ns end_ns steps busy_ns slot_ns block_ns prefill_tokens output_tokens".split()
+)
+
+
+def events_of(engine: Engine) -> list[twin.Event]:
+    n = engine.end_step()
+    flags = engine.flags[:n].tolist()
+    columns = zip(
+        engine.request_ids[:n].tolist(), engine.computed[:n].tolist(), engine.generated[:n].tolist(), flags, strict=True
+    )
+    assert [bool(f & FINISHED) for f in flags] == [False] * (n - engine.ended) + [True] * engine.ended
+    return [(i, c, g, bool(f & FIRST_STEP), bool(f & FIRST_TOKEN), bool(f & FINISHED)) for i, c, g, f in columns]
+
+
+class EngineAndTwin(RuleBasedStateMachine):
+    @initialize(
+        slots=st.integers(1, 20),
+        kv_blocks=st.integers(4, 60),
+        block_tokens=st.sampled_from([1, 4, 16]),
+        budget=st.sampled_from([0, 0, 1, 7, 32, 64]),
+    )
+    def make(self, slots: int, kv_blocks: int, block_tokens: int, budget: int) -> None:
+        self.engine = Engine(ReferenceModel(), slots, kv_blocks, block_tokens=block_tokens, token_budget=budget)
+        self.twin = twin.Engine(twin.reference_seconds, slots, kv_blocks, block_tokens, budget)
+        self.next_id = 1
+
+    @rule(
+        data=st.data(),
+        prompt=st.integers(1, 80),
+        output=st.integers(1, 12),
+        bid=st.integers(1, 10),
+        account=st.integers(0, 5),
+    )
+    def start(self, data: st.DataObject, prompt: int, output: int, bid: int, account: int) -> None:
+        generated = data.draw(st.integers(0, output - 1) | st.just(0))
+        prefill = data.draw(st.none() | st.just(0) | st.integers(0, prompt + generated))
+        request_id = self.next_id
+        self.next_id += 1
+        if self.twin.start(request_id, prompt, output, bid, generated, prefill, account):
+            self.engine.start(request_id, prompt, output, bid, generated=generated, prefill=prefill, account=account)
+        else:
+            with pytest.raises(ValueError, match="no room"):
+                self.engine.start(
+                    request_id, prompt, output, bid, generated=generated, prefill=prefill, account=account
+                )
+
+    @precondition(lambda self: self.twin.sequences)
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from([s.request_id for s in self.twin.sequences]))
+        self.engine.abort(request_id)
+        self.twin.abort(request_id)
+        with pytest.raises(KeyError):
+            self.engine.abort(request_id)
+
+    @precondition(lambda self: not self.twin.stepping)
+    @rule(gap=st.sampled_from([0, 0, 1, 10**9]))
+    def begin_step(self, gap: int) -> None:
+        now_ns = self.twin.end_ns + gap
+        expected = self.twin.begin_step(now_ns)
+        if expected == -2:
+            with pytest.raises(RuntimeError, match="KV blocks"):
+                self.engine.begin_step(now_ns)
+        else:
+            assert self.engine.begin_step(now_ns) == expected
+
+    @precondition(lambda self: self.twin.stepping)
+    @rule()
+    def end_step(self) -> None:
+        assert events_of(self.engine) == self.twin.end_step()
+
+    @invariant()
+    def same(self) -> None:
+        if hasattr(self, "twin"):
+            expected = {name: getattr(self.twin, name) for name in COUNTERS[1:]} | {"running": len(self.twin.sequences)}
+            assert {name: getattr(self.engine, name) for name in COUNTERS} == expected
+            served = {i: row for i, row in enumerate(self.engine.served.T.tolist()) if any(row)}
+            assert served == {i: row for i, row in self.twin.served.items() if any(row)}
+
+
+TestEngineAndTwin = EngineAndTwin.TestCase
+TestEngineAndTwin.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+def run(engine: Engine, now_ns: int = 0) -> int:
+    """Until nothing is left; returns the instant."""
+    while (end_ns := engine.begin_step(now_ns)) >= 0:
+        now_ns = end_ns
+        engine.end_step()
+    return now_ns
+
+
+def test_reference_is_two_and_a_half_times_faster_at_batch_16() -> None:
+    def tokens_per_second(requests: int) -> float:
+        engine = Engine(ReferenceModel(), 16, 4096)
+        for i in range(requests):
+            engine.start(i + 1, 1, 4000, 5)
+        seconds = run(engine) / 1e9
+        assert engine.output_tokens == requests * 4000
+        return engine.output_tokens / seconds
+
+    assert tokens_per_second(1) == pytest.approx(128, rel=1e-3)
+    assert tokens_per_second(16) / tokens_per_second(1) == pytest.approx(2.5, rel=2e-3)
+
+
+@pytest.mark.parametrize(("b", "speedup"), [(1, 1.0), (2, 1.1), (4, 1.3), (8, 1.7), (16, 2.5), (64, 2.5)])
+def test_reference_curve(b: int, speedup: float) -> None:
+    model = ReferenceModel()
+    assert model.step_seconds(decodes=b) == pytest.approx(b / (128 * speedup))
+    assert model.step_seconds(decodes=b - 1, prefill_tokens=512) == pytest.approx(0.5 + b / (128 * speedup))
+
+
+def test_one_request_alone() -> None:
+    engine = Engine(ReferenceModel(), 16, 100)
+    engine.start(7, 512, 3, 5)
+    assert engine.begin_step(0) == 507_812_500  # 512/1024 s of prefill and one token
+    assert events_of(engine) == [(7, 512, 1, True, True, False)]
+    assert engine.begin_step(507_812_500) == 515_625_000
+    assert events_of(engine) == [(7, 512, 2, False, False, False)]
+    engine.begin_step(515_625_000)
+    assert events_of(engine) == [(7, 512, 3, False, False, True)]
+    assert (engine.running, engine.held_blocks) == (0, 0)
+    assert engine.begin_step(600_000_000) == -1
+    assert (engine.steps, engine.busy_ns, engine.slot_ns) == (3, 523_437_500, 523_437_500)
+
+
+def test_chunks_go_by_bid_then_start() -> None:
+    engine = Engine(ReferenceModel(), 4, 100, token_budget=10)
+    engine.start(1, 8, 2, 1)
+    engine.start(2, 8, 2, 9)
+    engine.start(3, 8, 2, 9)
+    engine.begin_step(0)
+    assert events_of(engine) == [(2, 8, 1, True, True, False), (3, 2, 0, True, False, False)]
+    engine.begin_step(engine.end_ns)
+    assert events_of(engine) == [
+        (1, 3, 0, True, False, False),
+        (3, 8, 1, False, True, False),
+        (2, 8, 2, False, False, True),
+    ]
+
+
+def test_what_starts_in_a_step_joins_the_next() -> None:
+    engine = Engine(ReferenceModel(), 2, 100)
+    engine.start(1, 10, 5, 5)
+    end_ns = engine.begin_step(0)
+    engine.start(2, 10, 5, 5)
+    assert [e[0] for e in events_of(engine)] == [1]
+    assert engine.slot_ns == end_ns
+    engine.begin_step(end_ns)
+    assert [e[0] for e in events_of(engine)] == [1, 2]
+
+
+def test_aborted_in_a_step_gets_no_token_and_frees_at_once() -> None:
+    engine = Engine(ReferenceModel(), 1, 1)
+    engine.start(1, 10, 5, 5)
+    engine.begin_step(0)
+    engine.abort(1)
+    assert (engine.running, engine.held_blocks) == (0, 0)
+    engine.start(2, 16, 5, 5)
+    assert events_of(engine) == []
+    assert engine.output_tokens == 0
+    with pytest.raises(RuntimeError, match="1 KV blocks"):
+        engine.begin_step(engine.end_ns)  # its first token needs a second block
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"prompt_tokens": 0}, "prompt_tokens must be 1 to"),
+        ({"prompt_tokens": 2**31}, "prompt_tokens must be 1 to"),
+        ({"output_tokens": 0}, "output_tokens must be"),
+        ({"bid": 0}, "bid must be 1 to 10, not 0"),
+        ({"bid": 11}, "bid must be 1 to 10, not 11"),
+        ({"generated": 5}, "generated must be 0 to 4, not 5"),
+        ({"generated": -1}, "generated must be"),
+        ({"prefill": 11}, "prefill must be 0 to 10, not 11"),
+        ({"prefill": -1}, "prefill must be"),
+        ({"request_id": 1}, "request_id 1 is on the device already"),
+    ],
+)
+def test_start_refuses(changed: dict[str, Any], message: str) -> None:
+    engine = Engine(ReferenceModel(), 2, 100)
+    engine.start(1, 10, 5, 5)
+    with pytest.raises(ValueError, match=message):
+        engine.start(**{"request_id": 2, "prompt_tokens": 10, "output_tokens": 5, "bid": 5} | changed)
+    assert (engine.running, engine.held_blocks) == (1, 1)
+
+
+def test_steps_in_the_wrong_order() -> None:
+    engine = Engine(ReferenceModel(), 1, 100)
+    with pytest.raises(ValueError, match="no step runs"):
+        engine.end_step()
+    engine.start(1, 10, 5, 5)
+    end_ns = engine.begin_step(5)
+    with pytest.raises(ValueError, match="a step runs until"):
+        engine.begin_step(end_ns)
+    engine.end_step()
+    with pytest.raises(ValueError, match=f"at least {end_ns}, not {end_ns - 1}"):
+        engine.begin_step(end_ns - 1)
+
+
+@pytest.mark.parametrize("field", ["slots", "kv_blocks", "block_tokens"])
+def test_engine_refuses(field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} must be 1 to"):
+        Engine(ReferenceModel(), **{"slots": 1, "kv_blocks": 1, field: 0})
+    with pytest.raises(TypeError):
+        Engine(None, 1, 1)  # type: ignore[arg-type]
+
+
+def test_models_refuse() -> None:
+    with pytest.raises(ValueError, match="prefill_rate must be a finite number above 0, not nan"):
+        ReferenceModel(prefill_rate=float("nan"))
+    with pytest.raises(ValueError, match="speedup_batch must be at least 2, not 1"):
+        ReferenceModel(speedup_batch=1)
+    with pytest.raises(ValueError, match="decodes must be a finite number, at least 0, not -1"):
+        ReferenceModel().step_seconds(decodes=-1)
+    assert StepTimeModel().step_seconds(decodes=1) == 0.0
