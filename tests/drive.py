@@ -94,7 +94,6 @@ class Driver:
         self.devices = len(config["slots"])
         self.sloppy = rng.random() < 0.3
         self.overruns = self.sloppy and rng.random() < 0.5
-        self.trace: list[str] = []
         crowd = rng.random() < 0.15
         self.queue, self.tenants = (150, 30) if crowd else (40, 5)
         for _ in range(rng.randint(20, 30) if crowd else rng.randint(1, 4)):
@@ -128,7 +127,6 @@ class Driver:
             if wake < self.pair.now + 10.0:
                 self.pair.now = wake
         (chosen,) = rng.choices(list(self.operations), list(self.operations.values()))
-        self.trace.append(chosen.__name__)
         chosen()
 
     # -- what happens
