@@ -1,6 +1,6 @@
 """Extension modules only; everything declarative is in pyproject.toml.
 
-APS_DEBUG=1 builds with bounds checks and assertions; APS_SANITIZE=1 adds ASan and UBSan; APS_ANNOTATE=1 writes Cython's HTML.
+APS_DEBUG=1: bounds checks and assertions. APS_SANITIZE=1: ASan and UBSan. APS_ANNOTATE=1: Cython's annotated pages.
 """
 
 import os
@@ -16,41 +16,49 @@ ANNOTATE = os.environ.get("APS_ANNOTATE") == "1"
 # Contraction into FMA changes the last bit and with it a replay: off everywhere.
 COMPILE = ["-O3", "-g0", "-ffp-contract=off"]
 LINK: list[str] = []
+MACROS = [("CYTHON_WITHOUT_ASSERTIONS", "1")]
 if DEBUG:
-    COMPILE = ["-O1", "-g", "-ffp-contract=off", "-DCYTHON_WITHOUT_ASSERTIONS=0"]
+    COMPILE = ["-O1", "-g", "-ffp-contract=off"]
+    MACROS = []
 if SANITIZE:
-    flags = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
-    COMPILE += flags
-    LINK += flags
+    COMPILE += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+    LINK += ["-fsanitize=address,undefined"]
+DIRECTIVES = {
+    "language_level": "3",
+    "boundscheck": DEBUG,
+    "wraparound": False,
+    "initializedcheck": DEBUG,
+    "nonecheck": DEBUG,
+    "cdivision": True,
+    "embedsignature": True,
+    "binding": True,
+    "auto_pickle": False,
+    "freethreading_compatible": True,
+    "show_performance_hints": not DEBUG,
+}
 
-extensions = [
-    Extension(
-        f"aps_core.{path.stem}",
-        [path.as_posix()],
-        extra_compile_args=COMPILE,
-        extra_link_args=LINK,
-        define_macros=[] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")],
-    )
-    for path in sorted(Path("aps_core").glob("*.pyx"))
-]
+# Cython and setuptools compare time stamps alone, so other settings than last time's must regenerate everything.
+settings = repr((COMPILE, LINK, MACROS, DIRECTIVES, ANNOTATE))
+record = Path("build/settings")
+changed = not record.is_file() or record.read_text() != settings
 
-setup(
-    ext_modules=cythonize(
-        extensions,
-        build_dir="build/cython-debug" if DEBUG else "build/cython",
-        force=DEBUG or SANITIZE,
-        annotate=ANNOTATE,
-        compiler_directives={
-            "language_level": "3",
-            "boundscheck": DEBUG,
-            "wraparound": False,
-            "initializedcheck": DEBUG,
-            "nonecheck": DEBUG,
-            "cdivision": True,
-            "embedsignature": True,
-            "binding": True,
-            "auto_pickle": False,
-            "freethreading_compatible": True,
-        },
-    )
+modules = cythonize(
+    [
+        Extension(
+            f"aps_core.{path.stem}",
+            [path.as_posix()],
+            extra_compile_args=COMPILE,
+            extra_link_args=LINK,
+            define_macros=MACROS,
+        )
+        for path in sorted(Path("aps_core").glob("*.pyx"))
+    ],
+    build_dir="build/cython",
+    force=changed,
+    annotate=ANNOTATE,
+    compiler_directives=DIRECTIVES,
 )
+record.parent.mkdir(exist_ok=True)
+record.write_text(settings)
+
+setup(ext_modules=modules, options={"build_ext": {"parallel": os.cpu_count()}})

@@ -1,0 +1,91 @@
+# Each verb sets up what it needs in $(VENV) and does so once. Another interpreter: make test PYTHON=python3.12 VENV=.venv-3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+CORE := setup.py $(wildcard aps_core/*.pyx aps_core/*.pxd)
+PYTEST := $(BIN)/python -m pytest -q
+
+# Runs $(1), whose output is shown only when it fails.
+quietly = { $(1); } >build/log 2>&1 || { cat build/log; exit 1; }
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench nightly debug sanitize dist clean
+
+help: ## show the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.service ## start the service on a simulated GPU and send it the stress test (under a minute)
+	@$(BIN)/aps demo
+
+test: lint types ## everything that must pass: lint, types, stubs, tests, the documents' snippets
+	@echo "== tests"
+	@$(PYTEST)
+
+lint: $(VENV)/.built ## ruff and cython-lint
+	@echo "== lint"
+	@$(BIN)/ruff check -q
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint aps_core
+
+types: $(VENV)/.built ## mypy --strict, and the stubs against the compiled modules
+	@echo "== types and stubs"
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/stubtest aps_core --ignore-missing-stub --concise --mypy-config-file pyproject.toml
+
+bench: $(VENV)/.bench ## microbenchmarks beside their peers, to build/bench.json
+	@$(BIN)/python loadtests/micro/run.py
+
+nightly: $(VENV)/.built ## the scheduler and its slow twin through a million random operations
+	@$(BIN)/python -m tests.drive --operations 1000000
+
+debug: $(VENV)/.built ## the core's tests on a build with bounds checks and assertions
+	@echo "== debug build"
+	@$(call quietly,APS_DEBUG=1 $(BIN)/python setup.py -q build --build-base build/debug --build-lib build/debug/lib)
+	@PYTHONPATH=build/debug/lib HYPOTHESIS_PROFILE=quick $(BIN)/pytest -q tests/core
+
+sanitize: $(VENV)/.built ## the core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@echo "== sanitizer build"
+	@$(call quietly,APS_SANITIZE=1 $(BIN)/python setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib)
+	@# CPython leaks by design; everything else ends the run.
+	@PYTHONPATH=build/sanitize/lib HYPOTHESIS_PROFILE=quick LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
+		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+		$(BIN)/python $(BIN)/pytest -q tests/core
+
+dist: $(VENV)/.built ## the sdist, and the wheel built from it, in dist/
+	@$(call quietly,$(BIN)/python -m build)
+	@ls dist
+
+clean: ## remove what the verbs made, the virtual environment included
+	@rm -rf build dist $(VENV) python/*.egg-info aps_core/*.so .hypothesis .pytest_cache .mypy_cache .ruff_cache
+
+# -- set-up: each step leaves a stamp and is done again only when what it read has changed --
+
+$(BIN)/python:
+	@missing="$$(sh .ci/missing $(PYTHON))"; test -z "$$missing" || { \
+		echo "This machine lacks: $$missing"; echo "Install it with:  apt-get install -y $$missing"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or later is needed; name one with PYTHON=..."; exit 1; }
+	@echo "== virtual environment $(VENV) ($$($(PYTHON) --version))"
+	@mkdir -p build
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.service: pyproject.toml $(CORE) | $(BIN)/python
+	@echo "== installing APS and its service (compiles the core: about a minute)"
+	@$(PIP) -e '.[service]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "== installing APS and the development tools (compiles the core: about a minute)"
+	@$(PIP) -e '.[service,lab,dev]'
+	@touch $@ $(VENV)/.service
+
+$(VENV)/.built: $(CORE) $(VENV)/.dev
+	@mkdir -p build
+	@$(call quietly,$(BIN)/python setup.py -q build_ext --inplace)
+	@touch $@ $(VENV)/.service
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.built
+	@echo "== installing the peers"
+	@$(PIP) -e '.[all,dev]'
+	@touch $@

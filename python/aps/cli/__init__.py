@@ -1,0 +1,52 @@
+"""The command line: one module for each verb, found here. A verb imports what it needs when it runs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from aps.cli import demo, serve, stress
+from aps.cli.common import UsageError
+from aps.service.version import VERSION
+
+VERBS = (serve, stress, demo)
+
+EXIT_CODES = """exit codes:
+  0  done
+  1  it ran and did not pass
+  2  wrong usage, something missing, or nothing to reach
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line (`sys.argv` when None); returns its exit code."""
+    options = parser().parse_args(argv)
+    try:
+        return int(options.run(options))
+    except UsageError as error:
+        print(f"aps {options.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of every verb."""
+    whole = argparse.ArgumentParser(
+        prog="aps",
+        description="Adaptive Priority Scheduling: several tenants share a few GPUs for LLM inference.",
+        epilog="Start with `aps demo`. Each verb has its own --help.\n\n" + EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    whole.add_argument("--version", action="version", version=f"aps {VERSION}")
+    verbs = whole.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for module in VERBS:
+        verb = verbs.add_parser(
+            module.NAME,
+            help=module.HELP,
+            description=module.__doc__,
+            epilog=f"{module.EPILOG}\n{EXIT_CODES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_options(verb)
+        verb.set_defaults(run=module.run)
+    return whole

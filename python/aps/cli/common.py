@@ -1,0 +1,62 @@
+"""What verbs share: errors with an exit code, numbers as options, the extras they need."""
+
+import argparse
+import math
+from collections.abc import Callable
+from importlib.util import find_spec
+
+SERVICE_EXTRA = ("fastapi", "uvicorn", "httpx", "rich")
+
+
+class UsageError(Exception):
+    """Something that the caller must change; `main` prints it and exits with 2."""
+
+
+def need_service_extra() -> None:
+    """UsageError, with the pip line, when a package of the extra `service` is missing."""
+    missing = [name for name in SERVICE_EXTRA if find_spec(name) is None]
+    if missing:
+        raise UsageError(f'needs {", ".join(missing)}: pip install "aps-scheduler[service]"')
+
+
+def positive(text: str) -> float:
+    """An option's value: a finite number above 0."""
+    return _number(text, "a finite number above 0", lambda value: 0 < value < math.inf)
+
+
+def not_negative(text: str) -> float:
+    """An option's value: a finite number, 0 or more."""
+    return _number(text, "a finite number, 0 or more", lambda value: 0 <= value < math.inf)
+
+
+def not_negative_or_inf(text: str) -> float:
+    """An option's value: a number, 0 or more, or inf."""
+    return _number(text, "a number, 0 or more, or inf", lambda value: value >= 0)
+
+
+def count(text: str) -> int:
+    """An option's value: an integer, 1 or more."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer, 1 or more, got {text!r}")
+    return value
+
+
+def port(text: str) -> int:
+    """An option's value: a TCP port, 0 for a free one."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a port, 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def _number(text: str, allowed: str, fits: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"must be {allowed}, got {text!r}")
+    return value

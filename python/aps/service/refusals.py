@@ -1,0 +1,66 @@
+"""The driver's "no" in words: what was asked, what the limit is, what would do."""
+
+from aps.driver import Driver, Result
+from aps.service.errors import Refusal
+from aps.service.schemas import InferRequest
+from aps.tenants import Tenant
+
+CONTEXT = "the longest context the service takes"
+KV_CACHE = "the KV cache of every device"
+KV_SHARE = "the tenant's share of the KV cache"
+
+
+def unknown_tenant(name: str) -> Refusal:
+    """404."""
+    return Refusal("unknown_tenant", f"there is no tenant {name[:64]!r}", field="tenant_id")
+
+
+def refusal_of(result: Result, asked: InferRequest, prompt_tokens: int, driver: Driver) -> Refusal:
+    """The refusal for a request that did not finish."""
+    tenant = driver.scheduler.tenants.get(asked.tenant_id, Tenant(asked.tenant_id))
+    if result.status == "rejected" and result.verdict.admitted:
+        return Refusal(result.reason, "the limits changed while it waited, and it can no longer be served")
+    if result.status == "rejected":
+        return _never(result, asked, prompt_tokens, tenant)
+    if result.status == "throttled" and result.reason != "deadline_expired":
+        return _later(result, tenant, result.verdict.retry_after_s / driver.backend.time_scale)
+    if result.status == "failed":
+        return Refusal("backend_failed", f"the backend failed after {result.output_tokens} output tokens")
+    if result.reason == "deadline_expired":
+        return Refusal(
+            "deadline_expired", f"it had not started {asked.deadline_s:g} s after it arrived", field="deadline_s"
+        )
+    if result.status == "cancelled" and driver.draining:
+        return Refusal("draining", "the service stopped before this request ended", retry_after_s=1.0)
+    return Refusal("cancelled", f"the request was ended: {result.reason}")
+
+
+def _never(result: Result, asked: InferRequest, prompt_tokens: int, tenant: Tenant) -> Refusal:
+    largest = result.verdict.largest or 0
+    over = {
+        "exceeds_context": CONTEXT,
+        "exceeds_kv_cache": KV_CACHE,
+        "exceeds_kv_share": KV_SHARE,
+        "exceeds_burst": f"{tenant.name}'s burst of {tenant.burst:g} tokens",
+    }[result.reason]
+    max_tokens = tenant.default_max_tokens if asked.max_tokens is None else asked.max_tokens
+    remedy = f"max_tokens may be at most {largest}" if largest else "no max_tokens would do with this prompt"
+    return Refusal(
+        result.reason,
+        f"{prompt_tokens} prompt + {max_tokens} max tokens at bid {result.verdict.bid} exceed {over}: {remedy}",
+        field="max_tokens" if largest else ("prompt" if asked.prompt else "prompt_tokens"),
+        largest_max_tokens=largest,
+        burst=tenant.burst if tenant.burst < float("inf") else None,
+    )
+
+
+def _later(result: Result, tenant: Tenant, retry_after_s: float) -> Refusal:
+    why = {
+        "over_rate": f"{tenant.name} is over its rate of {tenant.rate:g} tokens/s",
+        "tenant_queue_full": f"{tenant.name} has {tenant.max_queued} requests waiting, its most",
+        "tenant_queue_tokens_full": f"{tenant.name} has no room for so many tokens in its queue",
+        "queue_full": "the service's queue is full",
+        "queue_tokens_full": "the service's queue has no room for so many tokens",
+        "draining": "the service is stopping",
+    }[result.reason]
+    return Refusal(result.reason, f"{why}: try again in {retry_after_s:.3g} s", retry_after_s=retry_after_s)

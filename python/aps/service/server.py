@@ -1,0 +1,71 @@
+"""Runs the application under uvicorn; SIGTERM and SIGINT drain it within a deadline."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from aps.driver import Driver
+
+
+class Server(uvicorn.Server):
+    """A server that on its first signal refuses new requests with 503, finishes what it accepted, then stops.
+
+    After `drain_s` wall seconds what is left is cancelled (and answered). A second signal stops at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, driver: Driver, drain_s: float, say: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._driver, self._drain_s, self._say = driver, drain_s, say
+        self._draining: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        if self._loop is None or self._draining is not None:
+            self.should_exit = self.force_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drained())
+
+    async def _drained(self) -> None:
+        self._say(f"draining {self._driver.outstanding} requests, at most {self._drain_s:g} s")
+        try:
+            cancelled = await self._driver.drain(self._drain_s)
+            self._say(f"drained; {cancelled} cancelled" if cancelled else "drained")
+        finally:
+            self.should_exit = True
+
+
+def serve(
+    app: FastAPI, driver: Driver, listener: socket.socket, *, drain_s: float, say: Callable[[str], None], log_level: str
+) -> None:
+    """Serve `app` on `listener` until a signal has drained it."""
+    config = uvicorn.Config(
+        app, log_level=log_level, access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5, lifespan="on"
+    )
+    Server(config, driver, drain_s, say).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket; port 0 takes a free one. OSError when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
+    return listener

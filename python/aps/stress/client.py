@@ -1,0 +1,141 @@
+"""An asyncio HTTP client that sends calls to a running service and obeys its Retry-After."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from aps.stress.workloads import Call
+
+RETRIED = (429, 503)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one call: `answer` is the service's if it completed, else `failure` says why not.
+
+    `refused` counts refusals by reason, one for each attempt that was refused. `total_s`: simulated seconds from the
+    first attempt to the end, by the client's clock.
+    """
+
+    call: Call
+    attempts: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    answer: dict[str, Any] | None = None
+    failure: str | None = None
+    total_s: float = 0.0
+
+
+class Client:
+    """Sends calls to the service at `url` (such as `http://127.0.0.1:8000`). An async context manager.
+
+    Every call has a connection of its own. Times of calls are simulated seconds: the service's `time_scale`, read
+    from it at the start, converts them.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 600.0) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            timeout=httpx.Timeout(timeout_s, connect=10.0),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
+            trust_env=False,  # a proxy of the environment has no part in a measurement
+        )
+        self.time_scale = 1.0
+        self.health: dict[str, Any] = {}
+
+    async def __aenter__(self) -> "Client":
+        reply = await self._http.get("/health")
+        reply.raise_for_status()
+        self.health = reply.json()
+        self.time_scale = float(self.health["time_scale"])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def metrics(self) -> str:
+        """The text of `GET /metrics`."""
+        reply = await self._http.get("/metrics")
+        reply.raise_for_status()
+        return reply.text
+
+    async def burst(self, calls: Sequence[Call], done: Callable[[], None]) -> list[Outcome]:
+        """Send all at once, whatever their `at_s`: every body but its last byte goes ahead, then all the last bytes.
+
+        So the service holds every request open before it can read the first. A refusal is final here.
+        """
+        gate = asyncio.Barrier(len(calls))
+        return await asyncio.gather(*(self._send(call, done, patience_s=0.0, gate=gate) for call in calls))
+
+    async def play(self, calls: Sequence[Call], done: Callable[[], None], *, patience_s: float) -> list[Outcome]:
+        """Send each at its `at_s`; one told to retry does, while that is within `patience_s` of its first attempt."""
+
+        async def timed(call: Call) -> Outcome:
+            await asyncio.sleep(call.at_s / self.time_scale)
+            return await self._send(call, done, patience_s=patience_s)
+
+        return await asyncio.gather(*(timed(call) for call in calls))
+
+    async def _send(
+        self, call: Call, done: Callable[[], None], *, patience_s: float, gate: asyncio.Barrier | None = None
+    ) -> Outcome:
+        outcome = Outcome(call)
+        body = _body(call)
+        began = time.monotonic()
+        try:
+            while (wait_s := await self._attempt(outcome, body, gate)) is not None:
+                if (time.monotonic() - began + wait_s) * self.time_scale > patience_s:
+                    outcome.failure = "out of patience"
+                    break
+                await asyncio.sleep(wait_s)
+        except (httpx.HTTPError, asyncio.BrokenBarrierError) as error:
+            outcome.failure = f"{type(error).__name__}: {error}"
+            if gate is not None:
+                await gate.abort()  # the others must not wait for one that will never come
+        outcome.total_s = (time.monotonic() - began) * self.time_scale
+        done()
+        return outcome
+
+    async def _attempt(self, outcome: Outcome, body: bytes, gate: asyncio.Barrier | None) -> float | None:
+        """One POST. None when the call has ended, else the wall seconds after which to try again."""
+        outcome.attempts += 1
+        reply = await self._http.post(
+            "/infer",
+            content=body if gate is None else _held_back(body, gate),
+            headers={"content-type": "application/json", "content-length": str(len(body))},
+        )
+        content = _json(reply)
+        if reply.is_success:
+            outcome.answer = content
+            return None
+        error = content.get("error", {})
+        reason = str(error.get("reason", f"http_{reply.status_code}"))
+        outcome.refused[reason] += 1
+        if reply.status_code in RETRIED:
+            return float(error.get("retry_after_s") or reply.headers.get("retry-after", 1.0))
+        outcome.failure = reason
+        return None
+
+
+async def _held_back(body: bytes, gate: asyncio.Barrier) -> AsyncIterator[bytes]:
+    yield body[:-1]
+    await gate.wait()
+    yield body[-1:]
+
+
+def _body(call: Call) -> bytes:
+    fields = {"tenant_id": call.tenant, "prompt_tokens": call.prompt_tokens, "max_tokens": call.max_tokens}
+    return json.dumps(fields if call.bid is None else {**fields, "bid": call.bid}).encode()
+
+
+def _json(reply: httpx.Response) -> dict[str, Any]:
+    try:
+        content = reply.json()
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,70 @@
+"""The command line: what it says, what it refuses, how it exits."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from aps.cli import main
+from aps.cli.common import UsageError, need_service_extra
+
+
+def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command line says on stderr while it exits with 2."""
+    try:
+        code = main(arguments)
+    except SystemExit as stop:  # argparse
+        code = int(stop.code or 0)
+    assert code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["", "serve", "stress", "demo"])
+def test_help_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"] if verb else ["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "exit codes" in text
+    assert "examples:" in text or "aps demo" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "VERB"),
+        (["dance"], "dance"),
+        (["serve", "--port", "70000"], "0 to 65535, got '70000'"),
+        (["serve", "--gpus", "0"], "an integer, 1 or more, got '0'"),
+        (["serve", "--time-scale", "nan"], "a finite number above 0, got 'nan'"),
+        (["serve", "--time-scale", "-1"], "above 0, got '-1'"),
+        (["serve", "--aging-horizon", "x"], "0 or more, or inf, got 'x'"),
+        (["serve", "--policy", "best"], "best"),
+        (["serve", "--host", "0.0.0.0"], "--insecure-open"),
+        (["serve", "--host", "example.org"], "--insecure-open"),
+        (["serve", "--tenants", "/nonexistent/tenants.toml"], "/nonexistent/tenants.toml"),
+        (["stress", "--per-tenant", "0"], "1 or more"),
+        (["stress", "--trace-s", "inf"], "finite"),
+        (["stress", "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9 does not answer"),
+        (["stress", "--url", "nonsense"], "nonsense does not answer"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_says_why(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(arguments, capsys)
+
+
+def test_a_missing_extra_is_named_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aps.cli.common.SERVICE_EXTRA", ("sys", "no_such_package"))
+    with pytest.raises(UsageError, match=r'needs no_such_package: pip install "aps-scheduler\[service\]"'):
+        need_service_extra()
+
+
+def test_help_needs_no_extra() -> None:
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['fastapi', 'uvicorn', 'httpx', 'rich', 'pydantic']))"
+    script = f"{blocked}\nfrom aps.cli import main\nmain(['serve', '--help'])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--time-scale" in done.stdout

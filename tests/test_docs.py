@@ -1,0 +1,78 @@
+"""The documents say what is true: their snippets run, and the commands, files and versions they name exist."""
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
+
+
+def blocks(language: str) -> Iterator[tuple[Path, int, str]]:
+    """(document, line of the first line, text) of every block in a language."""
+    for document in DOCUMENTS:
+        text = document.read_text()
+        for found in BLOCK.finditer(text):
+            if found[1] == language:
+                yield document, text[: found.start(2)].count("\n") + 1, found[2]
+
+
+def commands(document: Path) -> Iterator[str]:
+    """Every code span, and every line of a shell or unnamed block."""
+    text = document.read_text()
+    for found in BLOCK.finditer(text):
+        if found[1] in ("", "sh", "bash", "console"):
+            yield from (line.removeprefix("$ ").strip() for line in found[2].splitlines())
+    yield from SPAN.findall(BLOCK.sub("", text))
+
+
+def where(value: object) -> str:
+    return str(value.relative_to(ROOT)) if isinstance(value, Path) else str(value) if isinstance(value, int) else ""
+
+
+@pytest.mark.parametrize(("document", "line", "code"), list(blocks("python")), ids=where)
+def test_python_snippets_run(document: Path, line: int, code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    # the padding makes a traceback name the document's own line
+    exec(compile("\n" * (line - 1) + code, str(document), "exec"), {"__name__": "__main__"})
+
+
+def test_the_readme_shows_the_shares_example() -> None:
+    example = (ROOT / "examples/shares.py").read_text()
+    body = example.split('"""', 2)[2].strip()  # the README says in prose what the docstring says
+    shown = [code.strip() for document, _, code in blocks("python") if document.name == "README.md"]
+    assert body in shown
+
+
+def test_make_verbs_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {(d.name, verb) for d in DOCUMENTS for c in commands(d) for verb in re.findall(r"^make ([a-z]+)", c)}
+    assert {verb for _, verb in named} >= {"demo", "test"}
+    assert not {pair for pair in named if pair[1] not in targets}
+
+
+def test_aps_commands_exist() -> None:
+    answer = subprocess.run([sys.executable, "-m", "aps", "--help"], capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 0, answer.stderr
+    named = {(d.name, verb) for d in DOCUMENTS for c in commands(d) for verb in re.findall(r"^aps ([a-z]+)", c)}
+    assert {verb for _, verb in named} >= {"serve", "stress"}
+    assert not {pair for pair in named if not re.search(rf"\b{pair[1]}\b", answer.stdout)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=where)
+def test_links_lead_somewhere(document: Path) -> None:
+    missing = [link for link in LINK.findall(document.read_text()) if not (document.parent / link).exists()]
+    assert not missing
+
+
+def test_the_changelog_tops_with_this_version() -> None:
+    versions = re.findall(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert versions[0] == importlib.metadata.version("aps-scheduler")

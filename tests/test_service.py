@@ -1,0 +1,342 @@
+"""The service over real HTTP on a loopback port: answers, every refusal, counters, life."""
+
+import asyncio
+import concurrent.futures
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from serving import Service, serving
+
+from aps.policy import Limits
+from aps.service.errors import MEANING
+from aps.service.schemas import ErrorAnswer, Health, InferAnswer, TenantStatus
+from aps.stress.counters import Counters
+from aps.tenants import Tenant
+
+A_YEAR = 1e9  # a rate so low that nothing comes back while a test runs
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with serving((Tenant("wide"), Tenant("low", max_bid=3), Tenant("small", rate=1e-3, burst=1000.0))) as running:
+        yield running
+
+
+def until(true: Callable[[], object], within_s: float = 5.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.01)
+
+
+def error(reply: httpx.Response, status: int, reason: str) -> dict[str, Any]:
+    """The error of a refusal that has this status and reason, in the one shape."""
+    assert (reply.status_code, reply.json().get("error", {}).get("reason")) == (status, reason), reply.text
+    ErrorAnswer.model_validate(reply.json(), extra="forbid")
+    content: dict[str, Any] = reply.json()["error"]
+    return content
+
+
+# Answers
+
+
+def test_an_answer_has_everything(service: Service) -> None:
+    reply = service.infer(tenant_id="wide", prompt="Why is the sky blue? \N{SUN}", max_tokens=16, bid=7)
+    assert reply.status_code == 200
+    answer = reply.json()
+    InferAnswer.model_validate(answer, extra="forbid")
+    assert answer["prompt_tokens"] == -(-len("Why is the sky blue? \N{SUN}".encode()) // 4) == 6
+    assert answer["counted_by"] == "bytes/4"
+    assert answer["output_tokens"] == 16
+    assert len(answer["text"]) > 16
+    assert 0 <= answer["queue_wait_s"] < answer["ttft_s"] < answer["e2e_s"]
+    assert answer["verdict"] == {"status": "admitted", "reason": "admitted", "bid": 7, "clamped": False}
+    assert answer["charge"] == 22
+    assert (answer["batch_size"], answer["device"]) == (1, 0)
+    assert (answer["seconds"], answer["time_scale"]) == ("simulated", 100)
+
+
+def test_times_are_simulated_seconds_of_the_reference_profile(service: Service) -> None:
+    answer = service.infer(tenant_id="wide", prompt_tokens=1024, max_tokens=129).json()
+    assert answer["counted_by"] == "caller"
+    # 1,024 prompt tokens at 1,024/s, the step's own token at 128/s; then 128 more at 128/s
+    assert answer["ttft_s"] - answer["queue_wait_s"] == pytest.approx(1 + 1 / 128, abs=1e-6)
+    assert answer["e2e_s"] - answer["ttft_s"] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_max_tokens_and_bid_default_to_the_tenants(service: Service) -> None:
+    answer = service.infer(tenant_id="wide", prompt_tokens=1).json()
+    assert (answer["output_tokens"], answer["verdict"]["bid"]) == (256, 5)
+
+
+def test_a_bid_above_the_tenants_is_lowered_and_said(service: Service) -> None:
+    answer = service.infer(tenant_id="low", prompt_tokens=1, max_tokens=1, bid=9).json()
+    assert answer["verdict"] == {"status": "admitted", "reason": "admitted", "bid": 3, "clamped": True}
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"tenant_id": None}, "tenant_id"),
+        ({"tenant_id": ""}, "tenant_id"),
+        ({"tenant_id": "x" * 257}, "tenant_id"),
+        ({"tenant_id": 7}, "tenant_id"),
+        ({"prompt_tokens": 0}, "prompt_tokens"),
+        ({"prompt_tokens": -5}, "prompt_tokens"),
+        ({"prompt_tokens": 1.0}, "prompt_tokens"),
+        ({"prompt_tokens": "10"}, "prompt_tokens"),
+        ({"prompt_tokens": True}, "prompt_tokens"),
+        ({"prompt_tokens": 2**31}, "prompt_tokens"),
+        ({"prompt_tokens": 10**400}, "prompt_tokens"),
+        ({"prompt_tokens": float("nan")}, "prompt_tokens"),
+        ({"prompt": "both"}, "prompt"),
+        ({"prompt_tokens": None}, "prompt"),
+        ({"prompt_tokens": None, "prompt": ""}, "prompt"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 2**63}, "max_tokens"),
+        ({"bid": 0}, "bid"),
+        ({"bid": 11}, "bid"),
+        ({"bid": 5.5}, "bid"),
+        ({"deadline_s": 0}, "deadline_s"),
+        ({"deadline_s": float("nan")}, "deadline_s"),
+        ({"deadline_s": float("inf")}, "deadline_s"),
+        ({"deadline_s": 1e300}, "deadline_s"),
+        ({"temperature": 0.5}, "temperature"),
+    ],
+    ids=str,
+)
+def test_422_names_the_field(service: Service, changes: dict[str, Any], field: str) -> None:
+    body = json.dumps({"tenant_id": "wide", "prompt_tokens": 10, "max_tokens": 1} | changes)
+    refusal = error(service.client.post("/infer", content=body), 422, "invalid")
+    assert refusal["field"] == field
+    assert len(refusal["message"]) < 300
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"tenant_id": "\\ud800"}', b"[" * 100_000, b"1" * 10_000]
+)
+def test_a_body_that_is_no_request_is_422(service: Service, body: bytes) -> None:
+    error(service.client.post("/infer", content=body), 422, "invalid")
+
+
+def test_an_unknown_tenant_is_404(service: Service) -> None:
+    refusal = error(service.infer(tenant_id="nob\u00f6dy\r\nx: y", prompt_tokens=1), 404, "unknown_tenant")
+    assert refusal["field"] == "tenant_id"
+    error(service.client.get("/tenants/nobody/status"), 404, "unknown_tenant")
+
+
+def test_the_frameworks_errors_have_the_same_shape(service: Service) -> None:
+    error(service.client.get("/nowhere"), 404, "not_found")
+    reply = service.client.get("/infer")
+    error(reply, 405, "method_not_allowed")
+    assert reply.headers["allow"] == "POST"
+
+
+def test_what_can_never_be_admitted_is_400_with_what_would(service: Service) -> None:
+    refusal = error(service.infer(tenant_id="small", prompt_tokens=900, max_tokens=101), 400, "exceeds_burst")
+    assert (refusal["largest_max_tokens"], refusal["burst"], refusal["field"]) == (100, 1000, "max_tokens")
+    assert "at most 100" in refusal["message"]
+    hopeless = error(service.infer(tenant_id="small", prompt_tokens=1000, max_tokens=1), 400, "exceeds_burst")
+    assert (hopeless["largest_max_tokens"], hopeless["field"]) == (0, "prompt_tokens")
+    assert service.infer(tenant_id="small", prompt_tokens=900, max_tokens=100).status_code == 200
+
+
+def test_larger_than_the_kv_cache_is_400(service: Service) -> None:
+    refusal = error(service.infer(tenant_id="wide", prompt_tokens=61_018, max_tokens=7), 400, "exceeds_kv_cache")
+    assert refusal["largest_max_tokens"] == 6
+    assert "burst" not in refusal
+
+
+def test_over_the_rate_is_429_and_the_retry_after_is_right() -> None:
+    with serving((Tenant("x", rate=1000.0, burst=2000.0),), time_scale=10.0) as service:
+        assert service.infer(tenant_id="x", prompt_tokens=1900, max_tokens=100).status_code == 200
+        used = time.monotonic()
+        reply = service.infer(tenant_id="x", prompt_tokens=1999, max_tokens=1)
+        refusal = error(reply, 429, "over_rate")
+        # The first took about 2.6 simulated seconds and its bucket 2 to fill: so take again what is there.
+        assert reply.headers["retry-after"] == "1"
+        assert 0 < refusal["retry_after_s"] <= 0.2
+        assert time.monotonic() - used < 0.1
+        time.sleep(refusal["retry_after_s"])
+        assert service.infer(tenant_id="x", prompt_tokens=1999, max_tokens=1).status_code == 200
+
+
+def test_retry_after_is_whole_wall_seconds_rounded_up() -> None:
+    with serving((Tenant("x", rate=10.0, burst=1000.0),), time_scale=10.0) as service:
+        assert service.infer(tenant_id="x", prompt_tokens=900, max_tokens=100).status_code == 200
+        reply = service.infer(tenant_id="x", prompt_tokens=500, max_tokens=1)
+        refusal = error(reply, 429, "over_rate")
+        assert 3 < refusal["retry_after_s"] < 5.1  # 501 tokens at 10 a simulated second, a tenth of that here
+        assert int(reply.headers["retry-after"]) == -(-refusal["retry_after_s"] // 1)
+
+
+def together(service: Service, count: int, **fields: Any) -> list[httpx.Response]:
+    """So many requests at once, each on a thread of its own; the answers in the order in which they came."""
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(service.infer, **fields) for _ in range(count)]
+        return [future.result() for future in concurrent.futures.as_completed(futures)]
+
+
+def test_a_full_queue_of_the_tenant_is_429_and_a_full_service_503() -> None:
+    tenants = (Tenant("tight", max_in_flight=1, max_queued=1), Tenant("free", max_in_flight=1))
+    with serving(tenants, limits=Limits(max_queued=2), time_scale=10.0) as service:
+        replies = together(service, 4, tenant_id="tight", prompt_tokens=512, max_tokens=1)
+        assert sorted(reply.status_code for reply in replies) == [200, 200, 429, 429]
+        refusal = error(next(reply for reply in replies if reply.status_code == 429), 429, "tenant_queue_full")
+        assert refusal["retry_after_s"] > 0
+        replies = together(service, 5, tenant_id="free", prompt_tokens=512, max_tokens=1)
+        assert sorted(reply.status_code for reply in replies) == [200, 200, 200, 503, 503]
+        overloaded = next(reply for reply in replies if reply.status_code == 503)
+        error(overloaded, 503, "queue_full")
+        assert int(overloaded.headers["retry-after"]) >= 1
+
+
+def test_a_passed_deadline_is_504() -> None:
+    with serving((Tenant("x", max_in_flight=1),), time_scale=10.0) as service:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            first = pool.submit(service.infer, tenant_id="x", prompt_tokens=3000, max_tokens=1)
+            until(lambda: service.status("x")["in_flight"] == 1)
+            refusal = error(service.infer(tenant_id="x", prompt_tokens=1, deadline_s=0.5), 504, "deadline_expired")
+            assert refusal["field"] == "deadline_s"
+            assert first.result().status_code == 200
+        assert service.status("x")["requests"]["expired"] == 1
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_large_body_is_413(declared: bool) -> None:
+    with serving(max_body_bytes=1000) as service:
+        body = json.dumps({"tenant_id": "tenant_a", "prompt": "x" * 1000}).encode()
+        content = body if declared else (body[at : at + 100] for at in range(0, len(body), 100))
+        refusal = error(service.client.post("/infer", content=content), 413, "body_too_large")
+        assert "1000 bytes" in refusal["message"]
+        assert service.infer(tenant_id="tenant_a", prompt="x" * 900, max_tokens=1).status_code == 200
+
+
+# Life
+
+
+def test_a_client_that_disconnects_cancels_its_request() -> None:
+    with serving((Tenant("x", max_in_flight=1),), time_scale=1.0) as service:
+        host, port = service.url.removeprefix("http://").split(":")
+        body = b'{"tenant_id": "x", "prompt_tokens": 30000}'
+        head = b"POST /infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+        sockets = [socket.create_connection((host, int(port))) for _ in range(2)]
+        for client in sockets:
+            client.sendall(head + body)
+        until(lambda: (service.status("x")["in_flight"], service.status("x")["waiting"]) == (1, 1))
+        for client in sockets:
+            client.close()
+        until(lambda: service.status("x")["requests"]["cancelled"] == 2)
+        status = service.status("x")
+        assert (status["in_flight"], status["waiting"]) == (0, 0)
+        assert service.driver.outstanding == 0
+
+
+def test_draining_refuses_new_requests_and_finishes_the_old() -> None:
+    with serving((Tenant("x"),), time_scale=10.0) as service:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            first = pool.submit(service.infer, tenant_id="x", prompt_tokens=4096, max_tokens=1)
+            until(lambda: service.status("x")["in_flight"] == 1)
+            assert service.client.get("/health/ready").status_code == 200
+            drained = asyncio.run_coroutine_threadsafe(service.driver.drain(10.0), service.loop)
+            until(lambda: service.client.get("/health").json()["draining"])
+            assert service.client.get("/health/ready").status_code == 503
+            reply = service.infer(tenant_id="x", prompt_tokens=1)
+            error(reply, 503, "draining")
+            assert int(reply.headers["retry-after"]) >= 1
+            assert first.result().status_code == 200
+            assert drained.result(10) == 0
+        assert service.client.get("/health").json()["live"] is True
+
+
+def test_what_a_drain_cuts_off_is_answered() -> None:
+    with serving((Tenant("x"),), time_scale=1.0) as service:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            first = pool.submit(service.infer, tenant_id="x", prompt_tokens=30_000)
+            until(lambda: service.status("x")["in_flight"] == 1)
+            drained = asyncio.run_coroutine_threadsafe(service.driver.drain(0.05), service.loop)
+            error(first.result(), 503, "draining")
+            assert drained.result(10) == 1
+
+
+# What it says of itself
+
+
+def test_health(service: Service) -> None:
+    health = service.client.get("/health").json()
+    Health.model_validate(health, extra="forbid")
+    assert (health["live"], health["ready"], health["draining"]) == (True, True, False)
+    assert (health["devices"], health["slots"], health["tenants"], health["profile"]) == (1, 16, 3, "reference")
+
+
+def test_tenant_status() -> None:
+    with serving((Tenant("x", weight=3.0, rate=1e-3, burst=1000.0), Tenant("y")), time_scale=100.0) as service:
+        fresh = service.status("x")
+        TenantStatus.model_validate(fresh, extra="forbid")
+        assert fresh["bucket"] == {"rate": 1e-3, "burst": 1000, "level": 1000, "debt": 0, "over_rate": "refuse"}
+        assert fresh["share"] == {"weight": 3, "promised": 0.75, "received": None}
+        assert fresh["queue_wait_s"] is None
+        assert service.infer(tenant_id="x", prompt_tokens=300, max_tokens=100).status_code == 200
+        assert service.infer(tenant_id="y", prompt_tokens=1100, max_tokens=100).status_code == 200
+        status = service.status("x")
+        assert status["bucket"]["level"] == pytest.approx(600, abs=0.1)
+        assert status["share"]["received"] == pytest.approx(0.25)
+        assert status["requests"]["finished"] == 1
+        assert status["e2e_s"]["count"] == 1
+        assert status["e2e_s"]["p50"] == pytest.approx(300 / 1024 + 100 / 128, rel=0.05)
+        assert service.status("y")["bucket"]["rate"] is None
+
+
+LINE = re.compile(r'(# (HELP|TYPE) aps_\w+ .+)|(aps_\w+(\{(\w+="([^"\\\n]|\\.)*",?)+\})? (\+Inf|-?[0-9.e+-]+))')
+
+
+def test_metrics_count_what_happened() -> None:
+    with serving((Tenant("x", rate=1.0, burst=1000.0), Tenant('odd "name"\\'))) as service:
+        for _ in range(2):
+            assert service.infer(tenant_id="x", prompt_tokens=200, max_tokens=100).status_code == 200
+        error(service.infer(tenant_id="x", prompt_tokens=900, max_tokens=90), 429, "over_rate")
+        error(service.infer(tenant_id="x", prompt_tokens=1900, max_tokens=90), 400, "exceeds_burst")
+        assert service.infer(tenant_id='odd "name"\\', prompt_tokens=10, max_tokens=5).status_code == 200
+        reply = service.client.get("/metrics")
+        assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
+        assert all(LINE.fullmatch(line) for line in reply.text.splitlines())
+        counters = Counters(reply.text)
+        assert counters.total("aps_prompt_tokens_total", tenant="x") == 400
+        assert counters.total("aps_output_tokens_total", tenant="x") == 200
+        assert counters.total("aps_output_tokens_total") == 205
+        assert counters.total("aps_requests_total", tenant="x", outcome="finished") == 2
+        assert counters.total("aps_requests_total", tenant='odd "name"\\', outcome="finished") == 1
+        assert counters.total("aps_refused_total", tenant="x", reason="over_rate") == 1
+        assert counters.total("aps_refused_total", tenant="x", reason="exceeds_burst") == 1
+        assert counters.total("aps_time_to_first_token_seconds_count", tenant="x") == 2
+        busy = 2 * (200 / 1024 + 100 / 128) + 10 / 1024 + 5 / 128  # one at a time: never more than one slot
+        assert counters.total("aps_device_busy_seconds_total") == pytest.approx(busy, rel=1e-6)
+        assert counters.total("aps_device_slot_seconds_total") == pytest.approx(busy, rel=1e-6)
+        assert counters.total("aps_waiting_requests") == counters.total("aps_running_requests") == 0
+
+
+def test_metrics_types_are_declared_once(service: Service) -> None:
+    text = service.client.get("/metrics").text
+    declared = re.findall(r"# TYPE (\w+) (\w+)", text)
+    assert len({name for name, _ in declared}) == len(declared)
+    assert all(name.endswith("_total") == (kind == "counter") for name, kind in declared)
+
+
+def test_the_openapi_document_has_every_answer(service: Service) -> None:
+    document = service.client.get("/openapi.json").json()
+    operation = document["paths"]["/infer"]["post"]
+    assert {int(status) for status in operation["responses"]} == {200, *MEANING}
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    assert set(schema["properties"]) == {"tenant_id", "prompt", "prompt_tokens", "max_tokens", "bid", "deadline_s"}
+    assert schema["additionalProperties"] is False
+    assert {"/infer", "/metrics", "/health", "/health/ready", "/tenants/{tenant_id}/status"} == set(document["paths"])
+    assert service.client.get("/docs").status_code == 200
