@@ -1,58 +1,16 @@
-"""The driver on a loop whose time jumps, so that every instant is exact; a few tests on real time."""
+"""What callers of the driver see, at exact instants: a loop whose time jumps."""
 
 import asyncio
-import random
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from math import inf
 from typing import Any
 
 import pytest
+
 from aps import Policy, Scheduler, Tenant
 from aps.backends import SimulatedBackend
-from aps.driver import Driver, DriverError, Result, Ticket
-from aps.policy import Limits
-from virtual_loop import VirtualLoop, run
-
-A, B = Tenant("a"), Tenant("b")
-
-
-@asynccontextmanager
-async def opened(
-    loop: VirtualLoop, *tenants: Tenant, policy: Policy | None = None, limits: Limits | None = None, **options: Any
-) -> AsyncIterator[Driver]:
-    backend = SimulatedBackend(clock=loop.time, **options)
-    scheduler = Scheduler(
-        tenants or (A, B), policy=policy or Policy(), devices=backend.devices, limits=limits or Limits()
-    )
-    async with Driver(scheduler, backend) as driver:
-        yield driver
-        assert_nothing_held(driver)
-
-
-def assert_nothing_held(driver: Driver) -> None:
-    """Slots, KV, reservations and counters are back to zero."""
-    snapshot = driver.snapshot()
-    assert (snapshot.waiting, snapshot.waiting_tokens, snapshot.returning, driver.outstanding) == (0, 0, 0, 0)
-    for device in snapshot.devices.values():
-        assert (device.running, device.held_blocks, device.max_blocks, device.reserved) == (0, 0, 0, None)
-    for name, tenant in snapshot.tenants.items():
-        assert (tenant.waiting, tenant.in_flight, tenant.held_blocks) == (0, 0, 0)
-        counted = driver.metrics.tenant(name)
-        assert (counted.waiting, counted.outstanding, counted.admitted) == (0, 0, tenant.admitted)
-        assert counted.finished == tenant.finished
-        assert (counted.prompt_tokens, counted.output_tokens) == (tenant.prompt_tokens, tenant.output_tokens)
-        ended = counted.finished + counted.cancelled + counted.expired + counted.dropped + counted.failed
-        assert ended == counted.admitted
-        assert counted.charged == pytest.approx(tenant.charged_tokens)
-    for i in range(len(driver.backend.devices)):
-        usage = driver.backend.usage(i)
-        assert usage is not None
-        assert (usage.running, usage.held_blocks) == (0, 0)
-    pump = driver._pump
-    assert not pump.named and not pump._streams and not any(pump._running)
-
+from aps.driver import Driver, DriverError, Stream, Ticket
+from tests.driving import A, opened
+from tests.virtual_loop import VirtualLoop, run
 
 # One request
 
@@ -138,8 +96,9 @@ def test_mistakes_are_errors_and_change_nothing(asked: dict[str, Any], error: ty
         async with opened(loop) as driver:
             taken = driver.submit("a", prompt_tokens=10, id="taken")
             before = driver.snapshot()
+            full: dict[str, Any] = {"tenant": "a", "prompt_tokens": 10} | asked
             with pytest.raises(error, match=message):
-                driver.submit(**{"tenant": "a", "prompt_tokens": 10} | asked)
+                driver.submit(**full)
             assert driver.snapshot() == before
             assert driver.outstanding == 1
             assert (await taken.result()).status == "finished"
@@ -156,125 +115,6 @@ def test_the_simulated_output_may_be_shorter_than_max_tokens() -> None:
             assert result.output_tokens == 5
 
     run(main)
-
-
-# The clock: late timers, determinism
-
-
-def arrivals(seed: int, n: int) -> list[tuple[float, dict[str, Any]]]:
-    rng = random.Random(seed)
-    times = sorted(rng.uniform(0, 20) for _ in range(n))
-    return [
-        (
-            at,
-            {
-                "tenant": rng.choice("abc"),
-                "prompt_tokens": rng.randint(1, 400),
-                "max_tokens": rng.randint(1, 60),
-                "bid": rng.randint(1, 10),
-                "deadline_s": rng.choice([None, None, rng.uniform(0.5, 30)]),
-            },
-        )
-        for at in times
-    ]
-
-
-CROWD = (Tenant("a", weight=3.0), Tenant("b", rate=300.0, burst=3000.0, over_rate="queue"), Tenant("c"))
-POLICIES = {
-    "continuous": Policy(),
-    "micro": Policy(batching="micro"),
-    "preemption": Policy(preemption="recompute", aging_horizon_s=inf, fairness_window=inf),
-    "swap": Policy(preemption="swap", aging_horizon_s=inf, fairness_window=inf),
-}
-
-
-def injected(policy: Policy, gpus: int, between: Callable[[random.Random], Awaitable[None]]) -> list[Result]:
-    """Arrivals at given instants of a clock of our own, whatever the loop does in between."""
-
-    async def main(loop: VirtualLoop) -> list[Result]:
-        rng = random.Random(1)
-        clock = 0.0
-        backend = SimulatedBackend(gpus=gpus, slots=4, kv_tokens=2400, clock=lambda: clock)
-        async with Driver(Scheduler(CROWD, policy=policy, devices=backend.devices), backend) as driver:
-            tickets = []
-            for i, (at, asked) in enumerate(arrivals(5, 120 * gpus)):
-                clock = at
-                await between(rng)
-                tickets.append(driver.submit(**asked, id=i))
-            while driver.outstanding:
-                clock += rng.choice([0.001, 0.5, 20.0])
-                await asyncio.sleep(1)
-                driver.snapshot()  # plays what is due
-            assert_nothing_held(driver)
-            return [await ticket.result() for ticket in tickets]
-
-    return run(main)
-
-
-@pytest.mark.parametrize("gpus", [1, 3])
-@pytest.mark.parametrize("mode", POLICIES)
-def test_when_timers_fire_changes_nothing(mode: str, gpus: int) -> None:
-    async def never(rng: random.Random) -> None:
-        return None
-
-    async def often(rng: random.Random) -> None:
-        await asyncio.sleep(rng.choice([0, 0.01, 1]))
-
-    late, prompt = injected(POLICIES[mode], gpus, never), injected(POLICIES[mode], gpus, often)
-    assert late == prompt
-    assert {"finished", "expired"} <= {r.status for r in late}
-    assert any(r.queue_wait_s and r.queue_wait_s > 1 for r in late)
-
-
-def test_a_blocked_loop_does_not_stretch_simulated_time() -> None:
-    def burst(blocks: bool) -> tuple[list[Result], float]:
-        async def main(loop: VirtualLoop) -> tuple[list[Result], float]:
-            async with opened(loop, time_scale=10.0) as driver:
-                tickets = [driver.submit("a", prompt_tokens=200 + i, max_tokens=5 + i, id=i) for i in range(60)]
-                rng = random.Random(2)
-                while driver.outstanding:
-                    await asyncio.sleep(0.01)
-                    if blocks:
-                        loop.block(rng.choice([0.0, 0.05, 0.3]))
-                return [await ticket.result() for ticket in tickets], loop.time()
-
-        return run(main)
-
-    assert burst(True)[0] == burst(False)[0]
-
-
-def test_a_blocked_loop_on_real_time() -> None:
-    async def burst(block: bool) -> list[Result]:
-        began = inf  # the clock stands until all have been submitted
-        backend = SimulatedBackend(time_scale=50.0, clock=lambda: max(0.0, time.monotonic() - began))
-        async with Driver(Scheduler([A], devices=backend.devices), backend) as driver:
-            tickets = [driver.submit("a", prompt_tokens=100, max_tokens=10 + i, id=i) for i in range(40)]
-            began = time.monotonic()
-            if block:
-                await asyncio.sleep(0.01)
-                time.sleep(0.05)
-            results = [await ticket.result() for ticket in tickets]
-            assert driver.metrics.slipped_s == 0
-            return results
-
-    assert asyncio.run(burst(True)) == asyncio.run(burst(False))
-
-
-def test_when_the_machine_cannot_keep_up_the_clock_slips_and_the_loop_lives() -> None:
-    async def main() -> None:
-        backend = SimulatedBackend(time_scale=1e6)
-        async with Driver(Scheduler([A], devices=backend.devices), backend) as driver:
-            tickets = [driver.submit("a", prompt_tokens=1, max_tokens=8_000) for _ in range(16)]
-            turns = 0
-            while not all(ticket.done for ticket in tickets):
-                await asyncio.sleep(0)
-                turns += 1
-            assert turns >= 2
-            assert driver.metrics.slipped_s > 0
-            results = [await ticket.result() for ticket in tickets]
-            assert {r.output_tokens for r in results} == {8_000}
-
-    asyncio.run(main())
 
 
 # Batching modes, tenants' limits, several devices, preemption
@@ -383,199 +223,6 @@ def test_preemption(how: Any) -> None:
     run(main)
 
 
-# Streams
-
-
-def test_a_stream_wakes_once_for_all_its_ready_tokens() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        async with opened(loop) as driver:
-            ticket = driver.submit("a", prompt_tokens=128, max_tokens=50)
-            chunks = []
-            async for chunk in ticket.chunks():
-                chunks.append(chunk)
-                if len(chunks) == 3:
-                    loop.block(20.5 / 128)
-            result = await ticket.result()
-            assert [len(chunk) for chunk in chunks[:5]] == [1, 1, 1, 20, 1]
-            assert "".join(token for chunk in chunks for token in chunk) == result.text
-            assert sum(map(len, chunks)) == 50
-
-    run(main)
-
-
-def test_streams_that_begin_late() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        async with opened(loop) as driver:
-            ticket = driver.submit("a", prompt_tokens=128, max_tokens=50)
-            await asyncio.sleep(0.2)
-            chunks = [chunk async for chunk in ticket.chunks()]
-            result = await ticket.result()
-            assert len(chunks[0]) > 5
-            assert "".join(token for chunk in chunks for token in chunk) == result.text
-            assert [chunk async for chunk in ticket.chunks()] == [[result.text]]
-            refused = driver.stream("a", prompt_tokens=10**6)
-            assert [token async for token in refused] == []
-            assert (await refused.result()).status == "rejected"
-            waiting = driver.submit("a", prompt_tokens=10, max_tokens=2)
-            first, second = waiting.chunks(), waiting.chunks()
-            assert len(await anext(first)) == 1
-            with pytest.raises(RuntimeError, match="streamed already"):
-                await anext(second)
-            assert [len(chunk) async for chunk in first] == [1]
-
-    run(main)
-
-
-def test_leaving_a_stream_cancels_its_request() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        async with opened(loop) as driver:
-            async with driver.stream("a", prompt_tokens=10, max_tokens=50) as stream:
-                async for _ in stream:
-                    break
-            result = await stream.result()
-            assert (result.status, result.output_tokens, result.charge) == ("cancelled", 1, 11.0)
-
-            async def read() -> None:
-                async for _ in driver.stream("a", prompt_tokens=10, max_tokens=500):
-                    pass
-
-            task = asyncio.create_task(read())
-            await asyncio.sleep(1)
-            assert driver.outstanding == 1
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert driver.outstanding == 0
-
-    run(main)
-
-
-# Cancelling
-
-
-def test_cancelling_the_caller_at_every_stage_frees_everything() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        limited = Tenant("a", rate=1.0, burst=10_000.0)
-        async with opened(loop, limited, slots=1) as driver:
-
-            def ask() -> asyncio.Task[Result]:
-                return asyncio.create_task(driver.infer("a", prompt_tokens=100, max_tokens=20))
-
-            async def cancelled(task: asyncio.Task[Result]) -> None:
-                task.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await task
-
-            task = ask()
-            await cancelled(task)  # before it ran at all
-            assert driver.metrics.tenants.get("a") is None
-
-            task = ask()
-            await asyncio.sleep(0)
-            queued = ask()
-            await asyncio.sleep(0)
-            assert driver.snapshot().waiting == 1
-            await cancelled(queued)
-            assert driver.snapshot().waiting == 0
-            assert driver.snapshot().tenants["a"].level == pytest.approx(10_000 - 120)
-
-            await asyncio.sleep(0.05)  # in the middle of its prefill
-            await cancelled(task)
-            assert_nothing_held(driver)
-            assert driver.snapshot().tenants["a"].level == pytest.approx(10_000)
-
-            await asyncio.sleep(1)  # the step ends empty
-            task = ask()
-            await asyncio.sleep(100 / 1024 + 3.5 / 128)  # three tokens are out
-            await cancelled(task)
-            assert_nothing_held(driver)
-            assert driver.snapshot().tenants["a"].level == pytest.approx(10_000 - 103, abs=0.5)
-
-            task = ask()
-            await asyncio.sleep(0)
-            [ticket] = driver._pump.tickets.values()
-            loop.block(1.0)
-            driver.snapshot()
-            assert ticket.done and not task.done()
-            await cancelled(task)  # its answer is there, it has not seen it yet
-            counted = driver.metrics.tenants["a"]
-            assert (counted.admitted, counted.finished, counted.cancelled) == (4, 1, 3)
-
-    run(main)
-
-
-def test_cancelled_in_a_micro_window() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        async with opened(loop, policy=Policy(batching="micro")) as driver:
-            kept = driver.submit("a", prompt_tokens=10, max_tokens=2)
-            gone = driver.submit("b", prompt_tokens=10, max_tokens=2, id="gone")
-            await asyncio.sleep(0.005)
-            assert driver.cancel("gone") and not driver.cancel("gone") and not driver.cancel("never was")
-            assert (await gone.result()).status == "cancelled"
-            assert (await kept.result()).batch_size == 1
-
-    run(main)
-
-
-@pytest.mark.parametrize("mode", POLICIES)
-@pytest.mark.parametrize("gpus", [1, 2])
-def test_a_storm_of_cancels(mode: str, gpus: int) -> None:
-    async def main(loop: VirtualLoop) -> None:
-        rng = random.Random(gpus)
-        async with opened(loop, *CROWD, policy=POLICIES[mode], gpus=gpus, slots=6, kv_tokens=3000) as driver:
-
-            async def ask() -> Result:
-                await asyncio.sleep(rng.uniform(0, 20))
-                return await driver.infer(
-                    rng.choice("abc"),
-                    prompt_tokens=rng.randint(1, 300),
-                    max_tokens=rng.randint(1, 40),
-                    bid=rng.randint(1, 10),
-                    deadline_s=rng.choice([None, 5.0]),
-                    id=rng.choice([None, object()]),
-                )
-
-            async def read() -> None:
-                async for _ in driver.stream(rng.choice("abc"), prompt_tokens=rng.randint(1, 300), max_tokens=20):
-                    pass
-
-            tasks: list[asyncio.Task[Any]] = [
-                asyncio.create_task(read() if i % 5 == 0 else ask()) for i in range(400)
-            ]
-            while not all(task.done() for task in tasks):
-                await asyncio.sleep(rng.choice([0, 0.001, 0.05]))
-                for task in rng.sample(tasks, 4 if rng.random() < 0.3 else 0):
-                    task.cancel()
-            gone = sum(task.cancelled() for task in tasks)
-            assert 50 < gone < 400
-            assert all(task.cancelled() or task.exception() is None for task in tasks)
-
-    run(main)
-
-
-def test_two_thousand_at_once_on_real_time() -> None:
-    async def main() -> None:
-        backend = SimulatedBackend(time_scale=1000.0, gpus=2)
-        tenants = [Tenant("vip", weight=4.0), Tenant("free")]
-        async with Driver(Scheduler(tenants, devices=backend.devices), backend) as driver:
-            tasks = [
-                asyncio.create_task(driver.infer(("vip", "free")[i % 2], prompt_tokens=1000, max_tokens=20 + i % 10))
-                for i in range(2000)
-            ]
-            await asyncio.sleep(0.02)
-            for task in tasks[::7]:
-                task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            finished = [r for r in results if isinstance(r, Result)]
-            assert all(r.status == "finished" and r.output_tokens for r in finished)
-            assert all(isinstance(r, asyncio.CancelledError) for r in results if not isinstance(r, Result))
-            assert 1700 < len(finished) < 2000
-            assert_nothing_held(driver)
-            assert len(asyncio.all_tasks()) == 1
-
-    asyncio.run(main())
-
-
 # Its life
 
 
@@ -626,12 +273,16 @@ def test_leaving_the_block_cancels_what_is_outstanding() -> None:
     run(main)
 
 
+async def first_token(stream: Stream) -> str:
+    return await anext(aiter(stream))
+
+
 def test_an_error_inside_stops_the_driver_and_hangs_nobody() -> None:
     async def main(loop: VirtualLoop) -> None:
         backend = SimulatedBackend(clock=loop.time)
         async with Driver(Scheduler([A], devices=backend.devices), backend) as driver:
             waiting = asyncio.create_task(driver.infer("a", prompt_tokens=100, max_tokens=100))
-            reading = asyncio.create_task(anext(aiter(driver.stream("a", prompt_tokens=10**4, max_tokens=100))))
+            reading = asyncio.create_task(first_token(driver.stream("a", prompt_tokens=10**4, max_tokens=100)))
             draining = asyncio.create_task(driver.drain())
             await asyncio.sleep(0.05)
             broken = OSError("the cable")
