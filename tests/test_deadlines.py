@@ -7,8 +7,8 @@ import random
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
-from twins.clock import to_seconds_up
-from twins.deadlines import Deadlines
+from tests.twins.clock import to_seconds_up
+from tests.twins.deadlines import Deadlines
 
 from aps_core.deadlines import DeadlineWheel
 from aps_core.request_table import RequestTable

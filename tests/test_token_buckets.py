@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from twins.token_buckets import TokenBuckets as Twin
+from tests.twins.token_buckets import TokenBuckets as Twin
 
 from aps_core.token_buckets import TokenBuckets
 
