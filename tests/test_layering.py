@@ -27,8 +27,11 @@ COMPILED = [
 PYTHON = [
     ["aps._checks", "aps.data"],
     ["aps.devices", "aps.policy", "aps.tenants", "aps.verdicts"],
-    ["aps.scheduler"],
-    ["aps.backends", "aps.driver", "aps.metrics"],
+    ["aps.profiles", "aps.scheduler"],
+    ["aps.backends", "aps.metrics"],
+    ["aps.tickets"],
+    ["aps.pump"],
+    ["aps.driver"],
     ["aps.service"],
     ["aps.stress"],
     ["aps.cli"],
@@ -40,7 +43,7 @@ THIRD_PARTY = {
     "aps.stress": {"httpx", "rich"},
     "aps.cli": {"httpx"},
 }
-LOOP = {"aps.backends", "aps.driver", "aps.service", "aps.stress", "aps.cli"}  # may use asyncio
+LOOP = {"aps.backends", "aps.driver", "aps.tickets", "aps.service", "aps.stress", "aps.cli"}  # may use asyncio
 CORE_MAY_IMPORT = {"numpy", "cython", "libc", "cpython", "math"}
 LONGEST = 450  # lines a file
 
