@@ -19,7 +19,7 @@ def page(driver: Driver, gpu_hour_dollars: float) -> str:
     """The text of a scrape. Times are seconds of the service's clock."""
     out = Page()
     snapshot = driver.snapshot()
-    tenants = list(driver.metrics.tenants.values())
+    tenants = [_tenant(driver, name) for name in dict.fromkeys([*snapshot.tenants, *driver.metrics.tenants])]
     _service(out, driver, gpu_hour_dollars)
     _requests(out, tenants)
     _times(out, tenants)
@@ -28,6 +28,11 @@ def page(driver: Driver, gpu_hour_dollars: float) -> str:
     _devices(out, driver, snapshot)
     _money(out, driver, gpu_hour_dollars)
     return out.render()
+
+
+def _tenant(driver: Driver, name: str) -> TenantMetrics:
+    """The tenant's counters; all 0 when it has asked for nothing."""
+    return driver.metrics.tenants.get(name) or TenantMetrics(name, -1)
 
 
 def _service(out: Page, driver: Driver, gpu_hour_dollars: float) -> None:
