@@ -17,6 +17,7 @@ cdef struct Sequence:         # one request in a slot
     int64_t blocks            # KV blocks it holds
     int64_t chunk             # prefill tokens in the step that runs
     int32_t bid
+    int32_t account           # whose tokens they are, a column of `served`
     int8_t emits              # gets a token from the step that runs
     int8_t joined             # has taken part in a step
 
@@ -38,24 +39,26 @@ cdef class Engine:
     cdef readonly int64_t prefill_tokens      # computed, also for requests aborted since
     cdef readonly int64_t output_tokens       # handed over
     cdef readonly int32_t ended               # of the last events, how many are FINISHED
-    cdef readonly int32_t noted               # how many carry a flag
-    cdef readonly object request_ids, computed, generated, flags, notes   # NumPy arrays the events are written to
+    cdef readonly object request_ids, computed, generated, flags   # NumPy arrays the events are written to
+    cdef readonly object served               # (2, accounts): prefill and output tokens handed over, by account
     cdef object state                         # the array that owns `sequences`
     cdef Sequence* sequences                  # [0, running), in start order
     cdef int64_t* event_ids
     cdef int64_t* event_computed
     cdef int64_t* event_generated
     cdef int64_t* event_flags
-    cdef int64_t* event_notes
+    cdef int64_t* served_prefill              # the rows of `served`
+    cdef int64_t* served_output
     cdef int64_t step_slots                   # sequences and blocks as the step began
     cdef int64_t step_blocks
     cdef int64_t step_prefill
 
+    cpdef void reserve_accounts(self, int64_t accounts) except *   # at least so many columns (GIL)
     cdef int64_t blocks_for(self, int64_t tokens) noexcept nogil
     cdef bint holds(self, int64_t request_id) noexcept nogil
     cdef bint has_room(self, int64_t prompt_tokens, int64_t generated) noexcept nogil
     cdef void admit(self, int64_t request_id, int64_t prompt_tokens, int64_t output_tokens, int32_t bid, int64_t generated,
-                    int64_t prefill) noexcept nogil              # has_room() was true
+                    int64_t prefill, int32_t account) noexcept nogil   # has_room() was true, the account is reserved
     cdef bint drop(self, int64_t request_id) noexcept nogil      # false: not here
     cdef bint compose(self) noexcept nogil                       # false: the step's tokens overrun the KV cache
     cdef int64_t begin(self, int64_t now_ns) noexcept nogil      # the step's end; -1 nothing runs, -2 KV overrun

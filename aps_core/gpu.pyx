@@ -29,8 +29,8 @@ cdef class Engine:
     beginning. The engine does not refuse what could overrun later: that is the scheduler's promise, and a broken one raises RuntimeError.
 
     Instants are int64 nanoseconds. Events of the last step are in the arrays `request_ids`, `computed`, `generated`, `flags` (FIRST_STEP 1,
-    FIRST_TOKEN 2, FINISHED 4): first the sequences that go on, then the `ended` ones that finished, each in start order; `notes[:noted]`
-    holds the places of those with a flag. The arrays are overwritten by the next `end_step`. One owner thread.
+    FIRST_TOKEN 2, FINISHED 4): first the sequences that go on, then the `ended` ones that finished, each in start order. They are
+    overwritten by the next `end_step`. One owner thread.
     """
 
     def __cinit__(self, StepTimeModel model not None, int64_t slots, int64_t kv_blocks, *, int64_t block_tokens=16, int64_t token_budget=0):
@@ -45,25 +45,29 @@ cdef class Engine:
         self.token_budget = token_budget
         self.state = np.zeros(slots * sizeof(Sequence) // sizeof(int64_t), dtype=np.int64)
         self.sequences = <Sequence*>_data(self.state)
-        self.request_ids, self.computed, self.generated, self.flags, self.notes = np.zeros((5, slots), dtype=np.int64)
+        self.request_ids, self.computed, self.generated, self.flags = np.zeros((4, slots), dtype=np.int64)
         self.event_ids = _data(self.request_ids)
         self.event_computed = _data(self.computed)
         self.event_generated = _data(self.generated)
         self.event_flags = _data(self.flags)
-        self.event_notes = _data(self.notes)
+        self.served = np.zeros((2, 0), dtype=np.int64)
+        self.reserve_accounts(1)
 
     # ---- what comes and goes
 
-    def start(self, int64_t request_id, int64_t prompt_tokens, int64_t output_tokens, int64_t bid, *, int64_t generated=0, object prefill=None):
+    def start(self, int64_t request_id, int64_t prompt_tokens, int64_t output_tokens, int64_t bid, *, int64_t generated=0, object prefill=None,
+              int64_t account=0):
         """Put a request into a slot; it joins the next step to begin.
 
         output_tokens: what it will generate in all; generated: of them, before this start (after a preemption); prefill: tokens to compute
-        first, default prompt_tokens + generated, 0 for a cache that was swapped out and back. Bids are 1 to 10.
+        first, default prompt_tokens + generated, 0 for a cache that was swapped out and back; account: the column of `served` that its tokens
+        are added to. Bids are 1 to 10.
         ValueError: a number out of range, a request that is here already, or no room (slot or KV).
         """
         cdef int64_t left = prompt_tokens + generated if prefill is None else prefill
         for name, value, least, most in (("prompt_tokens", prompt_tokens, 1, _MOST), ("output_tokens", output_tokens, 1, _MOST), ("bid", bid, 1, BIDS),
-                                         ("generated", generated, 0, output_tokens - 1), ("prefill", left, 0, prompt_tokens + generated)):
+                                         ("generated", generated, 0, output_tokens - 1), ("prefill", left, 0, prompt_tokens + generated),
+                                         ("account", account, 0, _MOST - 1)):
             if not least <= value <= most:
                 raise ValueError(f"{name} must be {least} to {most}, not {value}")
         if self.holds(request_id):
@@ -71,12 +75,21 @@ cdef class Engine:
         if not self.has_room(prompt_tokens, generated):
             raise ValueError(f"no room: {self.running} of {self.slots} slots and {self.held_blocks} of {self.kv_blocks} blocks are taken, "
                              f"the request needs {self.blocks_for(prompt_tokens + generated)} blocks")
-        self.admit(request_id, prompt_tokens, output_tokens, <int32_t>bid, generated, left)
+        self.reserve_accounts(account + 1)
+        self.admit(request_id, prompt_tokens, output_tokens, <int32_t>bid, generated, left, <int32_t>account)
 
     def abort(self, int64_t request_id):
         """Drop a request: its slot and blocks are free at once and it gets no token at the step's end. KeyError when it is not here."""
         if not self.drop(request_id):
             raise KeyError(request_id)
+
+    cpdef void reserve_accounts(self, int64_t accounts) except *:
+        """Make `served` at least so many columns wide."""
+        cdef int64_t columns = self.served.shape[1]
+        if accounts > columns:
+            self.served = np.pad(self.served, ((0, 0), (0, max(accounts, 2 * columns) - columns)))
+            self.served_prefill = _data(self.served[0])
+            self.served_output = _data(self.served[1])
 
     cdef int64_t blocks_for(self, int64_t tokens) noexcept nogil:
         return (tokens + self.block_tokens - 1) // self.block_tokens
@@ -92,7 +105,7 @@ cdef class Engine:
         return self.running < self.slots and self.held_blocks + self.blocks_for(prompt_tokens + generated) <= self.kv_blocks
 
     cdef void admit(self, int64_t request_id, int64_t prompt_tokens, int64_t output_tokens, int32_t bid, int64_t generated,
-                    int64_t prefill) noexcept nogil:
+                    int64_t prefill, int32_t account) noexcept nogil:
         cdef Sequence* sequence = &self.sequences[self.running]
         memset(sequence, 0, sizeof(Sequence))
         sequence.request_id = request_id
@@ -101,6 +114,7 @@ cdef class Engine:
         sequence.generated = generated
         sequence.prefill = prefill
         sequence.bid = bid
+        sequence.account = account
         sequence.blocks = self.blocks_for(prompt_tokens + generated)
         self.held_blocks += sequence.blocks
         self.running += 1
@@ -221,13 +235,14 @@ cdef class Engine:
         self.slot_ns += duration * self.step_slots
         self.block_ns += duration * self.step_blocks
         self.prefill_tokens += self.step_prefill
-        self.noted = 0
         for i in range(self.running):
             sequence = &self.sequences[i]
             if sequence.chunk > 0 or sequence.emits:
                 sequence.computed += sequence.chunk
                 sequence.generated += sequence.emits
                 self.output_tokens += sequence.emits
+                self.served_prefill[sequence.account] += sequence.chunk
+                self.served_output[sequence.account] += sequence.emits
                 if sequence.generated < sequence.output_tokens:
                     self.report(sequence, n)
                     n += 1
@@ -260,6 +275,3 @@ cdef class Engine:
         self.event_computed[n] = sequence.computed
         self.event_generated[n] = sequence.generated
         self.event_flags[n] = flags
-        if flags:
-            self.event_notes[self.noted] = n
-            self.noted += 1

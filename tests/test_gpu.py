@@ -9,41 +9,55 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from aps_core.gpu import Engine
 from aps_core.step_time import ReferenceModel, StepTimeModel
-from tests.twins import gpu as twin
+from twins import gpu as twin
 
 FIRST_STEP, FIRST_TOKEN, FINISHED = 1, 2, 4
-COUNTERS = "running held_blocks stepping began_ns end_ns steps busy_ns slot_ns block_ns prefill_tokens output_tokens".split()
+COUNTERS = (
+    "running held_blocks stepping began_ns end_ns steps busy_ns slot_ns block_ns prefill_tokens output_tokens".split()
+)
 
 
 def events_of(engine: Engine) -> list[twin.Event]:
     n = engine.end_step()
     flags = engine.flags[:n].tolist()
-    columns = zip(engine.request_ids[:n].tolist(), engine.computed[:n].tolist(), engine.generated[:n].tolist(), flags, strict=True)
-    assert engine.notes[: engine.noted].tolist() == [i for i, f in enumerate(flags) if f]
+    columns = zip(
+        engine.request_ids[:n].tolist(), engine.computed[:n].tolist(), engine.generated[:n].tolist(), flags, strict=True
+    )
     assert [bool(f & FINISHED) for f in flags] == [False] * (n - engine.ended) + [True] * engine.ended
     return [(i, c, g, bool(f & FIRST_STEP), bool(f & FIRST_TOKEN), bool(f & FINISHED)) for i, c, g, f in columns]
 
 
 class EngineAndTwin(RuleBasedStateMachine):
     @initialize(
-        slots=st.integers(1, 20), kv_blocks=st.integers(4, 60), block_tokens=st.sampled_from([1, 4, 16]), budget=st.sampled_from([0, 0, 1, 7, 32, 64])
+        slots=st.integers(1, 20),
+        kv_blocks=st.integers(4, 60),
+        block_tokens=st.sampled_from([1, 4, 16]),
+        budget=st.sampled_from([0, 0, 1, 7, 32, 64]),
     )
     def make(self, slots: int, kv_blocks: int, block_tokens: int, budget: int) -> None:
         self.engine = Engine(ReferenceModel(), slots, kv_blocks, block_tokens=block_tokens, token_budget=budget)
         self.twin = twin.Engine(twin.reference_seconds, slots, kv_blocks, block_tokens, budget)
         self.next_id = 1
 
-    @rule(data=st.data(), prompt=st.integers(1, 80), output=st.integers(1, 12), bid=st.integers(1, 10))
-    def start(self, data: st.DataObject, prompt: int, output: int, bid: int) -> None:
+    @rule(
+        data=st.data(),
+        prompt=st.integers(1, 80),
+        output=st.integers(1, 12),
+        bid=st.integers(1, 10),
+        account=st.integers(0, 5),
+    )
+    def start(self, data: st.DataObject, prompt: int, output: int, bid: int, account: int) -> None:
         generated = data.draw(st.integers(0, output - 1) | st.just(0))
         prefill = data.draw(st.none() | st.just(0) | st.integers(0, prompt + generated))
         request_id = self.next_id
         self.next_id += 1
-        if self.twin.start(request_id, prompt, output, bid, generated, prefill):
-            self.engine.start(request_id, prompt, output, bid, generated=generated, prefill=prefill)
+        if self.twin.start(request_id, prompt, output, bid, generated, prefill, account):
+            self.engine.start(request_id, prompt, output, bid, generated=generated, prefill=prefill, account=account)
         else:
             with pytest.raises(ValueError, match="no room"):
-                self.engine.start(request_id, prompt, output, bid, generated=generated, prefill=prefill)
+                self.engine.start(
+                    request_id, prompt, output, bid, generated=generated, prefill=prefill, account=account
+                )
 
     @precondition(lambda self: self.twin.sequences)
     @rule(data=st.data())
@@ -75,6 +89,8 @@ class EngineAndTwin(RuleBasedStateMachine):
         if hasattr(self, "twin"):
             expected = {name: getattr(self.twin, name) for name in COUNTERS[1:]} | {"running": len(self.twin.sequences)}
             assert {name: getattr(self.engine, name) for name in COUNTERS} == expected
+            served = {i: row for i, row in enumerate(self.engine.served.T.tolist()) if any(row)}
+            assert served == {i: row for i, row in self.twin.served.items() if any(row)}
 
 
 TestEngineAndTwin = EngineAndTwin.TestCase
@@ -131,7 +147,11 @@ def test_chunks_go_by_bid_then_start() -> None:
     engine.begin_step(0)
     assert events_of(engine) == [(2, 8, 1, True, True, False), (3, 2, 0, True, False, False)]
     engine.begin_step(engine.end_ns)
-    assert events_of(engine) == [(1, 3, 0, True, False, False), (3, 8, 1, False, True, False), (2, 8, 2, False, False, True)]
+    assert events_of(engine) == [
+        (1, 3, 0, True, False, False),
+        (3, 8, 1, False, True, False),
+        (2, 8, 2, False, False, True),
+    ]
 
 
 def test_what_starts_in_a_step_joins_the_next() -> None:

@@ -1,103 +1,352 @@
-"""The asyncio driver: callers' requests to the scheduler, the scheduler's batches to a backend, the backend's tokens to the callers.
+"""The asyncio driver: callers' requests to the scheduler, its batches to a backend, tokens to the callers.
 
-The only asyncio code of the library. One owner thread, the loop's. One timer.
+With `tickets` the only asyncio code of the library. One owner thread, the loop's; one timer; no task of its own.
 """
 
-from collections.abc import AsyncIterator, Hashable
-from typing import Any, Literal, NamedTuple
+import asyncio
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from math import inf
+from types import TracebackType
+from typing import Self, TypedDict, Unpack
 
 from aps.backends.protocol import Backend
 from aps.metrics import Metrics
+from aps.pump import Pump
 from aps.scheduler import Scheduler
-from aps.verdicts import Verdict
+from aps.tenants import Tenant
+from aps.tickets import DriverError, Result, Stream, Ticket
+from aps.verdicts import Explanation, Snapshot, Verdict
 
-Status = Literal["finished", "cancelled", "expired", "rejected", "throttled", "failed"]
+__all__ = ["Asked", "Driver", "DriverError", "Result", "Stream", "Ticket"]
 
-
-class Result(NamedTuple):
-    """How a request ended. Durations are seconds of the scheduler's clock (simulated ones under a simulated backend)."""
-
-    id: Hashable  # the caller's own, else the scheduler's number; 0 when it was not admitted
-    status: Status
-    reason: str  # why, where status is not "finished": the verdict's reason, or how an admitted one ended
-    verdict: Verdict
-    tenant: str
-    text: str
-    prompt_tokens: int
-    output_tokens: int
-    bid: int  # after clamping
-    charge: float  # bucket tokens at the end: what was used, times the bid's premium
-    arrived_at: float
-    queue_wait_s: float | None  # arrival to first scheduled step; None: never started
-    ttft_s: float | None  # arrival to first output token
-    e2e_s: float  # arrival to end
-    device: int  # -1: never started
-    batch_size: int  # requests on the device at the step it joined, itself included; 0: never started
-    released: str | None  # why its batch was released: "continuous", "window", "fill"
+LONGEST_TURN_S = 0.1  # wall seconds of playing simulated time before the loop gets a turn
+DRAINING_RETRY_S = 1.0  # nobody knows when a draining service is back
 
 
-class Ticket:
-    """One submitted request. `await ticket.result()`; cancelling that wait does not cancel the request, `Driver.cancel` does."""
+class Asked(TypedDict, total=False):
+    """What a request may say beside its tenant and prompt_tokens; see `Driver.submit`."""
 
+    max_tokens: int | None
+    bid: int | None
+    deadline_s: float | None
+    prompt: str | None
     id: Hashable
-    verdict: Verdict
-    tenant: str
-    done: bool
-
-    async def result(self) -> Result: ...
-
-    def chunks(self) -> AsyncIterator[list[str]]:
-        """Output tokens as they come: each item is every token that became ready since the last, in order."""
-
-
-class Stream:
-    """An async iterator over one request's tokens. Leaving the loop early, or being cancelled in it, cancels the request."""
-
-    ticket: Ticket
-
-    def __aiter__(self) -> AsyncIterator[str]: ...
-
-
-class DriverError(RuntimeError):
-    """The driver has failed or is closed; the cause is chained."""
+    simulated_output_tokens: int | None
 
 
 class Driver:
-    """Drives a scheduler against a backend on the running loop: `async with Driver(scheduler, backend) as driver`.
+    """Drives a scheduler against a backend: `async with Driver(scheduler, backend) as driver`.
 
-    Leaving the block cancels what is still outstanding (its callers get a Result with status "cancelled"); `drain` first to let it finish.
-    Nothing but the driver may call the scheduler meanwhile. All methods must be called on the loop's thread.
+    The scheduler's devices are the backend's (ValueError). While the driver is open nobody else may call the scheduler.
+    All methods are called on the loop's thread. Leaving the block cancels what is outstanding (those callers get a
+    Result with status "cancelled"); `drain` first lets it finish. A timer that fires late changes nothing but when
+    callers hear of it. Durations are seconds of the scheduler's clock, unless they say wall.
+
+    metrics: see `Metrics`. draining: whether new requests are refused. failed: what stopped the driver; None: nothing.
     """
 
-    metrics: Metrics
-    scheduler: Scheduler
-    backend: Backend
+    def __init__(self, scheduler: Scheduler, backend: Backend) -> None:
+        if tuple(scheduler.devices) != tuple(backend.devices):
+            raise ValueError(f"devices must be the backend's, {tuple(backend.devices)}, got {scheduler.devices}")
+        self.scheduler = scheduler
+        self.backend = backend
+        self.draining = False
+        self.failed: Exception | None = None
+        self.opened_at = scheduler.now
+        self._pump = Pump(scheduler, backend)
+        self._loop: asyncio.AbstractEventLoop | None = None  # None: not open
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
 
-    def __init__(self, scheduler: Scheduler, backend: Backend) -> None: ...
+    async def __aenter__(self) -> Self:
+        if self._loop is not None:
+            raise DriverError("the driver is open already")
+        self._loop = asyncio.get_running_loop()
+        self.opened_at = self._pump.now = self.scheduler.now
+        await self.backend.open(self.opened_at, self._wake)
+        return self
 
-    async def infer(self, tenant: str, *, prompt_tokens: int, max_tokens: int | None = None, bid: int | None = None, deadline_s: float | None = None,
-                    prompt: str | None = None, id: Hashable | None = None, simulated_output_tokens: int | None = None) -> Result:
-        """Submit and wait. A "no" is a Result too (status "throttled" or "rejected"). Cancelling the waiting task cancels the request.
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self.failed is None:
+                self._cancel_all()
+        finally:
+            self._stop_timer()
+            self._loop = None
+            await self.backend.close()
 
-        deadline_s: from now; a request that has not started by then expires. KeyError for an unknown tenant, ValueError for bad numbers, DriverError.
+    # Requests
+
+    async def infer(self, tenant: str, *, prompt_tokens: int, **asked: Unpack[Asked]) -> Result:
+        """Ask, and wait for the end. Cancelling the waiting task cancels the request. See `submit`."""
+        ticket = self.submit(tenant, prompt_tokens=prompt_tokens, **asked)
+        try:
+            return await ticket.result()
+        finally:
+            if not ticket.done:
+                self._cancel(ticket)
+
+    def stream(self, tenant: str, *, prompt_tokens: int, **asked: Unpack[Asked]) -> Stream:
+        """Ask now, and get the tokens one by one: `async for token in driver.stream(...)`. See `submit`."""
+        return Stream(self.submit(tenant, prompt_tokens=prompt_tokens, **asked), self._cancel)
+
+    def submit(
+        self,
+        tenant: str,
+        *,
+        prompt_tokens: int,
+        max_tokens: int | None = None,
+        bid: int | None = None,
+        deadline_s: float | None = None,
+        prompt: str | None = None,
+        id: Hashable = None,
+        simulated_output_tokens: int | None = None,
+    ) -> Ticket:
+        """Ask now. A "no" is an answer: `ticket.verdict`, and a Result with status "throttled" or "rejected".
+
+        max_tokens, bid: the tenant's defaults when None. deadline_s: seconds from now in which it must have started.
+        prompt: its text, for the backend; prompt_tokens counts. id: any hashable that no outstanding request has.
+        simulated_output_tokens: what a simulated backend is to generate, at most max_tokens.
+
+        KeyError: unknown tenant. ValueError, TypeError: a bad number or id. DriverError: it is closed or has failed.
         """
-
-    def submit(self, tenant: str, **same: Any) -> Ticket:
-        """The same without waiting."""
-
-    def stream(self, tenant: str, **same: Any) -> Stream:
-        """The same, token by token: `async for token in driver.stream(...)`."""
+        now = self._advance()
+        pump = self._pump
+        if id is not None and id in pump.named:
+            raise ValueError(f"id must be new among outstanding requests, got {id!r} again")
+        if simulated_output_tokens is not None and simulated_output_tokens < 1:
+            raise ValueError(f"simulated_output_tokens must be at least 1, got {simulated_output_tokens!r}")
+        if max_tokens is None:
+            max_tokens = self._tenant(tenant).default_max_tokens
+        if self.draining:
+            asked = self._tenant(tenant).default_bid if bid is None else bid
+            verdict = Verdict("throttled", "draining", None, asked, False, DRAINING_RETRY_S, None)
+        else:
+            verdict = self.scheduler.submit(
+                tenant,
+                prompt_tokens=prompt_tokens,
+                max_tokens=max_tokens,
+                bid=bid,
+                now=now,
+                deadline_at=None if deadline_s is None else now + deadline_s,
+            )
+        handle: int = verdict.id or 0  # type: ignore[assignment]
+        if id is not None:
+            verdict = verdict._replace(id=id)
+        metrics = pump.metrics.tenants.get(tenant) or pump.metrics.tenant(tenant)
+        ticket = Ticket(
+            handle, verdict, metrics, now, prompt, prompt_tokens, max_tokens, simulated_output_tokens, self._listen
+        )
+        if not handle:
+            metrics.refused[verdict.reason] += 1
+            ticket.conclude(verdict.status, verdict.reason, now)  # type: ignore[arg-type]
+            return ticket
+        pump.enter(ticket, id is not None)
+        # While every device is in the middle of a step nothing can start before one ends.
+        if deadline_s is not None or pump.idle():
+            self._look_again()
+        return ticket
 
     def cancel(self, id: Hashable) -> bool:
-        """End a request now; its waiter gets status "cancelled". False: it has already ended, or never was."""
+        """End a request now: what it held is free at once. False: there is none, most likely because it has ended."""
+        ticket = self.ticket(id)
+        return ticket is not None and self._cancel(ticket)
+
+    def ticket(self, id: Hashable) -> Ticket | None:
+        """The outstanding request of this id."""
+        found = self._pump.named.get(id)
+        if found is None and type(id) is int:
+            found = self._pump.tickets.get(id)
+        return found
 
     async def drain(self, timeout_s: float | None = None) -> int:
-        """Refuse new requests (throttled, "draining") and wait for the outstanding ones, at most `timeout_s` wall seconds; then cancel. Returns how many were cancelled."""
+        """Refuse new requests (throttled, "draining") and wait for the others; returns how many had to be cancelled.
 
-    now: float  # property: seconds of the scheduler's clock
-    outstanding: int  # property: admitted and not ended
-    draining: bool
-    failed: BaseException | None
+        timeout_s: *wall* seconds to wait before what is left is cancelled; None: for ever.
+        """
+        self.draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                for ticket in tuple(self._pump.tickets.values()):
+                    await ticket.result()
+        except TimeoutError:
+            return self._cancel_all()
+        return 0
 
-    # The scheduler's own calls at the driver's instant (everything due is played first, idle devices look again after):
-    #   rebid(id, bid), explain(id), snapshot(), add_tenant(t), set_tenant(t), remove_tenant(name), set_policy(...)
+    # The scheduler's own calls, at the driver's instant
+
+    def rebid(self, id: Hashable, bid: int) -> Verdict:
+        """As `Scheduler.rebid`. KeyError: no such outstanding request."""
+        with self._change() as now:
+            ticket = self._known(id)
+            verdict = self.scheduler.rebid(ticket.handle, bid, now=now)
+            ticket.bid = verdict.bid
+            return verdict._replace(id=ticket.id)
+
+    def explain(self, id: Hashable) -> Explanation:
+        """As `Scheduler.explain`. KeyError: no such outstanding request."""
+        now = self._advance()
+        ticket = self._known(id)
+        return self.scheduler.explain(ticket.handle, now=now)._replace(id=ticket.id)
+
+    def snapshot(self) -> Snapshot:
+        """As `Scheduler.snapshot`; requests appear by the scheduler's numbers."""
+        return self.scheduler.snapshot(now=self._advance())
+
+    def add_tenant(self, tenant: Tenant) -> None:
+        """As `Scheduler.add_tenant`."""
+        with self._change() as now:
+            self.scheduler.add_tenant(tenant, now=now)
+
+    def set_tenant(self, tenant: Tenant) -> None:
+        """As `Scheduler.set_tenant`."""
+        with self._change() as now:
+            self.scheduler.set_tenant(tenant, now=now)
+
+    def remove_tenant(self, name: str) -> None:
+        """As `Scheduler.remove_tenant`."""
+        with self._change() as now:
+            self.scheduler.remove_tenant(name, now=now)
+
+    def set_policy(self, aging_horizon_s: float | None = None, fairness_window: float | None = None) -> None:
+        """As `Scheduler.set_policy`."""
+        with self._change() as now:
+            self.scheduler.set_policy(aging_horizon_s, fairness_window, now=now)
+
+    # Looking
+
+    @property
+    def metrics(self) -> Metrics:
+        """What has been counted."""
+        return self._pump.metrics
+
+    @property
+    def now(self) -> float:
+        """The scheduler's clock, in seconds."""
+        return max(self._pump.now, self.backend.now()) if self._loop is not None else self._pump.now
+
+    @property
+    def outstanding(self) -> int:
+        """Requests admitted and not ended."""
+        return len(self._pump.tickets)
+
+    # Time
+
+    def _advance(self) -> float:
+        """Play what is due; returns the instant at which the caller acts."""
+        if self._loop is None or self.failed is not None:
+            raise DriverError("the driver has failed" if self.failed else "the driver is not open") from self.failed
+        pump = self._pump
+        now = self.backend.now()
+        if pump.next_at > now:
+            if now > pump.now:
+                pump.now = now
+        else:
+            self._play(now)
+        return pump.now
+
+    def _play(self, now: float) -> None:
+        try:
+            self._pump.play(now, self._turn())
+            self._arm()
+        except Exception as error:
+            raise self._fail(error) from error
+
+    def _look_again(self) -> None:
+        try:
+            self._pump.fill()
+            self._arm()
+        except Exception as error:
+            raise self._fail(error) from error
+
+    @contextmanager
+    def _change(self) -> Iterator[float]:
+        """The caller changes the scheduler at the instant this gives."""
+        yield self._advance()
+        self._look_again()
+
+    def _turn(self) -> Callable[[], bool]:
+        """Says when the turn that begins now has lasted too long."""
+        assert self._loop is not None
+        clock = self._loop.time
+        until = clock() + LONGEST_TURN_S
+        return lambda: clock() > until
+
+    def _arm(self) -> None:
+        """Have the one timer fire when something is due, or before."""
+        at = self._pump.next_at
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return  # it looks again then
+            self._stop_timer()
+        if at < inf and self._loop is not None:
+            wall_s = max(0.0, at - self.backend.now()) / self.backend.time_scale
+            # The two clocks may differ in their last bits: a nanosecond late is better than a moment too early.
+            self._timer = self._loop.call_at(self._loop.time() + wall_s + 1e-9, self._ring)
+            self._timer_at = at
+
+    def _ring(self) -> None:
+        self._timer = None
+        try:
+            self._play(self.backend.now())
+        except DriverError:
+            pass  # everybody concerned has been told
+
+    def _wake(self) -> None:
+        """For the backend: there are news."""
+        self._pump.next_at = -inf
+        self._arm()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # Failing, and giving up
+
+    def _fail(self, error: Exception) -> DriverError:
+        """An error in the pump leaves nothing to rely on: it stops the driver, and everybody who waits hears of it."""
+        self.failed = error
+        self._stop_timer()
+        for ticket in self._pump.tickets.values():
+            ticket.fail(error)
+        self._pump.tickets.clear()
+        self._pump.named.clear()
+        return DriverError(f"the driver has failed: {error!r}")
+
+    def _cancel(self, ticket: Ticket) -> bool:
+        if ticket.done or self._loop is None:
+            return False
+        self._advance()
+        if ticket.done:
+            return False
+        self._pump.cancel(ticket)
+        self._look_again()
+        return True
+
+    def _cancel_all(self) -> int:
+        self._advance()
+        tickets = tuple(self._pump.tickets.values())
+        for ticket in tickets:
+            self._pump.cancel(ticket)
+        self._look_again()
+        return len(tickets)
+
+    def _listen(self, ticket: Ticket) -> list[str]:
+        self._advance()
+        return [] if ticket.done else list(self._pump.listen(ticket))
+
+    def _known(self, id: Hashable) -> Ticket:
+        ticket = self.ticket(id)
+        if ticket is None:
+            raise KeyError(f"no outstanding request {id!r}")
+        return ticket
+
+    def _tenant(self, name: str) -> Tenant:
+        settings = self.scheduler.tenants.get(name)
+        if settings is None:
+            raise KeyError(f"unknown tenant {name!r}")
+        return settings

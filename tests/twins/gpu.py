@@ -19,6 +19,7 @@ class Sequence:
     bid: int
     generated: int
     prefill: int
+    account: int
     computed: int = 0
     steps: int = 0
     plan: tuple[int, int] = (0, 0)  # prefill tokens and output tokens of the step that runs
@@ -41,6 +42,7 @@ class Engine:
     block_ns: int = 0
     prefill_tokens: int = 0
     output_tokens: int = 0
+    served: dict[int, list[int]] = field(default_factory=dict)
     step: tuple[int, int, int] = (0, 0, 0)  # sequences, blocks and prefill tokens as it began
 
     def blocks(self, sequence: Sequence) -> int:
@@ -50,9 +52,18 @@ class Engine:
     def held_blocks(self) -> int:
         return sum(map(self.blocks, self.sequences))
 
-    def start(self, request_id: int, prompt_tokens: int, output_tokens: int, bid: int, generated: int, prefill: int | None) -> bool:
+    def start(
+        self,
+        request_id: int,
+        prompt_tokens: int,
+        output_tokens: int,
+        bid: int,
+        generated: int,
+        prefill: int | None,
+        account: int,
+    ) -> bool:
         target = prompt_tokens + generated if prefill is None else prefill
-        sequence = Sequence(request_id, prompt_tokens, output_tokens, bid, generated, target)
+        sequence = Sequence(request_id, prompt_tokens, output_tokens, bid, generated, target, account)
         if any(s.request_id == request_id for s in self.sequences):
             return False
         if len(self.sequences) == self.slots or self.held_blocks + self.blocks(sequence) > self.kv_blocks:
@@ -105,8 +116,12 @@ class Engine:
                 s.generated += token
                 s.steps += 1
                 self.output_tokens += token
+                prefill, output = self.served.get(s.account, [0, 0])
+                self.served[s.account] = [prefill + chunk, output + token]
                 first = bool(token) and s.generated == 1
-                events.append((s.request_id, s.computed, s.generated, s.steps == 1, first, s.generated == s.output_tokens))
+                events.append(
+                    (s.request_id, s.computed, s.generated, s.steps == 1, first, s.generated == s.output_tokens)
+                )
         done = {e[0] for e in events if e[5]}
         self.sequences = [s for s in self.sequences if s.request_id not in done]
         return sorted(events, key=lambda e: e[5])

@@ -6,22 +6,32 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from aps.devices import Device
+
 # Flags of one request's progress.
-FIRST_STEP = 1  # the first step it took part in since it was started
+FIRST_STEP = 1  # the first step that it took part in since it was started
 FIRST_TOKEN = 2  # its first output token of all
 FINISHED = 4
-FAILED = 8  # the backend lost it; what it has so far is what it gets
+FAILED = 8  # the backend lost it: what it has is what it gets
 
 
 class Job(Protocol):
-    """A request as a backend sees it."""
+    """A request as a backend sees it. What may change does so only between an `abort` and the next `start`.
+
+    handle: what `Progress.handles` calls it. id: the caller's name for it. account: its tenant's number, 0, 1, ...
+    prompt: its text, None when only the length is known. generated: output tokens before this start, more than 0
+    after a preemption. prefill: tokens to compute first; None: prompt and generated; 0: its cache was swapped out and
+    is swapped in. simulated_output_tokens: what a simulation is to generate; None: max_tokens.
+    """
 
     @property
-    def handle(self) -> int: ...  # the scheduler's, in `Progress.handles`
+    def handle(self) -> int: ...
     @property
     def id(self) -> Hashable: ...
     @property
-    def prompt(self) -> str | None: ...  # None: only its length is known
+    def account(self) -> int: ...
+    @property
+    def prompt(self) -> str | None: ...
     @property
     def prompt_tokens(self) -> int: ...
     @property
@@ -29,60 +39,79 @@ class Job(Protocol):
     @property
     def bid(self) -> int: ...
     @property
-    def generated(self) -> int: ...  # output tokens before this start: more than 0 after a preemption
+    def generated(self) -> int: ...
     @property
-    def prefill(self) -> int | None: ...  # tokens to prefill; None: prompt and generated; 0: its cache was swapped out and back
+    def prefill(self) -> int | None: ...
     @property
-    def simulated_output_tokens(self) -> int | None: ...  # what a simulation should generate; None: max_tokens
+    def simulated_output_tokens(self) -> int | None: ...
 
 
 class Progress(NamedTuple):
-    """What happened on one device at one instant. The arrays may be views that the next `take` overwrites."""
+    """What happened on one device at one instant. The arrays (n,) may be views that the next `take` overwrites.
+
+    at, began_at: when the step ended and began, in seconds; the same where there are no steps.
+    handles: whose progress; those that go on come first, then the `ended` ones, which are FINISHED or FAILED.
+    computed, generated: prefill tokens since the start, output tokens in all. flags: see above, added up.
+    """
 
     device: int
-    at: float  # seconds, the backend's clock
-    began_at: float  # when the step that ends here began; `at` where there are no steps
-    handles: NDArray[np.int64]  # (n,): first those that go on, then those that ended
-    computed: NDArray[np.int64]  # (n,) prefill tokens since the start
-    generated: NDArray[np.int64]  # (n,) output tokens in all
-    flags: NDArray[np.int64]  # (n,)
-    ended: int  # how many of them, at the end of the arrays, are FINISHED or FAILED
+    at: float
+    began_at: float
+    handles: NDArray[np.int64]
+    computed: NDArray[np.int64]
+    generated: NDArray[np.int64]
+    flags: NDArray[np.int64]
+    ended: int
 
 
 class Health(NamedTuple):
-    """Whether a device takes requests, and if not, why."""
+    """Whether a device takes requests; if not, `detail` says why."""
 
     ok: bool
     detail: str = ""
 
 
-class Capacity(Protocol):
-    """One device's room, as `aps.Device` states it."""
+class Usage(NamedTuple):
+    """What a device has done since it was opened, up to its last finished step.
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def slots(self) -> int: ...
-    @property
-    def kv_blocks(self) -> int: ...
-    @property
-    def token_budget(self) -> int | None: ...  # tokens in a step; None: whole prompts
+    busy_s: time in which anything ran. slot_s: time weighted by slots in use; over slots * elapsed it is the
+    occupancy. block_s: the same for KV blocks. prefill_tokens, output_tokens: computed, handed over.
+    held_blocks, running: now.
+    """
+
+    steps: int
+    busy_s: float
+    slot_s: float
+    block_s: float
+    prefill_tokens: int
+    output_tokens: int
+    held_blocks: int
+    running: int
 
 
 class Backend(Protocol):
     """Devices, their clock and their news. Every method is called on the driver's loop thread and returns at once.
 
-    The driver asks `next_event_at`, sleeps until then, calls `take` until nothing is due, and after each `take` gives the
-    device that is `ready` new jobs: `start` for each, then `run`. A backend whose news come by themselves (a network)
-    keeps them until `take` and calls `wake` (from the loop's thread) when there are some.
+    The driver asks `next_event_at`, sleeps until then, calls `take` until nothing is due, and after each `take` gives
+    every device that is `ready` its new jobs: `start` for each, then `run`. A backend whose news come by themselves
+    (from a network) keeps them for `take`, says so in `next_event_at` and calls `wake`.
     """
 
     @property
-    def devices(self) -> Sequence[Capacity]: ...
+    def devices(self) -> Sequence[Device]:
+        """Their capacities, in the scheduler's order."""
+
+    @property
+    def profile(self) -> str:
+        """What they are, for people."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the tokens and the clock are simulated."""
 
     @property
     def time_scale(self) -> float:
-        """Seconds of the backend's clock in one wall second; anything but a simulation has 1."""
+        """Seconds of the backend's clock in a wall second; 1 unless it is simulated."""
 
     async def open(self, now: float, wake: Callable[[], None]) -> None:
         """Start the clock at `now`."""
@@ -91,10 +120,10 @@ class Backend(Protocol):
         """Stop whatever still runs."""
 
     def now(self) -> float:
-        """The backend's clock, seconds; never backwards."""
+        """The clock, in seconds; never backwards."""
 
     def slip(self, at: float) -> None:
-        """The driver cannot keep up and stands at `at`: a simulated clock is set back to it, a real one ignores this."""
+        """The driver cannot keep up and stands at `at`: a simulated clock is set back to it, a real one goes on."""
 
     def ready(self, device: int) -> bool:
         """Whether jobs may join the device now; an iteration-level engine says no in the middle of a step."""
@@ -103,21 +132,30 @@ class Backend(Protocol):
         """Put the job on the device. The scheduler has seen to it that it fits."""
 
     def run(self, device: int, now: float) -> None:
-        """All that start on the device now have been started: go on."""
+        """Whatever starts on the device now has been started: go on."""
 
     def abort(self, device: int, job: Job) -> None:
         """Drop a started job; no more progress of it may be reported."""
 
     def next_event_at(self) -> float:
-        """The instant of the earliest news; infinity when none is known."""
+        """The instant of the earliest news; inf when none is known."""
 
     def take(self) -> Progress:
-        """The earliest news (ties by device), called when `next_event_at` is not infinite."""
+        """The earliest news (ties by device). Called only when `next_event_at` is finite."""
 
     def tokens(self, job: Job, start: int, stop: int) -> Sequence[str]:
-        """The text of the job's output tokens start..stop-1, to be joined without a separator. Callable until the job's end was taken and handled."""
+        """The text of the job's output tokens start..stop-1, to be joined without separators.
+
+        Asked for at the latest while the job's end is handled.
+        """
 
     def count_tokens(self, text: str) -> int | None:
         """Tokens in a prompt; None when the backend has no tokenizer."""
+
+    def served(self, accounts: int) -> NDArray[np.int64]:
+        """Prefill tokens computed and output tokens handed over so far, by account: shape (2, accounts)."""
+
+    def usage(self, device: int) -> Usage | None:
+        """None when the backend cannot know."""
 
     def health(self, device: int) -> Health: ...

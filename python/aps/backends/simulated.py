@@ -1,0 +1,181 @@
+"""Simulated GPUs in scaled real time: the compiled engine behind the Backend protocol."""
+
+import time
+from collections.abc import Callable, Sequence
+from math import inf, isfinite
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aps.backends.protocol import Health, Job, Progress, Usage
+from aps.devices import Device
+from aps.profiles import Profile, profile_named
+from aps_core.gpu import Engine
+
+# The text of simulated tokens: this, over and over, from a place that the prompt (or else the id) decides.
+WORDS = tuple(
+    f"{word} "
+    for word in (
+        "the scheduler gives every tenant its share and lets the urgent go first while older requests gain rank as "
+        "they wait so that nobody is forgotten and the memory of the device is promised once and returned in full"
+    ).split()
+)
+_TEXT = WORDS * 16
+
+
+class SimulatedBackend:
+    """`gpus` equal devices of a profile. now = start + time_scale * wall time; steps end at their computed instants.
+
+    profile: a name or a Profile. slots, kv_tokens, token_budget: instead of the profile's (token_budget 0: whole
+    prompts). clock: monotonic wall seconds. A request generates its max_tokens, or what it asks to be simulated.
+    ValueError names what is out of range.
+    """
+
+    simulated = True
+
+    def __init__(
+        self,
+        profile: str | Profile = "reference",
+        *,
+        gpus: int = 1,
+        time_scale: float = 1.0,
+        slots: int | None = None,
+        kv_tokens: int | None = None,
+        token_budget: int | None = None,
+        block_tokens: int = 16,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not isinstance(gpus, int) or gpus < 1:
+            raise ValueError(f"gpus must be an int, at least 1, got {gpus!r}")
+        if not isfinite(time_scale) or time_scale <= 0:
+            raise ValueError(f"time_scale must be a finite number above 0, got {time_scale!r}")
+        self.spec = profile_named(profile) if isinstance(profile, str) else profile
+        self.profile = self.spec.name
+        self.time_scale = time_scale
+        budget = self.spec.token_budget if token_budget is None else token_budget or None
+        self.devices = tuple(
+            Device(
+                slots=self.spec.slots if slots is None else slots,
+                kv_blocks=(self.spec.kv_tokens if kv_tokens is None else kv_tokens) // block_tokens,
+                token_budget=budget,
+                name=f"gpu{i}",
+            )
+            for i in range(gpus)
+        )
+        self.engines = tuple(
+            Engine(
+                self.spec.step_time,
+                device.slots,
+                device.kv_blocks,
+                block_tokens=block_tokens,
+                token_budget=device.token_budget or 0,
+            )
+            for device in self.devices
+        )
+        self._ends = [inf] * gpus  # of the steps that run, in seconds
+        self._clock = clock
+        self._start = 0.0
+        self._zero = clock()
+
+    # The clock
+
+    async def open(self, now: float, wake: Callable[[], None]) -> None:
+        self._start = now
+        self._zero = self._clock()
+
+    async def close(self) -> None:
+        self._ends = [inf] * len(self.engines)
+
+    def now(self) -> float:
+        return self._start + self.time_scale * (self._clock() - self._zero)
+
+    def slip(self, at: float) -> None:
+        self._start = at
+        self._zero = self._clock()
+
+    # Work
+
+    def ready(self, device: int) -> bool:
+        return self._ends[device] == inf
+
+    def start(self, device: int, job: Job) -> None:
+        output = job.max_tokens
+        if job.simulated_output_tokens is not None:
+            output = max(job.generated + 1, min(output, job.simulated_output_tokens))
+        self.engines[device].start(
+            job.handle,
+            job.prompt_tokens,
+            output,
+            job.bid,
+            generated=job.generated,
+            prefill=job.prefill,
+            account=job.account,
+        )
+
+    def run(self, device: int, now: float) -> None:
+        end_ns = self.engines[device].begin_step(round(now * 1e9))
+        self._ends[device] = end_ns / 1e9 if end_ns >= 0 else inf
+
+    def abort(self, device: int, job: Job) -> None:
+        self.engines[device].abort(job.handle)
+
+    # News
+
+    def next_event_at(self) -> float:
+        return min(self._ends)
+
+    def take(self) -> Progress:
+        at = min(self._ends)
+        device = self._ends.index(at)
+        self._ends[device] = inf
+        engine = self.engines[device]
+        n = engine.end_step()
+        return Progress(
+            device,
+            at,
+            engine.began_ns / 1e9,
+            engine.request_ids[:n],
+            engine.computed[:n],
+            engine.generated[:n],
+            engine.flags[:n],
+            engine.ended,
+        )
+
+    def tokens(self, job: Job, start: int, stop: int) -> Sequence[str]:
+        if job.prompt is not None:
+            seed = crc32(job.prompt.encode("utf-8", "surrogatepass"))
+        else:
+            seed = crc32(repr(job.id).encode("utf-8", "surrogatepass"))
+        first = (seed + start) % len(WORDS)
+        count = stop - start
+        text = _TEXT if first + count <= len(_TEXT) else WORDS * (2 + count // len(WORDS))
+        return text[first : first + count]
+
+    def count_tokens(self, text: str) -> int | None:
+        return None
+
+    # Looking
+
+    def served(self, accounts: int) -> NDArray[np.int64]:
+        total = np.zeros((2, accounts), dtype=np.int64)
+        for engine in self.engines:
+            engine.reserve_accounts(accounts)
+            total += engine.served[:, :accounts]
+        return total
+
+    def usage(self, device: int) -> Usage | None:
+        engine = self.engines[device]
+        return Usage(
+            engine.steps,
+            engine.busy_ns / 1e9,
+            engine.slot_ns / 1e9,
+            engine.block_ns / 1e9,
+            engine.prefill_tokens,
+            engine.output_tokens,
+            engine.held_blocks,
+            engine.running,
+        )
+
+    def health(self, device: int) -> Health:
+        return Health(True)

@@ -1,0 +1,283 @@
+"""Counters and distributions that the driver keeps. Memory is bounded: nothing grows with the number of requests.
+
+Durations are seconds of the scheduler's clock (simulated seconds under a simulated backend).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from math import ceil, inf, sqrt
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+SMALLEST = 1e-6  # seconds; anything below counts as 0
+GROWTH = 1.02  # from one bucket's lower edge to the next: a quantile is off by at most 1 %
+_MIDDLE = sqrt(GROWTH)
+_LOG_GROWTH = float(np.log(GROWTH))
+
+
+class Histogram:
+    """A distribution of durations in geometric buckets. Quantiles are within 1 % (and 1 us) of the exact ones."""
+
+    __slots__ = ("_buckets", "count", "largest", "smallest", "total")
+
+    def __init__(self) -> None:
+        self._buckets: Counter[int] = Counter()  # -1: below SMALLEST
+        self.count = 0
+        self.total = 0.0
+        self.smallest = inf
+        self.largest = -inf
+
+    def extend(self, values: NDArray[np.float64]) -> None:
+        """Add finite numbers >= 0."""
+        if not len(values):
+            return
+        places = np.full(len(values), -1)
+        measured = values >= SMALLEST
+        places[measured] = np.floor(np.log(values[measured] / SMALLEST) / _LOG_GROWTH)
+        where, counts = np.unique(places, return_counts=True)
+        self._buckets.update(dict(zip(where.tolist(), counts.tolist(), strict=True)))
+        self.count += len(values)
+        self.total += float(values.sum())
+        self.smallest = min(self.smallest, float(values.min()))
+        self.largest = max(self.largest, float(values.max()))
+
+    def merge(self, other: "Histogram") -> None:
+        """Add another's values."""
+        self._buckets.update(other._buckets)
+        self.count += other.count
+        self.total += other.total
+        self.smallest = min(self.smallest, other.smallest)
+        self.largest = max(self.largest, other.largest)
+
+    def quantile(self, q: float) -> float | None:
+        """The nearest-rank quantile, 0 <= q <= 1; None while empty."""
+        if not 0.0 <= q <= 1.0:
+            raise ValueError(f"q must be 0 to 1, got {q!r}")
+        rank = max(1, ceil(q * self.count))
+        if rank == self.count:
+            return self.largest if self.count else None
+        for place in sorted(self._buckets):
+            rank -= self._buckets[place]
+            if rank <= 0:
+                return min(max(_value(place), self.smallest), self.largest)
+        return None
+
+    @property
+    def mean(self) -> float | None:
+        """None while empty."""
+        return self.total / self.count if self.count else None
+
+    def counts(self, edges: Sequence[float]) -> list[int]:
+        """How many values lie up to each ascending edge and above the one before it; the last: above every edge.
+
+        A value within 1 % of an edge may be counted on its other side.
+        """
+        counts = [0] * (len(edges) + 1)
+        for place, number in self._buckets.items():
+            counts[int(np.searchsorted(edges, _value(place)))] += number
+        return counts
+
+
+def _value(place: int) -> float:
+    return SMALLEST * GROWTH**place * _MIDDLE if place >= 0 else 0.0
+
+
+class TenantMetrics:
+    """One tenant's counters and distributions since the driver began.
+
+    sent = admitted + the sum of refused; admitted = finished + cancelled + expired + dropped + failed + outstanding.
+    expired: the deadline passed before the start. dropped: made impossible by a change of limits. failed: lost by the
+    backend. prompt_tokens, output_tokens, charged: used by requests that have ended, and their final charges.
+    waiting, outstanding: requests now; waiting ones have not started.
+
+    queue_wait: arrival to first scheduled step. ttft: arrival to first output token. e2e: arrival to end. tpot: first
+    to last output token over the tokens after the first, of requests with at least two. Requests that finished, and for
+    queue_wait and ttft also those that ended otherwise after that point.
+    """
+
+    __slots__ = (
+        "_e2e",
+        "_queue_wait",
+        "_rows",
+        "_tpot",
+        "_ttft",
+        "account",
+        "admitted",
+        "cancelled",
+        "charged",
+        "dropped",
+        "expired",
+        "failed",
+        "finished",
+        "name",
+        "output_tokens",
+        "outstanding",
+        "prompt_tokens",
+        "refused",
+        "waiting",
+    )
+
+    def __init__(self, name: str, account: int) -> None:
+        self.name = name
+        self.account = account
+        self.admitted = self.finished = self.cancelled = self.expired = self.dropped = self.failed = 0
+        self.waiting = self.outstanding = 0
+        self.prompt_tokens = self.output_tokens = 0
+        self.charged = 0.0
+        self.refused: Counter[str] = Counter()
+        self._queue_wait, self._ttft, self._tpot, self._e2e = (Histogram() for _ in range(4))
+        self._rows: list[tuple[float, float, float, float]] = []
+
+    def times(self, queue_wait: float, ttft: float, tpot: float, e2e: float) -> None:
+        """Of one request that has ended; NaN: it has none. Kept in a short list and sorted in together: cheaper."""
+        self._rows.append((queue_wait, ttft, tpot, e2e))
+        if len(self._rows) == 256:
+            self._sort_in()
+
+    def _sort_in(self) -> None:
+        rows, self._rows = np.array(self._rows), []
+        histograms = (self._queue_wait, self._ttft, self._tpot, self._e2e)
+        for histogram, column in zip(histograms, rows.T if len(rows) else (), strict=False):
+            histogram.extend(column[~np.isnan(column)])
+
+    @property
+    def sent(self) -> int:
+        return self.admitted + self.refused.total()
+
+    @property
+    def queue_wait(self) -> Histogram:
+        self._sort_in()
+        return self._queue_wait
+
+    @property
+    def ttft(self) -> Histogram:
+        self._sort_in()
+        return self._ttft
+
+    @property
+    def tpot(self) -> Histogram:
+        self._sort_in()
+        return self._tpot
+
+    @property
+    def e2e(self) -> Histogram:
+        self._sort_in()
+        return self._e2e
+
+
+class Shared(NamedTuple):
+    """Service received while all wait: for how long that was, and each tenant's prompt + output tokens in it."""
+
+    seconds: float
+    tokens: dict[str, int]
+
+
+class Metrics:
+    """What one driver has counted. Read only.
+
+    tenants: by name, in the order in which they first asked. released: batches by reason ("continuous", "window",
+    "fill"). batch_sizes: batches by the number of requests on the device once they had joined. slipped_s: simulated
+    seconds by which the clock was set back because the machine could not keep up.
+
+    *While all wait*: the time in which at least two tenants have requests, and each that has any also has one that has
+    not started. Outside it shares say who asked for more, not what the scheduler gave. Tokens count when the step that
+    computes them ends: prompt tokens as they are prefilled (again after a preemption by recompute), output tokens as
+    they are handed over. Raw: not divided by weights.
+    """
+
+    def __init__(self, served: Callable[[int], NDArray[np.int64]]) -> None:
+        """served: as `Backend.served`."""
+        self.tenants: dict[str, TenantMetrics] = {}
+        self.released: Counter[str] = Counter()
+        self.batch_sizes: Counter[int] = Counter()
+        self.slipped_s = 0.0
+        self._served = served
+        self._active = 0  # tenants with requests
+        self._queued = 0  # tenants with requests that wait
+        self._open = False
+        self._opened_at = 0.0
+        self._at_opening = np.zeros(0, dtype=np.int64)
+        self._shared_s = 0.0
+        self._shared = np.zeros(0, dtype=np.int64)
+
+    def tenant(self, name: str) -> TenantMetrics:
+        """That tenant's, made when it is new."""
+        found = self.tenants.get(name)
+        if found is None:
+            found = self.tenants[name] = TenantMetrics(name, len(self.tenants))
+        return found
+
+    # What the driver reports; `now` never falls.
+
+    def arrived(self, tenant: TenantMetrics, now: float) -> None:
+        """An admitted request waits."""
+        tenant.admitted += 1
+        tenant.outstanding += 1
+        tenant.waiting += 1
+        if tenant.waiting == 1:
+            self._queued += 1
+            if tenant.outstanding == 1:
+                self._active += 1
+            self._look(now)
+
+    def started(self, tenant: TenantMetrics, now: float) -> None:
+        """A waiting request is on a device."""
+        tenant.waiting -= 1
+        if tenant.waiting == 0:
+            self._queued -= 1
+            self._look(now)
+
+    def ended(self, tenant: TenantMetrics, waiting: bool, now: float) -> None:
+        """A request, waiting or started, is over."""
+        if waiting:
+            self.started(tenant, now)
+        tenant.outstanding -= 1
+        if tenant.outstanding == 0:
+            self._active -= 1
+            self._look(now)
+
+    def batch(self, size: int, released: str | None) -> None:
+        """A batch has joined a device that now runs `size` requests."""
+        self.batch_sizes[size] += 1
+        self.released[released or "returned"] += 1
+
+    def _look(self, now: float) -> None:
+        all_wait = self._queued == self._active >= 2
+        if all_wait != self._open:
+            if self._open:
+                self._close(now)
+            self._open = all_wait
+            self._opened_at = now
+            if all_wait:
+                self._at_opening = self._tokens()
+
+    def _close(self, now: float) -> None:
+        tokens = self._tokens()
+        tokens[: len(self._at_opening)] -= self._at_opening
+        tokens[: len(self._shared)] += self._shared
+        self._shared = tokens
+        self._shared_s += now - self._opened_at
+
+    def _tokens(self) -> NDArray[np.int64]:
+        return np.asarray(self._served(len(self.tenants)).sum(axis=0))
+
+    # Reading
+
+    def while_all_wait(self, now: float) -> Shared:
+        """Up to now. `jain(shared.tokens.values())` of tenants that asked all the time is the fairness figure."""
+        if self._open:
+            self._close(now)
+            self._opened_at = now
+            self._at_opening = self._tokens()
+        tokens = np.zeros(len(self.tenants), dtype=np.int64)
+        tokens[: len(self._shared)] = self._shared
+        return Shared(self._shared_s, dict(zip(self.tenants, tokens.tolist(), strict=True)))
+
+
+def jain(shares: Iterable[float]) -> float | None:
+    """Jain's index, (sum x)^2 / (n sum x^2): 1 when all are equal, 1/n when one has all. None: nobody has anything."""
+    values = list(shares)
+    squares = sum(x * x for x in values)
+    return sum(values) ** 2 / (len(values) * squares) if squares else None
