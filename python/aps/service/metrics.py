@@ -137,7 +137,7 @@ def _shares(out: Page, driver: Driver, snapshot: Snapshot) -> None:
         "aps_shared_tokens_total",
         "counter",
         "Prompt and output tokens computed for the tenant in that time.",
-        [({"tenant": name}, tokens) for name, tokens in shared.tokens.items()],
+        [({"tenant": name}, shared.tokens.get(name, 0)) for name in {**snapshot.tenants, **shared.tokens}],
     )
 
 
