@@ -156,6 +156,18 @@ def test_larger_than_the_kv_cache_is_400(service: Service) -> None:
     assert "burst" not in refusal
 
 
+def test_the_largest_max_tokens_passes_every_test() -> None:
+    tight = Tenant("tight", rate=1e-3, burst=1000.0, kv_share=0.03)  # 114 blocks: 1,824 tokens
+    with serving((tight,)) as service:
+        # Fails the cache first, then the share, then the burst: the answer is the burst's.
+        refusal = error(service.infer(tenant_id="tight", prompt_tokens=100, max_tokens=61_000), 400, "exceeds_kv_cache")
+        assert refusal["largest_max_tokens"] == 900
+        refusal = error(service.infer(tenant_id="tight", prompt_tokens=100, max_tokens=1_800), 400, "exceeds_kv_share")
+        assert refusal["largest_max_tokens"] == 900
+        error(service.infer(tenant_id="tight", prompt_tokens=100, max_tokens=901), 400, "exceeds_burst")
+        assert service.infer(tenant_id="tight", prompt_tokens=100, max_tokens=900).status_code == 200
+
+
 def test_over_the_rate_is_429_and_the_retry_after_is_right() -> None:
     with serving((Tenant("x", rate=200.0, burst=2000.0),), time_scale=10.0) as service:
         assert service.infer(tenant_id="x", prompt_tokens=1999, max_tokens=1).status_code == 200

@@ -10,8 +10,8 @@ from aps.service.prometheus import Page
 from aps.service.version import VERSION
 from aps.verdicts import Snapshot
 
-# Upper edges in seconds: 1 ms to 630 s, five to a decade.
-EDGES = tuple(round(mantissa * 10.0**power, 6) for power in range(-3, 3) for mantissa in (1, 1.6, 2.5, 4, 6.3))
+# Upper edges in seconds: 1 ms to 500 s, three to a decade.
+EDGES = tuple(round(mantissa * 10.0**power, 6) for power in range(-3, 3) for mantissa in (1, 2.5, 5))
 OUTCOMES = ("finished", "cancelled", "expired", "dropped", "failed")
 
 
