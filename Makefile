@@ -37,7 +37,7 @@ bench: $(VENV)/.bench ## microbenchmarks beside their peers, to build/bench.json
 	@$(BIN)/python loadtests/micro/run.py
 
 nightly: $(VENV)/.built ## the scheduler and its slow twin through a million random operations
-	@$(BIN)/python tests/drive.py --operations 1000000
+	@$(BIN)/python -m tests.drive --operations 1000000
 
 debug: $(VENV)/.built ## the core's tests on a build with bounds checks and assertions
 	@echo "== debug build"

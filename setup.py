@@ -1,6 +1,6 @@
 """Extension modules only; everything declarative is in pyproject.toml.
 
-APS_DEBUG=1 builds with bounds checks and assertions, APS_SANITIZE=1 with ASan and UBSan, APS_ANNOTATE=1 writes Cython's HTML.
+APS_DEBUG=1: bounds checks and assertions. APS_SANITIZE=1: ASan and UBSan. APS_ANNOTATE=1: Cython's annotated pages.
 """
 
 import os
@@ -14,7 +14,7 @@ SANITIZE = os.environ.get("APS_SANITIZE") == "1"
 ANNOTATE = os.environ.get("APS_ANNOTATE") == "1"
 
 # Contraction into FMA changes the last bit and with it a replay: off everywhere.
-COMPILE = ["-O3", "-g0", "-ffp-contract=off"]
+COMPILE = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno"]
 LINK: list[str] = []
 MACROS = [("CYTHON_WITHOUT_ASSERTIONS", "1")]
 if DEBUG:

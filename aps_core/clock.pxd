@@ -1,4 +1,4 @@
-"""The one conversion between seconds (float, the caller's clock) and nanoseconds since the epoch (int64). Rules: section 1."""
+"""The one conversion between seconds (float) and nanoseconds since the epoch (int64): docs/rules.md, section 1."""
 from libc.math cimport nextafter
 from libc.stdint cimport INT64_MAX, int64_t
 
@@ -19,7 +19,7 @@ cdef inline bint is_epoch(double epoch) noexcept nogil:
 
 
 cdef inline bint is_time(double seconds, double epoch) noexcept nogil:
-    return 0.0 <= seconds - epoch <= MAX_SECONDS # false for NaN
+    return 0.0 <= seconds - epoch <= MAX_SECONDS  # false for NaN
 
 
 cdef inline int64_t to_ns(double seconds, double epoch) noexcept nogil:

@@ -14,10 +14,10 @@ class DeadlineWheel:
     def epoch(self) -> float:
         """The instant of 0 ns, seconds."""
     def add(self, handle: int, deadline_at: float, /) -> None:
-        """Give a request a deadline, seconds, after the latest now. KeyError: stale handle; ValueError: bad deadline, or it has one."""
+        """Give a request a deadline after the latest now. KeyError: stale handle. ValueError: bad deadline, has one."""
     def discard(self, handle: int, /) -> None:
         """Take a request's deadline away. KeyError: stale handle; ValueError: it has none."""
     def expire(self, now: float, /) -> list[int]:
-        """Take out all with deadline <= now: handles by (deadline, tenant, arrival number). ValueError: now falls or is no time."""
+        """Take out all with deadline <= now: handles by (deadline, tenant, arrival number). ValueError: bad now."""
     def next_wakeup(self) -> float:
-        """Seconds: after the latest now and never after the next deadline; infinity when empty."""
+        """When to call expire: after the latest now, never after the next deadline; infinity when empty."""

@@ -1,9 +1,10 @@
 """Deadlines of waiting requests: a hierarchical timing wheel (Varghese and Lauck 1987), O(1) to insert and to remove.
 
-Time is cut into ticks of 2**20 ns. A later tick lies at the level of the highest group of six bits in which it differs from the
-current tick, in the slot of its own six bits there. So everything at a lower level comes before everything at a higher one, and
-a slot is handed down when its first tick is reached: at most once a level. What has reached its tick is in the `due` list, sorted by
-(deadline, tenant, arrival number). Lists are intrusive; the first of a list holds -2 - (its head's index) for its predecessor.
+Time is cut into ticks of 2**20 ns. A later tick lies at the level of the highest group of six bits by which it
+differs from the current tick, in the slot of its own six bits there. So everything at a lower level comes before
+everything at a higher one, and a slot is handed down when its first tick is reached: at most once a level. What has
+reached its tick is in the due list, sorted by (deadline, tenant, arrival number). Lists are intrusive; the first of a
+list holds -2 - (its head's index) for its predecessor.
 """
 import numpy as np
 
@@ -27,7 +28,10 @@ cdef enum:
 
 
 cdef class DeadlineWheel:
-    """The deadlines of a table's requests; a table has one wheel. Seconds, with `epoch` (within 1e10 s) as the instant of 0 ns."""
+    """The deadlines of a table's requests; a table has one wheel.
+
+    Instants are in seconds; epoch: the instant of 0 ns, within 1e10 s. An error changes nothing.
+    """
 
     def __cinit__(self, RequestTable table not None, double epoch=0.0):
         if not is_epoch(epoch):
@@ -213,12 +217,14 @@ cdef class DeadlineWheel:
             row = self.table.wheel_next[row]
         self.due_tail = before
 
-    def add(self, int64_t handle, double deadline_at, /):
-        """Give a request a deadline, seconds, after the latest now. KeyError: stale handle. ValueError: bad deadline, or it has one."""
+    def add(self, Py_ssize_t handle, double deadline_at, /):
+        """Give a request a deadline after the latest now. KeyError: stale handle. ValueError: bad deadline, has one."""
         cdef int32_t row = self.table.checked(handle)
         cdef int64_t deadline_ns
         if not is_time(deadline_at, self.epoch):
-            raise ValueError(f"deadline_at must be 0 to {MAX_SECONDS} s after the epoch {self.epoch}, not {deadline_at}")
+            raise ValueError(
+                f"deadline_at must be 0 to {MAX_SECONDS} s after the epoch {self.epoch}, not {deadline_at}"
+            )
         deadline_ns = to_ns(deadline_at, self.epoch)
         if deadline_ns <= self.last_ns:
             raise ValueError(f"deadline_at must be after now, {self.epoch + self.last_ns * 1e-9}, not {deadline_at}")
@@ -227,7 +233,7 @@ cdef class DeadlineWheel:
         self.table.deadline_ns[row] = deadline_ns
         self.insert(row)
 
-    def discard(self, int64_t handle, /):
+    def discard(self, Py_ssize_t handle, /):
         """Take a request's deadline away. KeyError: stale handle. ValueError: it has none."""
         cdef int32_t row = self.table.checked(handle)
         if not self.table.rows[row].flags & TIMED:
@@ -235,7 +241,10 @@ cdef class DeadlineWheel:
         self.remove(row)
 
     def expire(self, double now, /):
-        """Take out all with deadline <= now: their handles by (deadline, tenant, arrival number). ValueError: now falls or is no time."""
+        """Take out all with deadline <= now: their handles by (deadline, tenant, arrival number).
+
+        ValueError: now goes backwards or is no time.
+        """
         cdef int64_t now_ns = self.instant(now)
         cdef int32_t row
         self.last_ns = now_ns
@@ -247,7 +256,7 @@ cdef class DeadlineWheel:
         return handles
 
     def next_wakeup(self):
-        """Seconds: after the latest now and never after the next deadline, when expire is worth calling; infinity when empty."""
+        """When to call expire: after the latest now, never after the next deadline; infinity when empty."""
         return to_seconds_up(self.wake_ns(), self.epoch)
 
     cdef int64_t instant(self, double now) except -1:

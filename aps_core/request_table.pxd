@@ -29,6 +29,7 @@ cdef enum:
     STRAY = 2                 # it sits in its lane's pairing heap, not in the FIFO
     TIMED = 4                 # it has a deadline (in the deadline wheel)
 
+
 @cython.final
 cdef class RequestTable:
     cdef Request* rows        # the data of `records`; moves only in `reserve`
@@ -41,12 +42,12 @@ cdef class RequestTable:
     cdef int32_t free_head
     cdef int32_t fresh        # rows at and above have never been used
     cdef int64_t tag          # in every handle of this table; 1..1023
-    cdef readonly int64_t generation_limit # uses of a row before it is retired
+    cdef readonly int64_t generation_limit  # uses of a row before it is retired
     cdef bint has_wheel       # a deadline wheel links its rows
     cdef object records, deadlines, nexts, prevs    # the NumPy arrays that own the memory
 
-    cpdef void reserve(self, int64_t capacity) except *      # grow to at least this many rows (GIL; may raise MemoryError)
-    cdef int32_t take(self) noexcept nogil                   # a zeroed row (state FREE until the caller sets it); NONE when full
+    cpdef void reserve(self, Py_ssize_t capacity) except *    # grow to at least this many rows (may raise MemoryError)
+    cdef int32_t take(self) noexcept nogil                   # a zeroed row (state FREE, links NONE); NONE when full
     cdef void give(self, int32_t row) noexcept nogil         # free it: the generation moves on
     cdef int64_t handle(self, int32_t row) noexcept nogil
     cdef int32_t find(self, int64_t handle) noexcept nogil   # NONE when stale or foreign

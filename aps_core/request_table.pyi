@@ -28,7 +28,7 @@ class RequestTable:
     def nbytes(self) -> int:
         """Bytes allocated for rows: capacity * bytes_per_row."""
     def reserve(self, capacity: int) -> None:
-        """Grow to at least `capacity` rows. ValueError: negative; OverflowError: above 2**28 - 1; MemoryError: unchanged."""
+        """Grow to at least `capacity` rows. ValueError: negative. OverflowError: above 2**28 - 1. MemoryError."""
     def allocate(self, tenant: int = 0, number: int = 0) -> int:
         """Take a row, growing when full; its handle."""
     def free(self, handle: int) -> None:

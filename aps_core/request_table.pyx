@@ -1,13 +1,14 @@
-"""Requests as rows of a table: 64 packed bytes a request, plus its deadline and the deadline wheel's links (80 bytes in all).
+"""Requests as rows of a table: 64 packed bytes a request, plus its deadline and the deadline wheel's links (80 in all).
 
-A row is named outside by a *handle*: an int64 > 0 holding the row, the row's generation and the table's tag. A generation is
-used once, so a stale handle is an error and never another request; a row whose generations are used up is retired. Tags come
-from a process-wide counter modulo 1023, so handles of another table are refused too.
+A row is named outside by a *handle*: an int64 > 0 holding the row, its generation and the table's tag. A generation
+is used once, so a stale handle is an error and never another request; a row whose generations are used up is retired.
+Tags come from a process-wide counter modulo 1023, so handles of another table are refused too.
 
 Rows are reused last in, first out, while they are warm in cache. Rows at and above `fresh` have never been used.
 """
 import numpy as np
 
+from libc.stdint cimport INT32_MAX, INT32_MIN
 from libc.string cimport memset
 
 from aps_core.types cimport FREE, NONE, RETIRED
@@ -38,10 +39,11 @@ RECORD = record_type()
 cdef class RequestTable:
     """A growing table of requests.
 
-    capacity: rows to start with (at least 1024 are made). generation_limit: uses of a row before it is retired, 1..2**25.
+    capacity: rows to start with (at least 1024 are made).
+    generation_limit: uses of a row before it is retired, 1..2**25.
     """
 
-    def __cinit__(self, int64_t capacity=0, *, int64_t generation_limit=1 << GENERATION_BITS):
+    def __cinit__(self, Py_ssize_t capacity=0, *, Py_ssize_t generation_limit=1 << GENERATION_BITS):
         global tables
         if not 1 <= generation_limit <= 1 << GENERATION_BITS:
             raise ValueError(f"generation_limit must be in 1..{1 << GENERATION_BITS}, not {generation_limit}")
@@ -55,7 +57,7 @@ cdef class RequestTable:
         self.prevs = np.empty(0, np.int32)
         self.reserve(max(capacity, MIN_ROWS) if capacity >= 0 else capacity)
 
-    cpdef void reserve(self, int64_t capacity) except *:
+    cpdef void reserve(self, Py_ssize_t capacity) except *:
         """Grow to at least `capacity` rows (and by at least an eighth). Handles stay valid.
 
         ValueError: negative; OverflowError: above 2**28 - 1 rows; MemoryError: the table is as it was.
@@ -74,7 +76,7 @@ cdef class RequestTable:
                 self.deadlines = np.zeros(rows, np.int64)
                 self.nexts = np.zeros(rows, np.int32)
                 self.prevs = np.zeros(rows, np.int32)
-            else:                        # realloc: a large block is remapped, not copied; nobody else holds these arrays
+            else:                        # realloc remaps a large block without a copy; nobody else holds these arrays
                 for array in (self.records, self.deadlines, self.nexts, self.prevs):
                     array.resize(rows, refcheck=False)
         finally:                         # some may have moved before one failed
@@ -129,28 +131,36 @@ cdef class RequestTable:
             return NONE
         return <int32_t>row
 
-    def allocate(self, int32_t tenant=0, int64_t number=0):
-        """Take a row for `tenant` with arrival number `number`, growing when full; its handle. OverflowError, MemoryError: see reserve."""
+    def allocate(self, Py_ssize_t tenant=0, Py_ssize_t number=0):
+        """Take a row for `tenant` with arrival number `number`, growing when full (errors: see reserve); its handle.
+
+        OverflowError: tenant beyond int32, number beyond int64.
+        """
+        if not INT32_MIN <= tenant <= INT32_MAX:
+            raise OverflowError(f"tenant must be in {INT32_MIN}..{INT32_MAX}, not {tenant}")
         if self.free_head == NONE and self.fresh == self.capacity:
             self.reserve(<int64_t>self.capacity + 1)
         cdef int32_t row = self.take()
-        self.rows[row].tenant = tenant
+        self.rows[row].tenant = <int32_t>tenant
         self.rows[row].number = number
         return self.handle(row)
 
-    def free(self, int64_t handle):
-        """Give the row back; the handle is stale from here on. KeyError: stale or foreign handle. ValueError: it has a deadline."""
+    def free(self, Py_ssize_t handle):
+        """Give the row back: the handle is stale now. KeyError: stale or foreign handle. ValueError: has a deadline."""
         cdef int32_t row = self.checked(handle)
         if self.rows[row].flags & TIMED:
             raise ValueError(f"request {handle} has a deadline: discard it first")
         self.give(row)
 
-    def row_of(self, int64_t handle):
+    def row_of(self, Py_ssize_t handle):
         """The row, 0..capacity-1. KeyError: stale or foreign handle."""
         return self.checked(handle)
 
     def column(self, str name):
-        """A copy of one field of all rows ever used, by row (a view would dangle when the table grows). KeyError: no such field."""
+        """A copy of one field of all rows ever used, by row: a view would dangle when the table grows.
+
+        Fields: those of RECORD, and deadline_ns. KeyError: no such field.
+        """
         if name == "deadline_ns":
             return self.deadlines[:self.fresh].copy()
         if name not in RECORD.names:

@@ -1,6 +1,7 @@
 """See scheduler.pyx."""
 cimport cython
 
+from aps_core.admission cimport Admission
 from aps_core.aging_heap cimport AgingHeap
 from aps_core.batch_assembler cimport BatchAssembler
 from aps_core.contention cimport Contention
@@ -8,9 +9,10 @@ from aps_core.deadlines cimport DeadlineWheel
 from aps_core.fair_share cimport FairShare
 from aps_core.kv_cache cimport KVCache
 from aps_core.request_table cimport RequestTable
+from aps_core.settlement cimport Settlement
 from aps_core.tenant_table cimport Limits, TenantTable
 from aps_core.token_buckets cimport TokenBuckets
-from aps_core.types cimport Reason, int32_t, int64_t
+from aps_core.types cimport int32_t, int64_t
 
 @cython.final
 cdef class Scheduler:
@@ -23,20 +25,14 @@ cdef class Scheduler:
     cdef KVCache kv
     cdef Contention contention
     cdef BatchAssembler assembler
-    cdef int64_t max_context
-    cdef int64_t expected_output      # the policy's forecast; NONE: max_tokens
+    cdef Admission admission
+    cdef Settlement settlement
     cdef double epoch
     cdef readonly double now          # seconds, of the last call
     cdef int64_t now_ns
-    cdef int64_t arrivals
-    cdef int32_t ended_head           # requests to report, linked by `next`
-    cdef int32_t ended_tail
-    cdef readonly double retry_after  # of the last refusal, seconds
-    cdef readonly int64_t largest     # of the last rejection: the max_tokens that would pass
 
     cdef int64_t check_now(self, double now) except -1
     cdef void play(self, double now, int64_t now_ns) noexcept nogil
-    cdef void take_out(self, int32_t row, Reason reason) noexcept nogil
 
     cdef int32_t slot_of(self, object tenant) except -1
     cdef int32_t device_of(self, object device) except -1
@@ -48,16 +44,3 @@ cdef class Scheduler:
     cdef int room(self, int64_t more) except -1
 
     cdef void change(self, int32_t slot, Limits* limits) noexcept
-    cdef void end_impossible(self, int32_t slot) noexcept
-    cdef void free_if_drained(self, int32_t slot) noexcept nogil
-
-    cdef int64_t offer(self, int32_t slot, int64_t prompt, int64_t most, int32_t bid, int64_t deadline_ns, int64_t forecast) noexcept nogil
-    cdef Reason judge(self, int32_t slot, int64_t prompt, int64_t most, int32_t bid, int64_t deadline_ns) noexcept nogil
-    cdef Reason too_large(self, Reason reason, int64_t largest) noexcept nogil
-    cdef Reason later(self, Reason reason, double retry_after) noexcept nogil
-    cdef double wait_s(self, int64_t until_ns) noexcept nogil
-    cdef int64_t admit(self, int32_t slot, int64_t prompt, int64_t most, int32_t bid, int64_t deadline_ns, int64_t forecast) noexcept nogil
-    cdef void report(self, int32_t row, int64_t computed, int64_t generated) noexcept nogil
-    cdef double finish(self, int32_t row, int64_t output) noexcept nogil
-    cdef double conclude(self, int32_t row, int64_t prompt, int64_t output) noexcept nogil
-    cdef Reason move(self, int32_t row, int32_t bid) noexcept nogil

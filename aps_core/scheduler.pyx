@@ -6,7 +6,8 @@ from libc.stdint cimport INT32_MAX, INT64_MAX
 
 import numpy as np
 
-from aps_core.aging_heap cimport to_horizon_ns
+from aps_core.admission cimport Admission
+from aps_core.aging_heap cimport AgingHeap, to_horizon_ns
 from aps_core.arguments cimport positive, real, whole
 from aps_core.batch_assembler cimport SWAP
 from aps_core.clock cimport FOREVER, MAX_SECONDS, is_epoch, is_time, llrint, to_ns, to_seconds_up, wait_until
@@ -45,8 +46,8 @@ cdef class Scheduler:
         if not is_epoch(self.epoch):
             raise ValueError(f"epoch must be within 1e10 s of 0, got {epoch!r}")
         self.now = self.epoch
-        self.expected_output = whole(expected_output, "expected_output", -1, MOST_TOKENS)
-        self.max_context = whole(max_context, "max_context", 1, UNBOUNDED_TOKENS)
+        forecast = whole(expected_output, "expected_output", -1, MOST_TOKENS)
+        context = whole(max_context, "max_context", 1, UNBOUNDED_TOKENS)
         premium = real(bid_premium, "bid_premium", 0.0, 1e6)
         depth = whole(backfill_depth, "backfill_depth", 0, 1 << 20)
         self.table = RequestTable()
@@ -74,8 +75,8 @@ cdef class Scheduler:
         total = &self.tenants.rows[ALL]
         total.max_queued = whole(max_queued, "max_queued", 0, INT32_MAX)
         total.max_queued_tokens = whole(max_queued_tokens, "max_queued_tokens", 0, UNBOUNDED_TOKENS)
-        self.ended_head = NONE
-        self.ended_tail = NONE
+        self.admission = Admission(self.contention, context, forecast, self.epoch)
+        self.settlement = Settlement(self.assembler)
 
     # Time
 
@@ -103,7 +104,7 @@ cdef class Scheduler:
                 self.now_ns = self.table.deadline_ns[row]
                 tenant = &self.tenants.rows[self.table.rows[row].tenant]
                 tenant.expired += 1
-                self.take_out(row, DEADLINE_EXPIRED)
+                self.settlement.take_out(row, DEADLINE_EXPIRED, self.now_ns)
             elif payable_ns <= now_ns:
                 self.now_ns = payable_ns
                 slot = self.contention.affordable.entries[0].id
@@ -114,41 +115,9 @@ cdef class Scheduler:
         self.now_ns = now_ns
         self.now = now
 
-    cdef void take_out(self, int32_t row, Reason reason) noexcept nogil:
-        """A waiting request ends; with a reason it keeps its row until that has been reported."""
-        cdef Request* request = &self.table.rows[row]
-        cdef int32_t slot = request.tenant
-        self.contention.dequeue(row)
-        self.assembler.drop_reservation(row)
-        if request.flags & PAID:
-            self.buckets.refund(slot, self.contention.bucket_cost(row), self.now_ns)
-        if reason == ADMITTED:
-            self.table.give(row)
-        else:
-            request.state = ENDED
-            request.charge_bid = <uint8_t>reason
-            request.next = NONE
-            if self.ended_tail == NONE:
-                self.ended_head = row
-            else:
-                self.table.rows[self.ended_tail].next = row
-            self.ended_tail = row
-        self.contention.evaluate(slot, self.now_ns)
-        self.contention.finish(self.now_ns)
-        self.free_if_drained(slot)
-
     def ended(self):
         """[(handle, reason code), ...] of the requests that ended without a call of their own since the last `ended`, in order."""
-        cdef int32_t row = self.ended_head, after
-        found = []
-        while row != NONE:
-            after = self.table.rows[row].next
-            found.append((self.table.handle(row), self.table.rows[row].charge_bid))
-            self.table.give(row)
-            row = after
-        self.ended_head = NONE
-        self.ended_tail = NONE
-        return found
+        return self.settlement.collect()
 
     def next_wakeup(self, double now):
         """Seconds: the earliest instant at which something changes by itself; infinity when nothing will."""
@@ -222,7 +191,7 @@ cdef class Scheduler:
         self.play(now, self.check_now(now))
         cdef int32_t slot = self.slot_of(tenant)
         self.tenants.rows[slot].state = DRAINING
-        self.free_if_drained(slot)
+        self.settlement.free_if_drained(slot)
         return self.tenants.rows[slot].state == VACANT
 
     def readmit_tenant(self, tenant, *, double now, **limits):
@@ -248,35 +217,10 @@ cdef class Scheduler:
             self.buckets.configure(slot, limits.rate, limits.burst, self.now_ns)
         self.tenants.apply(slot, limits, self.kv.total_blocks)
         if tenant.waiting:
-            self.end_impossible(slot)
+            self.settlement.end_impossible(slot, self.now_ns)
         self.contention.evaluate(slot, self.now_ns)
         self.contention.finish(self.now_ns)
-        self.free_if_drained(slot)
-
-    cdef void end_impossible(self, int32_t slot) noexcept:
-        """In arrival order. Looks at the whole table: a rare call."""
-        cdef Tenant* tenant = &self.tenants.rows[slot]
-        cdef double burst = self.buckets.burst[slot]
-        cdef Request* request
-        cdef int32_t row
-        doomed = []
-        for row in range(self.table.fresh):
-            request = &self.table.rows[row]
-            if request.state != WAITING or request.tenant != slot:
-                continue
-            if self.contention.blocks(row) > tenant.kv_blocks:
-                doomed.append((request.number, row, <int>EXCEEDS_KV_SHARE))
-            elif not request.flags & PAID and self.contention.bucket_cost(row) > burst:
-                doomed.append((request.number, row, <int>EXCEEDS_BURST))
-        for _, row, reason in sorted(doomed):
-            tenant.rejected += 1
-            self.take_out(row, reason)
-
-    cdef void free_if_drained(self, int32_t slot) noexcept nogil:
-        cdef Tenant* tenant = &self.tenants.rows[slot]
-        if tenant.state == DRAINING and tenant.waiting == 0 and tenant.in_flight == 0:
-            tenant.state = VACANT
-            self.fair.close(slot)
+        self.settlement.free_if_drained(slot)
 
     # Policy
 
@@ -323,7 +267,7 @@ cdef class Scheduler:
         self.must_be_active(slot)
         self.room(1)
         self.play(now, now_ns)
-        return self.offer(slot, prompt, most, <int32_t>offered, deadline_ns, forecast)
+        return self.admission.offer(slot, prompt, most, <int32_t>offered, deadline_ns, forecast, now_ns, now)
 
     def submit_many(self, tenants, prompts, max_tokens, bids, double now):
         """`submit` for each element of int arrays of one length, in order; an int64 array of handles or negated reason codes."""
@@ -348,7 +292,7 @@ cdef class Scheduler:
         with nogil:
             self.play(now, now_ns)
             for i in range(n):
-                answers[i] = self.offer(slots[i], prompt[i], most[i], offered[i], INT64_MAX, NONE)
+                answers[i] = self.admission.offer(slots[i], prompt[i], most[i], offered[i], INT64_MAX, NONE, now_ns, now)
         return answers.base
 
     cdef int must_be_active(self, int32_t slot) except -1:
@@ -362,92 +306,6 @@ cdef class Scheduler:
         if used + more > self.table.capacity:
             self.table.reserve(used + more)
         return 0
-
-    cdef int64_t offer(
-        self, int32_t slot, int64_t prompt, int64_t most, int32_t bid, int64_t deadline_ns, int64_t forecast
-    ) noexcept nogil:
-        cdef Tenant* tenant = &self.tenants.rows[slot]
-        cdef Reason reason
-        self.retry_after = 0.0
-        self.largest = 0
-        if bid > tenant.max_bid:
-            bid = tenant.max_bid
-        reason = self.judge(slot, prompt, most, bid, deadline_ns)
-        if reason == ADMITTED:
-            return self.admit(slot, prompt, most, bid, deadline_ns, forecast)
-        if reason <= EXCEEDS_BURST:
-            tenant.rejected += 1
-        else:
-            tenant.throttled += 1
-        return -<int64_t>reason
-
-    cdef Reason judge(self, int32_t slot, int64_t prompt, int64_t most, int32_t bid, int64_t deadline_ns) noexcept nogil:
-        """The first test that fails, in the order of rules.md, section 4; sets `retry_after` and `largest`."""
-        cdef Tenant* tenant = &self.tenants.rows[slot]
-        cdef Tenant* total = &self.tenants.rows[ALL]
-        cdef int64_t tokens = prompt + most, blocks = self.kv.max_blocks(prompt, most)
-        cdef double prem = self.contention.premium(bid)
-        cdef double cost = <double>tokens * prem
-        if tokens > self.max_context:
-            return self.too_large(EXCEEDS_CONTEXT, self.max_context - prompt)
-        if blocks > self.kv.largest_limit:
-            return self.too_large(EXCEEDS_KV_CACHE, self.kv.largest_limit * self.kv.block_tokens - prompt)
-        if blocks > tenant.kv_blocks:
-            return self.too_large(EXCEEDS_KV_SHARE, tenant.kv_blocks * self.kv.block_tokens - prompt)
-        if cost > self.buckets.burst[slot]:
-            return self.too_large(EXCEEDS_BURST, most_tokens(self.buckets.burst[slot], prem) - prompt)
-        if deadline_ns <= self.now_ns:
-            return DEADLINE_EXPIRED
-        if total.waiting >= total.max_queued:
-            return self.later(QUEUE_FULL, self.tenants.queue_wait_s(ALL))
-        if total.waiting_tokens + tokens > total.max_queued_tokens:
-            return self.later(QUEUE_TOKENS_FULL, self.tenants.queue_wait_s(ALL))
-        if tenant.waiting >= tenant.max_queued:
-            return self.later(TENANT_QUEUE_FULL, self.tenants.queue_wait_s(slot))
-        if tenant.waiting_tokens + tokens > tenant.max_queued_tokens:
-            return self.later(TENANT_QUEUE_TOKENS_FULL, self.tenants.queue_wait_s(slot))
-        if not tenant.queue_over_rate and not self.buckets.affords(slot, cost, self.now_ns):
-            return self.later(OVER_RATE, self.wait_s(self.buckets.affordable_ns(slot, cost, self.now_ns)))
-        return ADMITTED
-
-    cdef Reason too_large(self, Reason reason, int64_t largest) noexcept nogil:
-        self.largest = max(largest, 0)
-        return reason
-
-    cdef Reason later(self, Reason reason, double retry_after) noexcept nogil:
-        self.retry_after = retry_after
-        return reason
-
-    cdef double wait_s(self, int64_t until_ns) noexcept nogil:
-        return wait_until(until_ns, self.now, self.epoch)
-
-    cdef int64_t admit(
-        self, int32_t slot, int64_t prompt, int64_t most, int32_t bid, int64_t deadline_ns, int64_t forecast
-    ) noexcept nogil:
-        cdef int32_t row = self.table.take()
-        cdef Request* request = &self.table.rows[row]
-        cdef Tenant* tenant = &self.tenants.rows[slot]
-        self.arrivals += 1
-        request.tenant = slot
-        request.number = self.arrivals
-        request.arrival_ns = self.now_ns
-        request.prompt_tokens = <int32_t>prompt
-        request.max_tokens = <int32_t>most
-        request.bid = <uint8_t>bid
-        if forecast == NONE:
-            forecast = self.expected_output
-        request.expected_output = <int32_t>(most if forecast == NONE else min(most, forecast))
-        if not tenant.queue_over_rate:
-            request.flags |= PAID
-            self.buckets.charge(slot, self.contention.bucket_cost(row), self.now_ns)
-        if deadline_ns != INT64_MAX:
-            request.flags |= TIMED
-            self.table.deadline_ns[row] = deadline_ns
-        tenant.admitted += 1
-        self.contention.enqueue(row)
-        self.contention.evaluate(slot, self.now_ns)
-        self.contention.finish(self.now_ns)
-        return self.table.handle(row)
 
     def next_batch(self, device, double now):
         """How many requests start on the device now: their handles are `started[:n]`; `preempted[:preempted_count]` stop for them."""
@@ -476,6 +334,16 @@ cdef class Scheduler:
         return self.assembler.release_reason
 
     @property
+    def retry_after(self):
+        """Of the last refusal: seconds until it may pass; 0.0 when that says nothing."""
+        return self.admission.retry_after
+
+    @property
+    def largest(self):
+        """Of the last rejection: the largest max_tokens that would have passed the test it failed."""
+        return self.admission.largest
+
+    @property
     def waiting(self):
         """Requests accepted and not yet started."""
         return self.tenants.rows[ALL].waiting
@@ -500,7 +368,7 @@ cdef class Scheduler:
         cdef int64_t output = whole(generated, "generated", 0, MOST_TOKENS)
         self.check_progress(row, prefilled, output)
         self.play(now, now_ns)
-        self.report(row, prefilled, output)
+        self.settlement.report(row, prefilled, output, self.now_ns)
 
     def progress_many(self, handles, computed, generated, double now):
         """`progress` for each element of int64 arrays of one length; each handle at most once."""
@@ -518,27 +386,12 @@ cdef class Scheduler:
         with nogil:
             self.play(now, now_ns)
             for i in range(n):
-                self.report(self.table.find(names[i]), prefilled[i], output[i])
+                self.settlement.report(self.table.find(names[i]), prefilled[i], output[i], now_ns)
 
     cdef int must_differ(self, const long long[::1] handles) except -1:
         if handles.shape[0] > 1 and np.unique(handles).size != handles.shape[0]:
             raise ValueError("handles must differ, one is there twice")
         return 0
-
-    cdef void report(self, int32_t row, int64_t computed, int64_t generated) noexcept nogil:
-        cdef Request* request = &self.table.rows[row]
-        cdef int64_t charged = max(request.expected_output, request.generated)
-        cdef int32_t slot = request.tenant
-        self.kv.grow(request.device, request.row, computed, generated)
-        request.generated = <int32_t>generated
-        if generated > charged:
-            self.contention.fair.charge(
-                slot,
-                (self.assembler.rules.output_weight * <double>(generated - charged))
-                * self.contention.premium(request.charge_bid),
-            )
-            self.contention.evaluate(slot, self.now_ns)
-            self.contention.finish(self.now_ns)
 
     def settle(self, int64_t handle, output_tokens, double now):
         """The request finished with that much output. All is settled to what was used; the final charge, in bucket tokens."""
@@ -546,7 +399,7 @@ cdef class Scheduler:
         cdef int32_t row = self.running_row(handle, now_ns)
         cdef int64_t output = whole(output_tokens, "output_tokens", 0, MOST_TOKENS)
         self.play(now, now_ns)
-        return self.finish(row, output)
+        return self.settlement.finish(row, output, self.now_ns)
 
     def settle_many(self, handles, outputs, double now):
         """`settle` for each element of int64 arrays of one length; each handle at most once."""
@@ -564,15 +417,7 @@ cdef class Scheduler:
         with nogil:
             self.play(now, now_ns)
             for i in range(n):
-                self.finish(self.table.find(names[i]), output[i])
-
-    cdef double finish(self, int32_t row, int64_t output) noexcept nogil:
-        cdef Request* request = &self.table.rows[row]
-        cdef Tenant* tenant = &self.tenants.rows[request.tenant]
-        if output > request.generated:
-            self.report(row, self.kv.prefill_target(request.device, request.row), output)
-        tenant.finished += 1
-        return self.conclude(row, request.prompt_tokens, output)
+                self.settlement.finish(self.table.find(names[i]), output[i], now_ns)
 
     def cancel(self, int64_t handle, double now):
         """End a request, whatever it is doing; the final charge, in bucket tokens (0.0 when it had not started)."""
@@ -584,46 +429,11 @@ cdef class Scheduler:
         self.play(now, now_ns)
         tenant.cancelled += 1
         if request.state == WAITING:
-            self.take_out(row, ADMITTED)
+            self.settlement.take_out(row, ADMITTED, self.now_ns)
             return 0.0
         if request.generated == 0:
             prompt = min(prompt, self.kv.computed(request.device, request.row)) if request.state == RUNNING else 0
-        return self.conclude(row, prompt, request.generated)
-
-    cdef double conclude(self, int32_t row, int64_t prompt, int64_t output) noexcept nogil:
-        """A started request ends: slot, KV, flight, service and bucket are settled to prompt and output used."""
-        cdef Request* request = &self.table.rows[row]
-        cdef int32_t slot = request.tenant
-        cdef Tenant* tenant = &self.tenants.rows[slot]
-        cdef double prem = self.contention.premium(request.charge_bid)
-        cdef double reserved = <double>(<int64_t>request.prompt_tokens + request.max_tokens) * prem
-        cdef double used = <double>(prompt + output) * prem
-        self.fair.settle(
-            slot,
-            self.assembler.service_cost(
-                row, request.prompt_tokens, max(request.expected_output, request.generated), request.charge_bid
-            )
-            - self.assembler.service_cost(row, prompt, output, request.charge_bid),
-        )
-        if reserved > used:
-            self.buckets.refund(slot, reserved - used, self.now_ns)
-        else:
-            self.buckets.charge(slot, used - reserved, self.now_ns)
-        if request.state == RUNNING:
-            self.assembler.stop_running(row, self.now_ns)
-        else:
-            self.lanes.remove_row(row, ALL)
-            self.contention.count_returning(row, -1)
-            self.assembler.drop_reservation(row)
-        tenant.in_flight -= 1
-        tenant.prompt_tokens += prompt
-        tenant.output_tokens += output
-        tenant.charged_tokens += used
-        self.table.give(row)
-        self.contention.evaluate(slot, self.now_ns)
-        self.contention.finish(self.now_ns)
-        self.free_if_drained(slot)
-        return used
+        return self.settlement.conclude(row, prompt, request.generated, self.now_ns)
 
     def preempt(self, int64_t handle, double now):
         """Take a running request off its device; it returns by itself when there is room, ahead of its tenant's waiting ones."""
@@ -641,12 +451,11 @@ cdef class Scheduler:
         cdef int32_t row = self.row_of(handle, now_ns)
         cdef int32_t wanted = <int32_t>whole(bid, "bid", 1, BIDS)
         self.play(now, now_ns)
-        self.retry_after = 0.0
-        self.largest = 0
+        self.admission.clear()
         cdef Request* request = &self.table.rows[row]
         wanted = min(wanted, self.tenants.rows[request.tenant].max_bid)
         if request.state == WAITING:
-            return -<int>self.move(row, wanted)
+            return -<int>self.admission.move(row, wanted, self.now_ns, self.now)
         if request.state == RETURNING:
             self.lanes.remove_row(row, ALL)
             request.bid = <uint8_t>wanted
@@ -654,30 +463,6 @@ cdef class Scheduler:
         else:
             request.bid = <uint8_t>wanted
         return 0
-
-    cdef Reason move(self, int32_t row, int32_t bid) noexcept nogil:
-        """A waiting request to the lane of another bid, if its bucket allows."""
-        cdef Request* request = &self.table.rows[row]
-        cdef int32_t slot = request.tenant
-        cdef double old = self.contention.bucket_cost(row), new
-        new = <double>(<int64_t>request.prompt_tokens + request.max_tokens) * self.contention.premium(bid)
-        if request.flags & PAID:
-            if new > old:
-                if not self.buckets.affords(slot, new - old, self.now_ns):
-                    if new > self.buckets.burst[slot]:
-                        return EXCEEDS_BURST
-                    return self.later(OVER_RATE, self.wait_s(self.buckets.affordable_ns(slot, new - old, self.now_ns)))
-                self.buckets.charge(slot, new - old, self.now_ns)
-            elif new < old:
-                self.buckets.refund(slot, old - new, self.now_ns)
-        elif new > self.buckets.burst[slot]:
-            return EXCEEDS_BURST
-        self.lanes.remove_row(row, slot)
-        request.bid = <uint8_t>bid
-        self.lanes.insert(row, slot)
-        self.contention.evaluate(slot, self.now_ns)
-        self.contention.finish(self.now_ns)
-        return ADMITTED
 
     # Looking
 
@@ -697,12 +482,3 @@ cdef class Scheduler:
         self.play(now, self.check_now(now))
         return snapshot(self.contention, self.assembler, self.now_ns)
 
-
-cdef int64_t most_tokens(double burst, double prem) noexcept nogil:
-    """The largest n with ``n * prem <= burst``."""
-    cdef int64_t n = <int64_t>(burst / prem)
-    while <double>(n + 1) * prem <= burst:
-        n += 1
-    while n > 0 and <double>n * prem > burst:
-        n -= 1
-    return n

@@ -2,6 +2,7 @@
 cimport cython
 from aps_core.types cimport int32_t, int64_t
 
+
 @cython.final
 cdef class TokenBuckets:
     cdef double[::1] rate     # tokens/s; infinity: unlimited
@@ -12,17 +13,21 @@ cdef class TokenBuckets:
     cdef readonly double epoch  # of the Python API, which takes seconds
     cdef int64_t last_ns        # the latest now the Python API was given
 
-    cpdef void reserve(self, int32_t capacity) except *
-    cdef void open(self, int32_t slot, double rate, double burst, int64_t now_ns) noexcept nogil      # a new, full bucket
-    cdef void configure(self, int32_t slot, double rate, double burst, int64_t now_ns) noexcept nogil # keeps the level
+    cpdef void reserve(self, Py_ssize_t capacity) except *
+    # A new, full bucket.
+    cdef void open(self, int32_t slot, double rate, double burst, int64_t now_ns) noexcept nogil
+    # Keeps the level, down to the new burst.
+    cdef void configure(self, int32_t slot, double rate, double burst, int64_t now_ns) noexcept nogil
     cdef double level_at(self, int32_t slot, int64_t now_ns) noexcept nogil
     cdef bint affords(self, int32_t slot, double cost, int64_t now_ns) noexcept nogil
     cdef void charge(self, int32_t slot, double cost, int64_t now_ns) noexcept nogil    # take, into debt if need be
     cdef bint take_at(self, int32_t slot, double cost, int64_t now_ns) noexcept nogil   # affords, then charge
     cdef void refund(self, int32_t slot, double amount, int64_t now_ns) noexcept nogil  # give back
-    cdef int64_t affordable_ns(self, int32_t slot, double cost, int64_t now_ns) noexcept nogil  # first ns >= now; INT64_MAX when never
+    # The first ns >= now; INT64_MAX when never.
+    cdef int64_t affordable_ns(self, int32_t slot, double cost, int64_t now_ns) noexcept nogil
 
-    cdef int64_t instant(self, double now) except -1                         # the Python API's checks: ValueError, IndexError
-    cdef int check_slot(self, int32_t slot) except -1
+    # The Python API's checks: ValueError, IndexError.
+    cdef int64_t instant(self, double now) except -1
+    cdef int check_slot(self, Py_ssize_t slot) except -1
     cdef int check_amount(self, double amount) except -1
-    cdef int check_limits(self, int32_t slot, double rate, double burst) except -1
+    cdef int check_limits(self, Py_ssize_t slot, double rate, double burst) except -1

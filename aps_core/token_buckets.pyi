@@ -5,7 +5,10 @@ import numpy.typing as npt
 
 @final
 class TokenBuckets:
-    """Token buckets in rows 0..capacity-1: see the module. ValueError: bad number or now; IndexError: slot out of range or not added."""
+    """Token buckets in rows 0..capacity-1: see the module.
+
+    ValueError: a bad number or now. IndexError: slot out of range or not added.
+    """
 
     def __new__(cls, capacity: int = 16, epoch: float = 0.0) -> TokenBuckets: ...
     @property
@@ -38,4 +41,4 @@ class TokenBuckets:
         /,
         out: npt.NDArray[np.bool_] | None = None,
     ) -> npt.NDArray[np.bool_]:
-        """`take` for each pair in order, at one instant: shapes (n,), into `out` if given. All is checked before anything is taken."""
+        """`take` for each pair in order, at one instant: shapes (n,), into `out` if given. All is checked first."""

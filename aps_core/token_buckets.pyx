@@ -1,28 +1,30 @@
-"""Token buckets over arrays, one row per tenant: lazy refill, debt, and the exact nanosecond at which a cost is affordable.
+"""Token buckets over arrays, one row per tenant: lazy refill, debt, and the exact nanosecond a cost is affordable.
 
-Source: the token bucket of traffic shaping (RFC 2697 meters with it), with a level that may be negative. A level is computed
-from the last take, give-back or change, never from the last look: `min(burst, base + rate * ((t - base_ns) * 1e-9))`, t in ns.
-Every step of it is monotone in t also after rounding, so the instant of affordability is found by bisection on that very expression.
+Source: the token bucket of traffic shaping (RFC 2697 meters with it), with a level that may be negative. A level is
+computed from the last take, give-back or change, never from the last look:
+`min(burst, base + rate * ((t - base_ns) * 1e-9))`, t in ns. Every step of that is monotone in t also after rounding, so
+the instant of affordability is found by bisection on the very expression.
 """
 import numpy as np
 
 from libc.math cimport INFINITY
-from libc.stdint cimport INT64_MAX, uint8_t
+from libc.stdint cimport INT32_MAX, INT64_MAX, uint8_t
 
 from aps_core.clock cimport MAX_EPOCH, MAX_SECONDS, is_epoch, is_time, to_ns, wait_until
 
+cdef int64_t MAX_SLOTS = INT32_MAX
 cdef double MAX_TOKENS = 1e18             # of the Python API: no sum of these overflows
 cdef int64_t HORIZON_NS = 1 << 62         # what takes longer is never affordable
 
 
 cdef class TokenBuckets:
-    """Buckets in rows 0..capacity-1, each to be added before use. `now` is in seconds and never falls from call to call.
+    """Buckets in rows 0..capacity-1, each to be added before use. `now` is in seconds and never goes backwards.
 
     Amounts are in tokens, finite, in 0..1e18. Errors, which change nothing: ValueError for a bad number or `now`,
     IndexError for a slot out of range or not added. epoch: the instant of 0 ns, within 1e10 s.
     """
 
-    def __cinit__(self, int32_t capacity=16, double epoch=0.0):
+    def __cinit__(self, Py_ssize_t capacity=16, double epoch=0.0):
         if not is_epoch(epoch):
             raise ValueError(f"epoch must be within {MAX_EPOCH} s of 0, not {epoch}")
         self.epoch = epoch
@@ -30,13 +32,13 @@ cdef class TokenBuckets:
         self.base_ns = np.empty(0, np.int64)
         self.reserve(capacity)
 
-    cpdef void reserve(self, int32_t capacity) except *:
-        """Grow to at least `capacity` rows (at least twofold). ValueError: negative; MemoryError: as it was."""
-        if capacity < 0:
-            raise ValueError(f"capacity must be >= 0, not {capacity}")
+    cpdef void reserve(self, Py_ssize_t capacity) except *:
+        """Grow to at least `capacity` rows (at least twofold). ValueError: not in 0..2**31-1."""
+        if not 0 <= capacity <= MAX_SLOTS:
+            raise ValueError(f"capacity must be in 0..{MAX_SLOTS}, not {capacity}")
         if capacity <= self.capacity:
             return
-        cdef int64_t rows = min(max(<int64_t>capacity, 2 * <int64_t>self.capacity), 2**31 - 1)
+        cdef int64_t rows = min(max(<int64_t>capacity, 2 * <int64_t>self.capacity), MAX_SLOTS)
         more = np.zeros(rows - self.capacity)   # rate 0: not added
         rate, burst, base = [np.concatenate((old, more)) for old in (self.rate.base, self.burst.base, self.base.base)]
         base_ns = np.concatenate((self.base_ns.base, more.astype(np.int64)))
@@ -51,6 +53,8 @@ cdef class TokenBuckets:
 
     cdef void configure(self, int32_t slot, double rate, double burst, int64_t now_ns) noexcept nogil:
         cdef double level = self.level_at(slot, now_ns)   # infinite when unlimited so far
+        if rate == self.rate[slot] and burst == self.burst[slot]:
+            return                       # nothing new: the level keeps its base
         self.base[slot] = burst if burst < level else level
         self.base_ns[slot] = now_ns
         self.rate[slot] = rate
@@ -122,59 +126,62 @@ cdef class TokenBuckets:
                 short = middle
         return enough
 
-    def add(self, int32_t slot, double rate, double burst, double now, /):
-        """A new, full bucket of `rate` tokens/s and `burst` tokens, both positive and at most 1e18, or both infinite (unlimited)."""
+    def add(self, Py_ssize_t slot, double rate, double burst, double now, /):
+        """A new, full bucket of `rate` tokens/s and `burst` tokens: above 0 to 1e18, or both infinite (unlimited)."""
         self.check_limits(slot, rate, burst)
         self.last_ns = self.instant(now)
-        self.open(slot, rate, burst, self.last_ns)
+        self.open(<int32_t>slot, rate, burst, self.last_ns)
 
-    def set_limits(self, int32_t slot, double rate, double burst, double now, /):
+    def set_limits(self, Py_ssize_t slot, double rate, double burst, double now, /):
         """A new rate and burst (as for add); the level stays, down to the new burst. From unlimited: full."""
         self.check_slot(slot)
         self.check_limits(slot, rate, burst)
         self.last_ns = self.instant(now)
-        self.configure(slot, rate, burst, self.last_ns)
+        self.configure(<int32_t>slot, rate, burst, self.last_ns)
 
-    def level(self, int32_t slot, double now, /):
+    def level(self, Py_ssize_t slot, double now, /):
         """Tokens there are: at most the burst, negative when in debt, infinite when unlimited."""
         self.check_slot(slot)
         self.last_ns = self.instant(now)
-        return self.level_at(slot, self.last_ns)
+        return self.level_at(<int32_t>slot, self.last_ns)
 
-    def take(self, int32_t slot, double amount, double now, /):
+    def take(self, Py_ssize_t slot, double amount, double now, /):
         """Take `amount` tokens if the level affords them: True. Else False, and nothing is taken."""
         self.check_slot(slot)
         self.check_amount(amount)
         self.last_ns = self.instant(now)
-        return self.take_at(slot, amount, self.last_ns)
+        return self.take_at(<int32_t>slot, amount, self.last_ns)
 
-    def overdraw(self, int32_t slot, double amount, double now, /):
+    def overdraw(self, Py_ssize_t slot, double amount, double now, /):
         """Take `amount` tokens, into debt if need be."""
         self.check_slot(slot)
         self.check_amount(amount)
         self.last_ns = self.instant(now)
-        self.charge(slot, amount, self.last_ns)
+        self.charge(<int32_t>slot, amount, self.last_ns)
 
-    def give_back(self, int32_t slot, double amount, double now, /):
+    def give_back(self, Py_ssize_t slot, double amount, double now, /):
         """Return `amount` tokens, up to the burst."""
         self.check_slot(slot)
         self.check_amount(amount)
         self.last_ns = self.instant(now)
-        self.refund(slot, amount, self.last_ns)
+        self.refund(<int32_t>slot, amount, self.last_ns)
 
-    def time_until(self, int32_t slot, double amount, double now, /):
-        """Seconds from now until `amount` is affordable, if nothing is taken meanwhile: 0.0 now, infinity never. Rounded up."""
+    def time_until(self, Py_ssize_t slot, double amount, double now, /):
+        """Seconds from now, rounded up, until `amount` is affordable if nothing is taken: 0.0 now, infinity never."""
         self.check_slot(slot)
         self.check_amount(amount)
         self.last_ns = self.instant(now)
-        return wait_until(self.affordable_ns(slot, amount, self.last_ns), now, self.epoch)
+        return wait_until(self.affordable_ns(<int32_t>slot, amount, self.last_ns), now, self.epoch)
 
     def take_many(self, const int32_t[::1] slots, const double[::1] amounts, double now, /, out=None):
-        """`take` for each pair in order, at one instant: (n,) int32 slots, (n,) float64 amounts -> (n,) bool, into `out` if given.
+        """`take` for each pair in order, at one instant: which were taken, a bool array (`out` if given).
 
-        All is checked before anything is taken. ValueError also for unequal lengths, wrong dtypes or strided arrays.
+        slots: (n,) int32; amounts: (n,) float64; out: (n,) bool; all contiguous, else ValueError.
+        All is checked before anything is taken.
         """
         cdef Py_ssize_t n = slots.shape[0], i
+        cdef int32_t slot
+        cdef double amount
         if amounts.shape[0] != n:
             raise ValueError(f"amounts must have the {n} entries slots has, not {amounts.shape[0]}")
         if out is None:
@@ -183,9 +190,10 @@ cdef class TokenBuckets:
             raise ValueError(f"out must be a bool array of shape ({n},)")
         cdef uint8_t[::1] taken = out.view(np.uint8)
         for i in range(n):
-            if not (0 <= slots[i] < self.capacity and self.rate[slots[i]] > 0.0 and 0.0 <= amounts[i] <= MAX_TOKENS):
-                self.check_slot(slots[i])
-                self.check_amount(amounts[i])
+            slot, amount = slots[i], amounts[i]
+            if not (0 <= slot < self.capacity and self.rate[slot] > 0.0 and 0.0 <= amount <= MAX_TOKENS):
+                self.check_slot(slot)
+                self.check_amount(amount)
         cdef int64_t now_ns = self.instant(now)
         self.last_ns = now_ns
         for i in range(n):               # the GIL is held: no other thread may change what has been checked
@@ -200,7 +208,7 @@ cdef class TokenBuckets:
             raise ValueError(f"now must not go backwards: {now} is before {self.epoch + self.last_ns * 1e-9}")
         return now_ns
 
-    cdef int check_slot(self, int32_t slot) except -1:
+    cdef int check_slot(self, Py_ssize_t slot) except -1:
         if not 0 <= slot < self.capacity:
             raise IndexError(f"slot must be in 0..{self.capacity - 1}, not {slot}")
         if self.rate[slot] == 0.0:
@@ -212,13 +220,13 @@ cdef class TokenBuckets:
             raise ValueError(f"amount must be in 0..{MAX_TOKENS} tokens, not {amount}")
         return 0
 
-    cdef int check_limits(self, int32_t slot, double rate, double burst) except -1:
+    cdef int check_limits(self, Py_ssize_t slot, double rate, double burst) except -1:
         if not 0 <= slot < self.capacity:
             raise IndexError(f"slot must be in 0..{self.capacity - 1}, not {slot}")
         if rate == INFINITY and burst == INFINITY:
             return 0
         if not 0.0 < rate <= MAX_TOKENS:
-            raise ValueError(f"rate must be above 0 and at most {MAX_TOKENS} tokens/s, or infinite with burst, not {rate}")
+            raise ValueError(f"rate must be above 0, at most {MAX_TOKENS} tokens/s or infinite with burst, not {rate}")
         if not 0.0 < burst <= MAX_TOKENS:
-            raise ValueError(f"burst must be above 0 and at most {MAX_TOKENS} tokens, or infinite with rate, not {burst}")
+            raise ValueError(f"burst must be above 0, at most {MAX_TOKENS} tokens or infinite with rate, not {burst}")
         return 0

@@ -3,14 +3,15 @@
 from typing import Any
 
 import pytest
+
 from aps import Device
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("slots", 0, "Device.slots must be an int in 1..65535, got 0"),
-        ("slots", 65536, "Device.slots must be an int in 1..65535, got 65536"),
+        ("slots", 0, "Device.slots must be an int in 1..65536, got 0"),
+        ("slots", 65537, "Device.slots must be an int in 1..65536, got 65537"),
         ("kv_blocks", 0, "Device.kv_blocks must be an int in 1..2147483647, got 0"),
         ("token_budget", 0, "Device.token_budget must be an int in 1..2147483647 or None, got 0"),
         ("name", "", "Device.name must be a non-empty str, got ''"),

@@ -1,29 +1,17 @@
-"""The Python face of the scheduler: names, ids, verdicts, and that it decides nothing itself."""
+"""The Python face of the scheduler: what it was made with, a request's life, batches, tenants, knobs, views."""
 
 import re
 import runpy
-from collections.abc import Hashable
 from math import inf, nan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from aps import Batch, Device, Ended, Limits, Policy, Scheduler, Tenant, Verdict
-from hypothesis import given, settings
-from hypothesis import strategies as st
+
+from aps import Batch, Device, Ended, Limits, Policy, Scheduler, Tenant
+from tests.small_scheduler import ROOMY, A, B, Call, admitted, make
 
 ROOT = Path(__file__).parents[1]
-A, B = Tenant("a"), Tenant("b")
-
-
-def make(*tenants: Tenant, **options: Any) -> Scheduler:
-    return Scheduler(tenants or (A, B), **options)
-
-
-def admitted(verdict: Verdict) -> Hashable:
-    assert verdict.admitted, verdict
-    return verdict.id
 
 
 # Construction
@@ -43,10 +31,11 @@ def test_attributes_are_what_it_was_made_with() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"epoch": 1e11}, "Scheduler.epoch must be seconds in -1e10..1e10, got 100000000000.0"),
         ({"devices": ()}, "Scheduler.devices must name at least one device, got ()"),
         ({"devices": (Device(), Device())}, "Scheduler.devices must have different names, got 'gpu0' twice"),
         ({"block_tokens": 0}, "Scheduler.block_tokens must be an int in 1..2147483647, got 0"),
-        ({"epoch": nan}, "Scheduler.epoch must be finite seconds, got nan"),
+        ({"epoch": nan}, "Scheduler.epoch must be seconds in -1e10..1e10, got nan"),
         ({"tenants": (A, A)}, "Tenant.name must be new, got 'a' again: set_tenant changes a tenant"),
     ],
 )
@@ -61,232 +50,6 @@ def test_block_tokens_and_epoch_reach_the_core() -> None:
     assert (verdict.reason, verdict.largest) == ("exceeds_kv_cache", 10)
     with pytest.raises(ValueError, match="now"):
         scheduler.submit("a", prompt_tokens=1, now=99.0)
-
-
-# Verdicts
-
-
-def test_an_admitted_request() -> None:
-    scheduler = make(Tenant("a", default_bid=4, default_max_tokens=64))
-    verdict = scheduler.submit("a", prompt_tokens=100, now=0.0)
-    assert verdict == ("admitted", "admitted", verdict.id, 4, False, 0.0, None)
-    assert isinstance(verdict, Verdict)
-    assert verdict.admitted
-    assert isinstance(verdict.id, int)
-    assert scheduler.snapshot(now=0.0).waiting_tokens == 164
-
-
-def test_bids_are_clamped_to_the_tenant_s() -> None:
-    scheduler = make(Tenant("a", max_bid=3))
-    for bid, counts, clamped in ((None, 3, False), (2, 2, False), (3, 3, False), (4, 3, True), (10, 3, True)):
-        verdict = scheduler.submit("a", prompt_tokens=1, bid=bid, now=0.0)
-        assert (verdict.bid, verdict.clamped) == (counts, clamped)
-        assert scheduler.explain(verdict.id, now=0.0).bid == counts
-
-
-@pytest.mark.parametrize("bid", [0, 11, -5])
-def test_a_bid_out_of_range_is_an_error(bid: int) -> None:
-    scheduler = make()
-    with pytest.raises(ValueError, match=f"bid.*{bid}"):
-        scheduler.submit("a", prompt_tokens=1, bid=bid, now=0.0)
-    assert scheduler.waiting == 0
-
-
-@pytest.mark.parametrize("bid", [True, False, 5.0, "5", nan])
-def test_a_bid_is_an_int(bid: Any) -> None:
-    scheduler = make()
-    request = scheduler.submit("a", prompt_tokens=1, now=0.0).id
-    with pytest.raises(TypeError, match=f"bid must be an int in 1..10, got {bid!r}"):
-        scheduler.submit("a", prompt_tokens=1, bid=bid, now=0.0)
-    with pytest.raises(TypeError, match=f"bid must be an int in 1..10, got {bid!r}"):
-        scheduler.rebid(request, bid, now=0.0)
-
-
-def test_integers_of_any_type_will_do() -> None:
-    scheduler = make()
-    verdict = scheduler.submit("a", prompt_tokens=np.int64(9), max_tokens=np.int32(3), bid=np.int8(7), now=0.0)  # type: ignore[arg-type]
-    assert type(verdict.bid) is int
-    assert scheduler.cancel(np.int64(admitted(verdict)), now=0.0) == 0.0  # type: ignore[call-overload]
-
-
-ROOMY = {"prompt_tokens": 60, "max_tokens": 40, "now": 0.0}
-
-
-@pytest.mark.parametrize(
-    ("tenant", "options", "reason", "largest"),
-    [
-        (A, {"limits": Limits(max_context=90)}, "exceeds_context", 30),
-        (A, {"limits": Limits(max_context=60)}, "exceeds_context", 0),
-        (A, {"devices": (Device(kv_blocks=5),)}, "exceeds_kv_cache", 20),
-        (Tenant("a", kv_share=0.5), {"devices": (Device(kv_blocks=10),)}, "exceeds_kv_share", 20),
-        (Tenant("a", rate=1, burst=90), {}, "exceeds_burst", 30),
-        (Tenant("a", rate=1, burst=150), {"policy": Policy(bid_premium=0.25)}, "exceeds_burst", 15),
-    ],
-)
-def test_rejected_for_good(tenant: Tenant, options: dict[str, Any], reason: str, largest: int) -> None:
-    scheduler = make(tenant, **options)
-    verdict = scheduler.submit("a", **ROOMY, id="mine")
-    assert verdict == ("rejected", reason, "mine", 5, False, 0.0, largest)
-    assert not verdict.admitted
-    if largest:
-        assert scheduler.submit("a", **ROOMY | {"max_tokens": largest}).admitted
-        assert not scheduler.submit("a", **ROOMY | {"max_tokens": largest + 1}).admitted
-
-
-@pytest.mark.parametrize(
-    ("tenant", "options", "reason", "retry_after_s"),
-    [
-        (A, {"limits": Limits(max_queued=1)}, "queue_full", 1.0),
-        (A, {"limits": Limits(max_queued_tokens=199)}, "queue_tokens_full", 1.0),
-        (Tenant("a", max_queued=1), {}, "tenant_queue_full", 1.0),
-        (Tenant("a", max_queued_tokens=199), {}, "tenant_queue_tokens_full", 1.0),
-        (Tenant("a", rate=10, burst=150), {}, "over_rate", 5.0),
-    ],
-)
-def test_throttled_for_now(tenant: Tenant, options: dict[str, Any], reason: str, retry_after_s: float) -> None:
-    scheduler = make(tenant, **options)
-    admitted(scheduler.submit("a", **ROOMY))
-    verdict = scheduler.submit("a", **ROOMY)
-    assert verdict == ("throttled", reason, None, 5, False, retry_after_s, None)
-    assert scheduler.waiting == 1
-
-
-def test_throttled_for_a_deadline_that_has_passed() -> None:
-    verdict = make().submit("a", prompt_tokens=1, bid=3, now=2.0, deadline_at=2.0)
-    assert (verdict.status, verdict.reason, verdict.bid, verdict.largest) == ("throttled", "deadline_expired", 3, None)
-
-
-def test_over_rate_may_wait_instead() -> None:
-    scheduler = make(Tenant("a", rate=10, burst=100, over_rate="queue"))
-    first, second = (admitted(scheduler.submit("a", **ROOMY)) for _ in range(2))
-    assert scheduler.next_batch(now=0.0).started == (first,)
-    assert scheduler.explain(second, now=0.0).waits_for == "rate"
-    assert scheduler.next_wakeup(now=0.0) == pytest.approx(10.0)
-    assert scheduler.next_batch(now=10.0).started == (second,)
-
-
-def test_a_submission_s_own_forecast_and_deadline() -> None:
-    scheduler = make(policy=Policy(fairness_window=0.0))
-    admitted(scheduler.submit("a", prompt_tokens=100, max_tokens=500, expected_output=7, now=0.0))
-    late = admitted(scheduler.submit("b", prompt_tokens=100, max_tokens=500, deadline_at=1.0, now=0.0))
-    scheduler.next_batch(now=0.0)
-    services = {name: row.service for name, row in scheduler.snapshot(now=0.0).tenants.items()}
-    assert services == {"a": 107.0, "b": 600.0}
-    assert scheduler.explain(late, now=2.0).state == "running"
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "words"),
-    [
-        ({"prompt_tokens": 0}, ValueError, "prompt_tokens.*0"),
-        ({"prompt_tokens": 1.5}, TypeError, "."),
-        ({"max_tokens": 0}, ValueError, "max_tokens.*0"),
-        ({"now": nan}, ValueError, "now.*nan"),
-        ({"now": -1.0}, ValueError, "now.*-1"),
-        ({"deadline_at": nan}, ValueError, "deadline_at.*nan"),
-        ({"expected_output": -1}, ValueError, "expected_output must be an int in 0..2147483647 or None, got -1"),
-        ({"expected_output": True}, TypeError, "expected_output must be an int in 0..2147483647 or None, got True"),
-        ({"id": []}, TypeError, "unhashable"),
-        ({"id": 2**53}, ValueError, "id must not be an int in 2\\*\\*53..2\\*\\*63-1 .*, got 9007199254740992"),
-        ({"id": 2**63 - 1}, ValueError, "id must not be an int"),
-    ],
-)
-def test_mistakes_are_errors_and_change_nothing(change: dict[str, Any], error: type[Exception], words: str) -> None:
-    scheduler = make()
-    with pytest.raises(error, match=words):
-        scheduler.submit("a", **ROOMY | change)
-    assert scheduler.waiting == 0
-    assert scheduler.snapshot(now=0.0).tenants["a"].admitted == 0
-
-
-def test_an_unknown_tenant_is_named_with_the_known() -> None:
-    for name in ("c", "", None):
-        with pytest.raises(KeyError) as error:
-            make().submit(name, **ROOMY)  # type: ignore[arg-type]
-        assert error.value.args[0] == f"unknown tenant {name!r}; known: 'a', 'b'"
-
-
-# Ids
-
-
-@pytest.mark.parametrize("id", ["req-1", 7, 0, -3, 2**63, ("a", 1), frozenset({1}), 1.5, b"x", False, ""])
-def test_a_request_is_known_by_its_caller_s_id(id: Hashable) -> None:
-    scheduler = make()
-    assert scheduler.submit("a", **ROOMY, id=id).id == id
-    assert scheduler.explain(id, now=0.0).id == id
-    assert scheduler.rebid(id, 9, now=0.0).id == id
-    assert scheduler.next_batch(now=0.0).started == (id,)
-    scheduler.progress(id, 60, 5, now=1.0)
-    scheduler.preempt(id, now=1.0)
-    assert scheduler.explain(id, now=1.0)[2] == "returning"
-    assert scheduler.next_batch(now=1.0).started == (id,)
-    assert scheduler.settle(id, 10, now=2.0) == 70.0
-    with pytest.raises(KeyError):
-        scheduler.settle(id, 10, now=2.0)
-
-
-def test_default_ids_are_the_core_s_own_numbers() -> None:
-    scheduler = make()
-    ids = [scheduler.submit("a", **ROOMY).id for _ in range(20)]
-    assert len(set(ids)) == 20
-    assert all(type(id) is int and 2**53 <= id < 2**63 for id in ids)
-    assert scheduler.next_batch(now=0.0).started == tuple(ids[:16])
-
-
-def test_ids_are_unique_among_live_requests() -> None:
-    scheduler = make()
-    scheduler.submit("a", **ROOMY, id="x")
-    with pytest.raises(ValueError, match="id must be unique among live requests, got 'x' again"):
-        scheduler.submit("b", **ROOMY, id="x")
-    assert scheduler.waiting == 1
-    scheduler.cancel("x", now=0.0)
-    admitted(scheduler.submit("b", **ROOMY, id="x"))
-    scheduler.next_batch(now=0.0)
-    with pytest.raises(ValueError, match="'x' again"):
-        scheduler.submit("b", **ROOMY, id="x")
-    scheduler.settle("x", 1, now=0.0)
-    admitted(scheduler.submit("b", **ROOMY, id="x"))
-
-
-def test_a_refused_request_does_not_take_its_id() -> None:
-    scheduler = make(limits=Limits(max_context=50))
-    assert not scheduler.submit("a", **ROOMY, id="x").admitted
-    admitted(scheduler.submit("a", prompt_tokens=1, max_tokens=1, id="x", now=0.0))
-
-
-def test_an_expired_request_s_id_may_be_used_again_and_its_end_is_still_reported() -> None:
-    scheduler = make()
-    scheduler.submit("a", **ROOMY, id="x", deadline_at=1.0)
-    scheduler.next_wakeup(now=2.0)
-    admitted(scheduler.submit("a", **ROOMY | {"now": 2.0}, id="x"))
-    assert scheduler.ended() == [Ended("x", "deadline_expired")]
-    assert scheduler.next_batch(now=2.0).started == ("x",)
-
-
-def test_own_and_default_ids_live_together() -> None:
-    scheduler = make(policy=Policy.fifo())
-    ids = [admitted(scheduler.submit("a", **ROOMY, id=own)) for own in ("x", None, 5, None)]
-    assert scheduler.next_batch(now=0.0).started == tuple(ids)
-    for id in ids:
-        assert scheduler.settle(id, 1, now=0.0) == 61.0
-
-
-@pytest.mark.parametrize("id", ["x", 5, 2**62, None, -1, 1.5, 2**70])
-@pytest.mark.parametrize("others", [(), ("y",)])
-def test_an_unknown_id_is_a_key_error(id: Hashable, others: tuple[str, ...]) -> None:
-    scheduler = make()
-    for other in others:
-        scheduler.submit("a", **ROOMY, id=other)
-    for call in (
-        lambda: scheduler.settle(id, 1, now=0.0),
-        lambda: scheduler.progress(id, 1, 1, now=0.0),
-        lambda: scheduler.preempt(id, now=0.0),
-        lambda: scheduler.rebid(id, 5, now=0.0),
-        lambda: scheduler.explain(id, now=0.0),
-    ):
-        with pytest.raises(KeyError):
-            call()
-    assert scheduler.cancel(id, now=0.0) is None
 
 
 # The life of a request
@@ -440,11 +203,12 @@ def test_an_idle_tenant_is_removed_at_once() -> None:
     scheduler = make()
     scheduler.remove_tenant("a", now=0.0)
     assert list(scheduler.tenants) == list(scheduler.snapshot(now=0.0).tenants) == ["b"]
-    for call in (
+    calls: list[Call] = [
         lambda: scheduler.submit("a", **ROOMY),
         lambda: scheduler.remove_tenant("a", now=0.0),
         lambda: scheduler.set_tenant(A, now=0.0),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(KeyError, match="unknown tenant 'a'; known: 'b'"):
             call()
     scheduler.add_tenant(A, now=0.0)
@@ -460,7 +224,8 @@ def test_a_busy_tenant_drains() -> None:
         "a": "draining",
         "b": "active",
     }
-    for call in (lambda: scheduler.submit("a", **ROOMY), lambda: scheduler.set_tenant(A, now=0.0)):
+    calls: list[Call] = [lambda: scheduler.submit("a", **ROOMY), lambda: scheduler.set_tenant(A, now=0.0)]
+    for call in calls:
         with pytest.raises(KeyError, match="tenant 'a' was removed; add_tenant brings it back"):
             call()
     assert scheduler.explain(request, now=0.0).tenant == "a"
@@ -519,12 +284,13 @@ def test_a_slot_that_drains_on_the_way_is_another_s_name() -> None:
 def test_a_refused_change_of_tenants_changes_nothing() -> None:
     scheduler = make(A)
     scheduler.next_wakeup(now=3.0)
-    for call in (
+    calls: list[Call] = [
         lambda: scheduler.add_tenant(B, now=2.0),
         lambda: scheduler.set_tenant(Tenant("a", weight=9), now=2.0),
         lambda: scheduler.remove_tenant("a", now=2.0),
         lambda: scheduler.set_policy(1.0, 1.0, now=2.0),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(ValueError, match="now"):
             call()
     assert dict(scheduler.tenants) == {"a": A}
@@ -609,70 +375,6 @@ def test_snapshot_names_the_request_that_holds_a_reservation() -> None:
     assert scheduler.explain("r1", now=0.0).waits_for == "kv"
 
 
-# Own ids change nothing, and leave nothing behind
-
-OPERATIONS = st.lists(
-    st.tuples(
-        st.sampled_from(["submit", "submit", "submit", "batch", "batch", "settle", "cancel", "rebid", "wait"]),
-        st.integers(0, 400),
-        st.integers(1, 10),
-    ),
-    max_size=60,
-)
-
-
-def answers(operations: list[tuple[str, int, int]], own: bool) -> tuple[list[object], Scheduler]:
-    """What a scheduler answers, with requests called by their submission number."""
-    tenants = Tenant("a", weight=2, max_bid=7), Tenant("b", rate=200, burst=900)
-    policy = Policy(aging_horizon_s=2.0, fairness_window=300.0, preemption="swap", bid_premium=0.1)
-    scheduler = make(*tenants, devices=(Device(slots=3, kv_blocks=40),), policy=policy)
-    log: list[object] = []
-    live: dict[Hashable, int] = {}
-    now = 0.0
-    for number, (operation, size, bid) in enumerate(operations):
-        some = list(live)[size % len(live)] if live else "nobody"
-        if operation == "submit":
-            verdict = scheduler.submit(
-                "ab"[size % 2],
-                prompt_tokens=size + 1,
-                max_tokens=10 * bid,
-                bid=bid,
-                now=now,
-                deadline_at=now + bid if size % 5 == 0 else None,
-                id=f"own-{number}" if own else None,
-            )
-            log.append(verdict._replace(id=None))
-            if verdict.admitted:
-                live[verdict.id] = number
-        elif operation == "batch":
-            batch = scheduler.next_batch(now=now)
-            log.append([[live[id] for id in ids] for ids in batch[:2]])
-        elif operation == "settle" and live and scheduler.explain(some, now=now).state == "running":
-            log.append((live.pop(some), scheduler.settle(some, bid, now=now)))
-        elif operation == "cancel":
-            log.append((live.pop(some, None), scheduler.cancel(some, now=now)))
-        elif operation == "rebid" and live:
-            log.append(scheduler.rebid(some, bid, now=now)._replace(id=None))
-        elif operation == "wait":
-            now += bid / 4
-            log.append(scheduler.next_wakeup(now=now))
-        ends = [(live.pop(id), reason) for id, reason in scheduler.ended()]
-        log.append(ends)
-    for id in live:
-        assert scheduler.cancel(id, now=now) is not None
-    return log, scheduler
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(OPERATIONS)
-def test_own_ids_change_no_answer_and_leave_nothing_behind(operations: list[tuple[str, int, int]]) -> None:
-    default, _ = answers(operations, own=False)
-    own, scheduler = answers(operations, own=True)
-    assert own == default
-    assert scheduler._ids == {}
-    assert scheduler._handles == {}
-
-
 # The quickstart
 
 
@@ -681,4 +383,4 @@ def test_the_quickstart_prints_shares_near_the_weights(capsys: pytest.CaptureFix
     lines = re.findall(r"^(\w+) +weight (\d+) .* share +([\d.]+)%$", capsys.readouterr().out, re.MULTILINE)
     assert [name for name, _, _ in lines] == ["gold", "silver", "bronze"]
     for _, weight, share in lines:
-        assert float(share) == pytest.approx(10 * int(weight), abs=1.5)
+        assert float(share) == pytest.approx(10 * int(weight), abs=0.5)

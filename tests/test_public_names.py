@@ -8,8 +8,9 @@ from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 
-import aps
 import pytest
+
+import aps
 from aps.verdicts import REASONS, RELEASES, STATUSES
 
 ROOT = Path(__file__).parents[1]

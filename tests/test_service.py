@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import Service, serving
+from tests.serving import Service, serving
 
 from aps.policy import Limits
 from aps.service.errors import MEANING

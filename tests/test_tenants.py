@@ -5,6 +5,7 @@ from math import inf, nan
 from typing import Any
 
 import pytest
+
 from aps.tenants import Roster, Tenant, core_options
 
 RATE = "Tenant.rate must be a number > 0 (tokens/s; inf: unlimited), got "
@@ -90,7 +91,7 @@ def test_core_options_leave_out_what_has_no_bound() -> None:
         "kv_share": 1.0,
     }
     bounds = {"max_in_flight": 1, "max_queued": 2, "max_queued_tokens": 3, "max_bid": 4}
-    options = core_options(Tenant("acme", over_rate="queue", **bounds))  # type: ignore[arg-type]
+    options = core_options(Tenant("acme", over_rate="queue", **bounds))
     assert options["queue_over_rate"] is True
     assert bounds.items() <= options.items()
 

@@ -2,8 +2,9 @@
 
     python loadtests/micro/kv_envelope.py [--seeds N] [--json]
 
-The same requests, first come first served, run twice on a simulated engine: once started as soon as `KVCache` says that they fit, once only
-while the sum of maxima fits. It prints how many run at once (mean over steps) and how many engine steps the whole work takes.
+The same requests, first come first served, run twice on a simulated engine: once started as soon as `KVCache` says that
+they fit, once only while the sum of maxima fits. It prints how many run at once (mean over steps) and how many engine
+steps the whole work takes.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ class Running:
 class Engine:
     """One device of an inference engine, step by step, that reports to a KVCache.
 
-    A step gives one token to each request that decodes, then what remains of the token budget to prompts in the order of (bid, start);
-    without a budget it takes every prompt whole. The step that ends a prompt emits its first token. `peak` is the most blocks ever held,
-    counted here from the tokens themselves.
+    A step gives one token to each request that decodes, then what remains of the token budget to prompts in the order
+    of (bid, start); without a budget it takes every prompt whole. The step that ends a prompt emits its first token.
+    `peak` is the most blocks ever held, counted here from the tokens themselves.
     """
 
     def __init__(self, cache: KVCache, device: int, token_budget: int) -> None:
@@ -53,7 +54,7 @@ class Engine:
         self.starts += 1
         left = need.prompt_tokens + need.generated if need.prefill is None else need.prefill
         self.running[row] = Running(need, output, left, 0, need.generated, self.starts)
-        self._count()
+        self.peak = max(self.peak, self.held())
 
     def cancel(self, row: int) -> None:
         del self.running[row]
@@ -72,7 +73,7 @@ class Engine:
             r.generated += chunk > 0 and r.left == 0
         for r in decoding:
             r.generated += 1
-        self._count()
+        self.peak = max(self.peak, self.held())
         for row, r in self.running.items():
             self.cache.advance(self.device, row, r.computed, r.generated)
         finished = [row for row, r in self.running.items() if r.generated >= r.output]
@@ -80,9 +81,10 @@ class Engine:
             self.cancel(row)
         return finished
 
-    def _count(self) -> None:
+    def held(self) -> int:
+        """Blocks held now."""
         size = self.cache.block_tokens
-        self.peak = max(self.peak, sum(-(-(r.need.prompt_tokens + r.generated) // size) for r in self.running.values()))
+        return sum(-(-(r.need.prompt_tokens + r.generated) // size) for r in self.running.values())
 
 
 class Outcome(TypedDict):

@@ -9,7 +9,7 @@ from aps import _checks as check
 class Device:
     """One GPU or engine that pulls batches. Immutable and checked when made.
 
-    slots: requests that may run on it at once, 1..65535.
+    slots: requests that may run on it at once, 1..65536.
     kv_blocks: blocks of its KV cache (the scheduler's `block_tokens` tokens each). The default, 4,096 blocks of 16
         tokens, is 32 GiB at Llama-2-7B's 0.5 MiB a token.
     token_budget: tokens a step computes at most, prefill chunks included; None: prompts are prefilled whole. Below
@@ -25,7 +25,7 @@ class Device:
     name: str = "gpu0"
 
     def __post_init__(self) -> None:
-        check.integer("Device.slots", self.slots, 1, 2**16 - 1)
+        check.integer("Device.slots", self.slots, 1, 2**16)
         check.integer("Device.kv_blocks", self.kv_blocks, 1, check.INT32_MAX)
         check.integer("Device.token_budget", self.token_budget, 1, check.INT32_MAX, optional=True)
         check.text("Device.name", self.name)

@@ -12,19 +12,19 @@ class Policy:
     """A point on the plane of two knobs, and how batches are made. Immutable and checked when made.
 
     The order:
-    aging_horizon_s: H, seconds in 0..4e8 or inf, after which a waiting bid-1 request ranks with a fresh bid-10 one.
+    aging_horizon_s: H, seconds in 0..1e8 or inf, after which a waiting bid-1 request ranks with a fresh bid-10 one.
         0: arrival order; inf: bids alone.
     fairness_window: D, cost units >= 0: how much service a tenant may take ahead of the least served one, in its own
         tokens (divided by its weight). 0: fair only; inf: no fairness.
-    input_weight, output_weight: cost of a prompt and of an output token, finite >= 0.
+    input_weight, output_weight: cost of a prompt and of an output token, 0..1e6.
     expected_output: output tokens charged at dispatch; None: the request's max_tokens; 0: as they are generated.
-    bid_premium: p >= 0, finite: a request is charged 1 + p * (bid - 1) times its tokens.
+    bid_premium: p in 0..1e6: a request is charged 1 + p * (bid - 1) times its tokens.
 
     What may pass what:
     max_passes: backfills past the reserved step that a request which does not fit may suffer; 0: no backfill.
     backfill_depth: candidates set aside before a batch is closed.
     preemption: whether a waiting request may displace a running one ("off", "recompute", "swap"); continuous only.
-    preempt_margin: by how many bids it must be above (0..9). max_preemptions: times a request may be displaced.
+    preempt_margin: by how many bids it must be above (1..9). max_preemptions: times a request may be displaced.
 
     When a batch goes:
     batching: "continuous": join and leave at step boundaries; "micro": a batch runs to completion.
@@ -52,23 +52,23 @@ class Policy:
     kv_high_watermark: float = 1.0
 
     def __post_init__(self) -> None:
-        allowed = "seconds in 0..4e8, or inf (no aging)"
-        check.number("Policy.aging_horizon_s", self.aging_horizon_s, allowed, lambda x: 0 <= x <= 4e8 or x == inf)
+        allowed = "seconds in 0..1e8, or inf (no aging)"
+        check.number("Policy.aging_horizon_s", self.aging_horizon_s, allowed, lambda x: 0 <= x <= 1e8 or x == inf)
         check.number("Policy.fairness_window", self.fairness_window, "a cost >= 0 (inf: no fairness)", lambda x: x >= 0)
-        check.number("Policy.input_weight", self.input_weight, "a finite number >= 0", lambda x: 0 <= x < inf)
-        check.number("Policy.output_weight", self.output_weight, "a finite number >= 0", lambda x: 0 <= x < inf)
+        check.number("Policy.input_weight", self.input_weight, "a number in 0..1e6", lambda x: 0 <= x <= 1e6)
+        check.number("Policy.output_weight", self.output_weight, "a number in 0..1e6", lambda x: 0 <= x <= 1e6)
         check.integer("Policy.expected_output", self.expected_output, 0, check.INT32_MAX, optional=True)
-        check.number("Policy.bid_premium", self.bid_premium, "a finite number >= 0", lambda x: 0 <= x < inf)
+        check.number("Policy.bid_premium", self.bid_premium, "a number in 0..1e6", lambda x: 0 <= x <= 1e6)
         check.integer("Policy.max_passes", self.max_passes, 0, 2**16 - 1)
-        check.integer("Policy.backfill_depth", self.backfill_depth, 0, check.INT32_MAX)
+        check.integer("Policy.backfill_depth", self.backfill_depth, 0, 2**20)
         check.choice("Policy.preemption", self.preemption, ("off", "recompute", "swap"))
-        check.integer("Policy.preempt_margin", self.preempt_margin, 0, 9)
+        check.integer("Policy.preempt_margin", self.preempt_margin, 1, 9)
         check.integer("Policy.max_preemptions", self.max_preemptions, 0, 2**8 - 1)
         check.choice("Policy.batching", self.batching, ("continuous", "micro"))
         if self.batching == "micro":
             check.choice('Policy.preemption with batching="micro"', self.preemption, ("off",))
-        allowed = "seconds in 0..4e8"
-        check.number("Policy.batch_window_s", self.batch_window_s, allowed, lambda x: 0 <= x <= 4e8)
+        allowed = "seconds in 0..1e6"
+        check.number("Policy.batch_window_s", self.batch_window_s, allowed, lambda x: 0 <= x <= 1e6)
         check.number("Policy.batch_fill_target", self.batch_fill_target, "a number in (0, 1]", lambda x: 0 < x <= 1)
         check.number("Policy.kv_high_watermark", self.kv_high_watermark, "a number in (0, 1]", lambda x: 0 < x <= 1)
 

@@ -27,7 +27,7 @@ from aps.verdicts import (
 from aps_core.scheduler import Scheduler as Core
 
 FREE = 0
-HANDLES = range(2**53, 2**63)  # what the core may call a request
+FIRST_HANDLE, LAST_HANDLE = 2**53, 2**63 - 1  # what the core may call a request
 NOTHING = Batch((), (), None)
 DEFAULT_POLICY = Policy()
 DEFAULT_LIMITS = Limits()
@@ -89,7 +89,7 @@ class Scheduler:
         self._epoch = epoch
         _check_devices(self._devices)
         check.integer("Scheduler.block_tokens", block_tokens, 1, check.INT32_MAX)
-        check.number("Scheduler.epoch", epoch, "finite seconds", lambda x: -inf < x < inf)
+        check.number("Scheduler.epoch", epoch, "seconds in -1e10..1e10", lambda x: -1e10 <= x <= 1e10)
         self._core = core = Core(
             [device.slots for device in self._devices],
             [device.kv_blocks for device in self._devices],
@@ -332,12 +332,19 @@ class Scheduler:
         handle = self._handles.get(id)
         if handle is not None:
             return handle
-        if isinstance(id, SupportsIndex) and index(id) in HANDLES:
-            return index(id)
+        if type(id) is int:
+            handle = id
+        else:
+            try:
+                handle = index(id)  # type: ignore[arg-type]
+            except TypeError:
+                handle = 0
+        if FIRST_HANDLE <= handle <= LAST_HANDLE:
+            return handle
         raise KeyError(f"no live request {id!r}")
 
     def _check_new(self, id: Hashable) -> None:
-        if isinstance(id, int) and id in HANDLES:
+        if isinstance(id, int) and FIRST_HANDLE <= id <= LAST_HANDLE:
             raise ValueError(f"id must not be an int in 2**53..2**63-1 (the scheduler's own), got {id!r}")
         if id in self._handles:
             self._collect_ended()

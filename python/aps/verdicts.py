@@ -39,7 +39,8 @@ class Verdict(NamedTuple):
     id: the caller's own, or else the number by which an admitted request is known; None when there is none.
     bid: the bid that counts, after clamping; of a refused new bid, the one the request keeps.
     clamped: whether the bid asked for was lowered to the tenant's max_bid.
-    retry_after_s: of a throttled request, after how many seconds to try again; else 0.0.
+    retry_after_s: of a throttled request, after how many seconds to try again; else 0.0 (also when its deadline has
+        passed: what it needs is another deadline).
     largest: of a rejected submission, the largest max_tokens that passes that test with the same prompt and bid
         (0: none does); else None.
     """

@@ -1,4 +1,4 @@
-"""Slow twin of `aps_core.kv_cache`, written from docs/rules.md section 7: every step up to the horizon is looked at, nothing is kept."""
+"""Slow twin of `aps_core.kv_cache`, written from docs/rules.md section 7: it looks at every step up to the horizon."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class Device:
 
     def imagine(self, need: Need, number: int) -> Request:
         q = need.prompt_tokens + need.generated if need.prefill is None else need.prefill
-        return Request(need.prompt_tokens, need.max_tokens, need.generated, q, need.bid, number, target=q, g_at_start=need.generated)
+        p, m, g = need.prompt_tokens, need.max_tokens, need.generated
+        return Request(p, m, g, q, need.bid, number, target=q, g_at_start=g)
 
     def max_blocks(self, r: Request) -> int:
         return -(-(r.p + r.m) // self.block_tokens)
@@ -79,7 +80,8 @@ class Device:
         if len(everyone) > self.slots:
             return False
         ends = [(self.end(r, everyone), r) for r in everyone]
-        return all(sum(self.use(r, k) for end, r in ends if k <= end) <= self.limit for k in range(1, max(end for end, _ in ends) + 1))
+        horizon = max(end for end, _ in ends)
+        return all(sum(self.use(r, k) for end, r in ends if k <= end) <= self.limit for k in range(1, horizon + 1))
 
     def fits_at(self, running: list[Request], r: Request, step: int) -> bool:
         """r starts after `step` more steps; its prefill is in the order from now on."""
@@ -102,9 +104,17 @@ class KVCache:
     """The same answers as the compiled class."""
 
     def __init__(
-        self, slots: Iterable[int], kv_blocks: Iterable[int], token_budgets: Iterable[int], block_tokens: int = 16, kv_high_watermark: float = 1.0
+        self,
+        slots: Iterable[int],
+        kv_blocks: Iterable[int],
+        token_budgets: Iterable[int],
+        block_tokens: int = 16,
+        kv_high_watermark: float = 1.0,
     ) -> None:
-        self._devices = [Device(s, b, t, block_tokens, kv_high_watermark) for s, b, t in zip(slots, kv_blocks, token_budgets, strict=True)]
+        self._devices = [
+            Device(*device, block_tokens, kv_high_watermark)
+            for device in zip(slots, kv_blocks, token_budgets, strict=True)
+        ]
 
     def can_start(self, device: int, need: Need, without: Iterable[int] = ()) -> bool:
         d, gone = self._devices[device], set(without)
@@ -114,7 +124,9 @@ class KVCache:
         d = self._devices[device]
         return d.earliest([*d.rows.values()], d.imagine(need, d.starts + 1))
 
-    def backfill_kind(self, device: int, need: Need, reserved: Need, step: int) -> Literal["blocked", "ends_before", "ends_after"]:
+    def backfill_kind(
+        self, device: int, need: Need, reserved: Need, step: int
+    ) -> Literal["blocked", "ends_before", "ends_after"]:
         d = self._devices[device]
         running, c = [*d.rows.values()], d.imagine(need, d.starts + 1)
         if not (d.fits(running, c) and d.fits_at([*running, c], d.imagine(reserved, d.starts + 2), step)):
@@ -138,8 +150,9 @@ class KVCache:
 
     def device_state(self, device: int) -> tuple[int, int, int, int, int]:
         d = self._devices[device]
-        return d.slots, len(d.rows), sum(map(d.held_blocks, d.rows.values())), sum(map(d.max_blocks, d.rows.values())), d.limit
+        rows = d.rows.values()
+        return d.slots, len(rows), sum(map(d.held_blocks, rows)), sum(map(d.max_blocks, rows)), d.limit
 
-    def row_state(self, device: int, row: int) -> tuple[int, int, int, int]:
+    def row_state(self, device: int, row: int) -> tuple[int, int, int, int, int, int]:
         r = self._devices[device].rows[row]
-        return r.request, r.number, r.computed, r.computed + r.g - r.g_at_start
+        return r.request, r.number, r.target, r.q, r.computed, r.computed + r.g - r.g_at_start

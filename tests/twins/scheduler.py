@@ -65,11 +65,11 @@ class Scheduler(Requests):
         self._max_passes = whole("max_passes", max_passes, 0, 2**31 - 1)
         self._backfill_depth = whole("backfill_depth", backfill_depth, 0, 2**31 - 1)
         self._preemption = whole("preemption", preemption, 0, 2)
-        self._preempt_margin = whole("preempt_margin", preempt_margin, 0, 2**31 - 1)
+        self._preempt_margin = whole("preempt_margin", preempt_margin, 0, 10)
         self._max_preemptions = whole("max_preemptions", max_preemptions, 0, 2**31 - 1)
         self._micro = bool(micro)
         self._batch_window = round(real("batch_window_s", batch_window_s, 0.0, MAX_SECONDS) * 1e9)
-        self._fill_target = real("batch_fill_target", batch_fill_target, 0.0, 1.0, above=True)
+        self._fill_target = real("batch_fill_target", batch_fill_target, 0.0, 1.0)
         watermark = real("kv_high_watermark", kv_high_watermark, 0.0, 1.0, above=True)
         self._max_queued = whole("max_queued", max_queued, 0, 2**31 - 1)
         self._max_queued_tokens = whole("max_queued_tokens", max_queued_tokens, 0, 2**62)
@@ -190,6 +190,11 @@ class Scheduler(Requests):
         self.__dict__ = trial.__dict__
         return answers
 
+    @staticmethod
+    def _must_differ(handles: Sequence[int]) -> None:
+        if len(set(handles)) < len(handles):
+            raise ValueError("handles must differ, one is there twice")
+
     def submit_many(
         self,
         tenants: Sequence[int],
@@ -202,11 +207,13 @@ class Scheduler(Requests):
         return np.array(self._all_or_nothing(("submit", (*row, now)) for row in rows), np.int64)
 
     def settle_many(self, handles: Sequence[int], outputs: Sequence[int], now: float) -> None:
+        self._must_differ(handles)
         self._all_or_nothing(("settle", (*row, now)) for row in zip(handles, outputs, strict=True))
 
     def progress_many(
         self, handles: Sequence[int], computed: Sequence[int], generated: Sequence[int], now: float
     ) -> None:
+        self._must_differ(handles)
         self._all_or_nothing(("progress", (*row, now)) for row in zip(handles, computed, generated, strict=True))
 
     # -- looking
@@ -221,7 +228,7 @@ class Scheduler(Requests):
                 if not self._running(device)
             ]
         instant = min(instants, default=NEVER)
-        return float(now) if instant == at else self._seconds(instant)
+        return float(now) if instant == at else self._instant_s(instant)
 
     def ended(self) -> list[tuple[int, int]]:
         ended, self._ended = self._ended, []

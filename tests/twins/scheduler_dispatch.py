@@ -42,7 +42,9 @@ class Dispatch(Rules):
         """Tokens to prefill at its next start."""
         if request.state is State.WAITING:
             return request.prompt_tokens
-        return 0 if self._preemption == 2 else request.prompt_tokens + request.generated
+        if self._preemption == 2:
+            return request.prefill_target - request.computed  # as it was when it left
+        return request.prompt_tokens + request.generated
 
     def _fits(self, request: Request, device: Device, running: list[Request]) -> bool:
         return kv.fits(self._claim(request, device.starts + 1), self._claims(running), self._space(device))
@@ -129,7 +131,7 @@ class Dispatch(Rules):
             if not candidates:
                 break
             c = min(candidates, key=self._order)
-            reserved = device.reserved
+            reserved: Request | None = device.reserved
             held = c.state is State.WAITING and self._held_by(c.tenant, c, at) != ""
             if held or c.max_blocks > device.limit:
                 aside.append(c)
@@ -140,13 +142,11 @@ class Dispatch(Rules):
                     if reserved is not None:
                         step = self._earliest_step(reserved, device)
                     continue
-                if any(other.reserved is c for other in self._devices):
-                    guarded.append(c.tenant)
-                else:
+                if not any(other.reserved is c for other in self._devices):
                     device.reserved = c
                     step = self._earliest_step(c, device)
-                    if c.state is State.WAITING:
-                        guarded.append(c.tenant)
+                if c.state is State.WAITING:
+                    guarded.append(c.tenant)
                 aside.append(c)
                 if self._max_passes == 0:
                     break

@@ -73,14 +73,15 @@ def fits_at(reserved: Claim, step: int, others: Sequence[Claim], space: Space) -
     return all(
         sum(use(c, ends[c], k, space) for c in others) + use(reserved, ends[reserved], k - step, space) <= space.limit
         for k in [*(ends[c] for c in others), step + ends[reserved]]
-        if k > step
+        if step < k <= step + ends[reserved]
     )
 
 
 def earliest_step(reserved: Claim, others: Sequence[Claim], space: Space) -> int:
-    everyone = [*others, reserved]
-    steps = sorted({0, *(end(c, everyone, space) for c in others)})
-    return next(step for step in steps if fits_at(reserved, step, others, space))
+    step = 0
+    while not fits_at(reserved, step, others, space):
+        step += 1
+    return step
 
 
 def last_step(claim: Claim, running: Sequence[Claim], space: Space) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from tests.twins.scheduler_checks import MAX_SECONDS, MAX_TOKENS, real, whole
 from tests.twins.scheduler_dispatch import Dispatch
@@ -44,21 +45,24 @@ class Requests(Dispatch):
         self._now = float(now)
         return until
 
-    def _seconds(self, at: int) -> float:
+    def _instant_s(self, at: int) -> float:
         """The instant in the caller's seconds, never before it."""
         if at == NEVER:
             return math.inf
-        seconds = self._epoch + at / 1e9
+        seconds = self._epoch + at * 1e-9
         while round((seconds - self._epoch) * 1e9) < at:
             seconds = math.nextafter(seconds, math.inf)
         return seconds
 
-    @staticmethod
-    def _duration(span: int) -> float:
-        seconds = span / 1e9
-        while round(seconds * 1e9) < span:
-            seconds = math.nextafter(seconds, math.inf)
-        return seconds
+    def _wait_s(self, at: int) -> float:
+        """From the caller's now to the instant, never too short."""
+        if at <= self._now_ns:
+            return 0.0
+        instant = self._instant_s(at)
+        wait = instant - self._now
+        while self._now + wait < instant:
+            wait = math.nextafter(wait, math.inf)
+        return wait
 
     # -- arguments
 
@@ -153,7 +157,7 @@ class Requests(Dispatch):
         p, m = request.prompt_tokens, request.max_tokens
         limits = tenant.limits
         largest_limit = max(device.limit for device in self._devices)
-        possible = {
+        possible: dict[Reason, Callable[[int], bool]] = {
             Reason.EXCEEDS_CONTEXT: lambda m: p + m <= self._max_context,
             Reason.EXCEEDS_KV_CACHE: lambda m: self._blocks(p + m) <= largest_limit,
             Reason.EXCEEDS_KV_SHARE: lambda m: self._blocks(p + m) <= self._share(tenant),
@@ -188,8 +192,7 @@ class Requests(Dispatch):
         return Reason.ADMITTED
 
     def _retry_when_affordable(self, tenant: Tenant, cost: float, at: int) -> None:
-        instant = tenant.bucket.affordable_at(cost, at)
-        self.retry_after = math.inf if instant == NEVER else self._duration(instant - at)
+        self.retry_after = self._wait_s(tenant.bucket.affordable_at(cost, at))
 
     def progress(self, handle: int, computed: int, generated: int, now: float) -> None:
         request = self._check_running(handle, now)

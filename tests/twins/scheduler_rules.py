@@ -14,11 +14,18 @@ from tests.twins.scheduler_model import NEVER, Device, Interval, Request, State,
 class Rules:
     """The state of the slow scheduler and what everything else is written with."""
 
+    _epoch: float
+    _now: float
+    _now_ns: int
+    _handles: int
+    _arrivals: int
+    _ended: list[tuple[int, int]]
     _block_tokens: int
     _horizon: int | None
     _window: float
     _input_weight: float
     _output_weight: float
+    _expected_output: int
     _bid_premium: float
     _max_passes: int
     _backfill_depth: int
@@ -28,6 +35,9 @@ class Rules:
     _micro: bool
     _batch_window: int
     _fill_target: float
+    _max_queued: int
+    _max_queued_tokens: int
+    _max_context: int
     _devices: list[Device]
     _all_blocks: int
     _tenants: dict[int, Tenant]
@@ -41,6 +51,8 @@ class Rules:
     preempted: np.ndarray[Any, np.dtype[np.int64]]
     preempted_count: int
     release_reason: int
+    retry_after: float
+    largest: int
 
     def _play(self, now: float) -> int:
         raise NotImplementedError
@@ -84,8 +96,10 @@ class Rules:
     def _held_blocks(self, tenant: Tenant) -> int:
         return sum(r.max_blocks for r in self._of(tenant) if r.state is State.RUNNING)
 
-    def _share(self, tenant: Tenant) -> int:
-        return math.floor(tenant.limits.kv_share * self._all_blocks)
+    def _share(self, tenant: Tenant) -> float:
+        """In blocks; a share of 1 is no cap."""
+        share = tenant.limits.kv_share
+        return math.inf if share == 1.0 else math.floor(share * self._all_blocks)
 
     def _contenders(self) -> list[Tenant]:
         return [t for t in self._tenants.values() if t.contending]
@@ -161,7 +175,8 @@ class Rules:
         if tenant.draining and not self._of(tenant):
             del self._tenants[tenant.slot]
             if self._last_to_stop is tenant:
-                self._raise_to(tenant)
+                if not self._contenders():
+                    self._raise_to(tenant)
                 self._last_to_stop = None
         self._end_step(at)
 
@@ -175,6 +190,7 @@ class Rules:
     # -- leaving
 
     def _leave_device(self, request: Request, at: int) -> None:
+        """Of a running request; a returning one has left already."""
         device, request.device = request.device, None
         if device is not None and not self._running(device):
             device.idle_since = at

@@ -43,7 +43,7 @@ def _effective_bid(s: Scheduler, request: Request, at: int) -> float:
 
 def _waits_for(s: Scheduler, request: Request, at: int) -> str:
     idle = [device for device in s._devices if not s._running(device)]
-    free = idle if s._micro else [device for device in s._devices if len(s._running(device)) < device.slots]
+    free = [device for device in s._devices if len(s._running(device)) < device.slots]
     if request.state is State.RUNNING:
         return ""
     if request.state is State.RETURNING:
@@ -56,15 +56,15 @@ def _waits_for(s: Scheduler, request: Request, at: int) -> str:
         return "kv"
     if s._micro and idle and all(s._window_end(device) > at and not s._filled(device) for device in idle):
         return "batch_window"
-    return "turn" if free else "slot"
+    return "turn" if (idle if s._micro else free) else "slot"
 
 
 def _start_in_s(s: Scheduler, request: Request, waits_for: str, at: int) -> float | None:
     """A lower bound where the page gives one, else None."""
     if waits_for == "rate" and request.tenant.event != NEVER:
-        return s._duration(request.tenant.event - at)
+        return s._wait_s(request.tenant.event)
     if waits_for == "batch_window":
-        return s._duration(min(s._window_end(d) for d in s._devices if not s._running(d)) - at)
+        return s._wait_s(min(s._window_end(d) for d in s._devices if not s._running(d)))
     return None
 
 
