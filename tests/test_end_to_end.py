@@ -14,11 +14,11 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from serving import serving
 
 from aps.cli import main
 from aps.stress.run import Plan, stress
 from aps.tenants import Tenant
+from tests.serving import serving
 
 
 class Calls:

@@ -13,8 +13,9 @@ TIMES = {"queue wait": "queue_wait_s", "TTFT": "ttft_s", "E2E": "e2e_s", "with r
 NOTHING = "-"
 
 
-def print_report(report: dict[str, Any], out: Console) -> None:
-    """The tables of each phase, then the definition of every figure and the verdict."""
+def print_report(report: dict[str, Any]) -> None:
+    """To stdout: the tables of each phase, then the definition of every figure and the verdict."""
+    out = Console()
     service = report["service"]
     for phase in report["phases"]:
         out.print(f"\n[bold]{phase['title']}[/bold]", highlight=False)
