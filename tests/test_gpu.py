@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from aps_core.gpu import Engine
 from aps_core.step_time import ReferenceModel, StepTimeModel
-from twins import gpu as twin
+from tests.twins import gpu as twin
 
 FIRST_STEP, FIRST_TOKEN, FINISHED = 1, 2, 4
 COUNTERS = (

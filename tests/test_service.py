@@ -11,13 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import Service, serving
 
 from aps.policy import Limits
 from aps.service.errors import MEANING
 from aps.service.schemas import ErrorAnswer, Health, InferAnswer, TenantStatus
 from aps.stress.counters import Counters
 from aps.tenants import Tenant
+from tests.serving import Service, serving
 
 A_YEAR = 1e9  # a rate so low that nothing comes back while a test runs
 
