@@ -14,7 +14,7 @@ SANITIZE = os.environ.get("APS_SANITIZE") == "1"
 ANNOTATE = os.environ.get("APS_ANNOTATE") == "1"
 
 # Contraction into FMA changes the last bit and with it a replay: off everywhere.
-COMPILE = ["-O3", "-g0", "-ffp-contract=off"]
+COMPILE = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno"]
 LINK: list[str] = []
 MACROS = [("CYTHON_WITHOUT_ASSERTIONS", "1")]
 if DEBUG:

@@ -117,6 +117,8 @@ cdef class BatchAssembler:
         cdef Request* request
         cdef int32_t row, holder = NONE
         cdef int64_t step = 0
+        if self.kv.running(device) >= self.kv.slots(device):
+            return                                # nothing is decided anew: who calls when must not matter
         self.call += 1
         self.reserved[device] = NONE
         while self.kv.running(device) < self.kv.slots(device) and self.contention.aside_count <= self.rules.backfill_depth:
