@@ -13,8 +13,9 @@ from aps_core.types cimport BIDS, NONE, int32_t, int64_t
 cdef object record_type():
     """The NumPy dtype of `Tenant`, taken from the C declaration."""
     cdef Tenant sample[1]
+    cdef Tenant[::1] view = sample
     memset(sample, 0, sizeof(sample))
-    return np.asarray(<Tenant[:1]>sample).dtype
+    return np.asarray(view).dtype
 
 
 cdef frozenset KEYWORDS = frozenset(

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
-from tests.twins.request_table import Handle
-from tests.twins.request_table import RequestTable as Twin
 
 from aps_core.request_table import RECORD, RequestTable
+from tests.twins.request_table import Handle
+from tests.twins.request_table import RequestTable as Twin
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 

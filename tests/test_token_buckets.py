@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.twins.token_buckets import TokenBuckets as Twin
 
 from aps_core.token_buckets import TokenBuckets
+from tests.twins.token_buckets import TokenBuckets as Twin
 
 SLOTS = 4
 EPOCHS = st.sampled_from([0.0, 1.7e9, -12.25, -1e10])
