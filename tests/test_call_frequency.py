@@ -1,4 +1,4 @@
-"""How often anybody calls changes nothing: the same submissions with calls in between give the same dispatches, S and V."""
+"""How often anybody calls changes nothing: with calls in between, the same dispatches, S and V."""
 
 from __future__ import annotations
 
