@@ -28,7 +28,7 @@ DIRECTIVES = {
     "boundscheck": DEBUG,
     "wraparound": False,
     "initializedcheck": DEBUG,
-    "nonecheck": DEBUG,
+    "nonecheck": False,  # refuses `+=` on attributes in nogil functions
     "cdivision": True,
     "embedsignature": True,
     "binding": True,

@@ -257,8 +257,9 @@ cdef class BatchAssembler:
             if enough > victims:
                 return
             computed = 0
-            for i in range(enough):
-                computed += self.kv.cached(device, self.victims[i])
+            if request.state == WAITING:          # a return is free: its tenant may be outside the window
+                for i in range(enough):
+                    computed += self.kv.cached(device, self.victims[i])
             for i in range(enough):
                 self.victims[i] = self.kv.request_at(device, self.victims[i])
             for i in range(enough):

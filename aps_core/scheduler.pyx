@@ -341,7 +341,7 @@ cdef class Scheduler:
             )
         return 0
 
-    def progress(self, int64_t handle, computed, generated, double now):
+    def progress(self, Py_ssize_t handle, computed, generated, double now):
         """Totals so far: prefill tokens in the cache since this start, and output tokens. Output beyond the
         forecast is charged."""
         cdef int64_t now_ns = self.timeline.check(now)
@@ -388,7 +388,7 @@ cdef class Scheduler:
             raise ValueError("handles must differ, one is there twice")
         return 0
 
-    def settle(self, int64_t handle, output_tokens, double now):
+    def settle(self, Py_ssize_t handle, output_tokens, double now):
         """The request finished with that much output. All is settled to what was used; the final charge, in bucket
         tokens."""
         cdef int64_t now_ns = self.timeline.check(now)
@@ -415,7 +415,7 @@ cdef class Scheduler:
             for i in range(n):
                 self.settlement.finish(self.table.find(names[i]), output[i], now_ns)
 
-    def cancel(self, int64_t handle, double now):
+    def cancel(self, Py_ssize_t handle, double now):
         """End a request, whatever it is doing; the final charge, in bucket tokens (0.0 when it had not started)."""
         cdef int64_t now_ns = self.timeline.check(now)
         cdef int32_t row = self.row_of(handle, now_ns)
@@ -431,7 +431,7 @@ cdef class Scheduler:
             prompt = min(prompt, self.kv.computed(request.device, request.row)) if request.state == RUNNING else 0
         return self.settlement.conclude(row, prompt, request.generated, self.timeline.now_ns)
 
-    def preempt(self, int64_t handle, double now):
+    def preempt(self, Py_ssize_t handle, double now):
         """Take a running request off its device; it returns by itself when there is room, ahead of its tenant's
         waiting ones."""
         cdef int64_t now_ns = self.timeline.check(now)
@@ -439,7 +439,7 @@ cdef class Scheduler:
         self.timeline.play(now, now_ns)
         self.assembler.suspend(row, self.timeline.now_ns)
 
-    def rebid(self, int64_t handle, bid, double now):
+    def rebid(self, Py_ssize_t handle, bid, double now):
         """Give a request another bid (clamped to the tenant's max_bid); 0, or the refusal's reason code, negated.
 
         Waiting: its reservation is adjusted, and it keeps its arrival. Started: only its rank in preemption changes.
@@ -463,11 +463,11 @@ cdef class Scheduler:
 
     # Looking
 
-    def bid_of(self, int64_t handle):
+    def bid_of(self, Py_ssize_t handle):
         """The bid it has now, after clamping and re-bids."""
         return self.table.rows[self.row_of(handle, self.timeline.now_ns)].bid
 
-    def explain(self, int64_t handle, double now):
+    def explain(self, Py_ssize_t handle, double now):
         """What a request waits for, and about how long (a dict; aps.Explanation names its fields)."""
         cdef int64_t now_ns = self.timeline.check(now)
         self.row_of(handle, now_ns)
