@@ -75,15 +75,16 @@ async def metrics(request: Request) -> Response:
     return Response(page(state.driver, state.gpu_hour_dollars), media_type=prometheus.CONTENT_TYPE)
 
 
-@router.get("/health", response_model=Health)
-async def health(request: Request) -> Health:
-    """Whether it runs and takes requests. Always 200 while it runs; see `/health/ready`."""
-    return _health(request.app.state.driver)
+@router.get("/health", response_model=Health, responses={503: {"model": Health, "description": "It has failed."}})
+async def health(request: Request) -> Response:
+    """Whether it runs and takes requests. 200 while it runs, draining included: restart it when it is not."""
+    state = _health(request.app.state.driver)
+    return Response(state.model_dump_json(), 200 if state.live else 503, media_type="application/json")
 
 
 @router.get("/health/ready", response_model=Health, responses={503: {"model": Health, "description": "Not ready."}})
 async def ready(request: Request) -> Response:
-    """200 while it takes requests, else 503: a load balancer's question."""
+    """200 while it takes requests, else 503: send requests elsewhere."""
     state = _health(request.app.state.driver)
     return Response(state.model_dump_json(), 200 if state.ready else 503, media_type="application/json")
 

@@ -22,7 +22,8 @@ DEFINITIONS = {
     "with retries": "first attempt to the answer, by the client's clock: what Retry-After cost is in it",
     "makespan": "first arrival to last output token of the completed requests",
     "tokens/s": "tokens over the makespan; tokens are the differences of the service's counters",
-    "all wait": "the time in which every tenant of the phase has an admitted request that has not started",
+    "all wait": "the longest stretch in which every tenant of the phase has an admitted request that has not started "
+    "(short ones are waits for a step to end)",
     "share": "the tenant's part of what started while all waited (prompt + output tokens); promised: by weights",
     "Jain": "(sum x)^2 / (n sum x^2) over the tenants, raw: x is not divided by weights",
     "of what started": "x: prompt + output tokens of the tenant's requests that started while all waited",
@@ -48,8 +49,8 @@ def phase(outcomes: Sequence[Outcome], before: Counters, after: Counters) -> dic
     """The report of one phase as plain data: `tenants` by name, and the whole. Definitions: `DEFINITIONS`."""
     names = list(dict.fromkeys(outcome.call.tenant for outcome in outcomes))
     times = [_times(outcome) for outcome in outcomes if outcome.answer is not None]
-    windows = while_all_wait(times, names)
-    given = {name: started_in(windows, (t for t in times if t.tenant == name)) for name in names}
+    stretch = max(while_all_wait(times, names), key=lambda interval: interval[1] - interval[0], default=(0.0, 0.0))
+    given = {name: started_in(stretch, (t for t in times if t.tenant == name)) for name in names}
     makespan_s = max(t.finished_at for t in times) - min(t.arrived_at for t in times) if times else 0.0
     weights = sum(after.total("aps_tenant_weight", tenant=name) for name in names)
     counters = _Difference(before, after)
@@ -68,7 +69,7 @@ def phase(outcomes: Sequence[Outcome], before: Counters, after: Counters) -> dic
         "completed": len(times),
         "failures": dict(Counter(outcome.failure for outcome in outcomes if outcome.failure)),
         "arrivals_spread_s": _spread(t.arrived_at for t in times),
-        "all_wait_s": sum(end - begin for begin, end in windows),
+        "all_wait_s": stretch[1] - stretch[0],
         "jain": jain(list(given.values())),
         **_whole(counters, names, makespan_s),
     }
@@ -101,13 +102,12 @@ def while_all_wait(times: Iterable[Times], tenants: Iterable[str]) -> list[tuple
     return intervals
 
 
-def started_in(intervals: Sequence[tuple[float, float]], times: Iterable[Times]) -> int:
-    """Prompt + output tokens of the requests that started within the intervals, ends included."""
-    return sum(
-        t.tokens
-        for t in times
-        if any(begin - ROUNDING_S <= t.started_at <= end + ROUNDING_S for begin, end in intervals)
-    )
+def started_in(interval: tuple[float, float], times: Iterable[Times]) -> int:
+    """Prompt + output tokens of the requests that started within the interval, ends included; 0 in an empty one."""
+    begin, end = interval
+    if begin == end:
+        return 0
+    return sum(t.tokens for t in times if begin - ROUNDING_S <= t.started_at <= end + ROUNDING_S)
 
 
 class _Difference:
