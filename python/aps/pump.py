@@ -93,7 +93,7 @@ class Pump:
         if ticket.device >= 0:
             ticket.delivered = self.scheduler.explain(ticket.handle, now=self.now).generated
         self._streams[ticket.handle] = ticket
-        return self.backend.tokens(ticket, 0, ticket.delivered)
+        return self.backend.tokens(ticket, 0, ticket.delivered) if ticket.delivered else ()
 
     def cancel(self, ticket: Ticket) -> None:
         """End an outstanding request whatever it does, settled to what it used. `fill` must follow."""
