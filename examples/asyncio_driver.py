@@ -4,13 +4,12 @@ import asyncio
 
 import aps
 from aps.backends import SimulatedBackend
-from aps.driver import Driver
 
 
 async def main() -> None:
     backend = SimulatedBackend("reference", time_scale=100)  # 100 simulated seconds in one
     tenants = [aps.Tenant("paying", weight=3), aps.Tenant("free")]
-    async with Driver(aps.Scheduler(tenants, devices=backend.devices), backend) as driver:
+    async with aps.Driver(aps.Scheduler(tenants, devices=backend.devices), backend) as driver:
         asked = [("free", 1), ("paying", 9)] * 20
         calls = [driver.infer(name, prompt_tokens=300, max_tokens=64, bid=bid) for name, bid in asked]
         results = await asyncio.gather(*calls)
