@@ -1,7 +1,10 @@
 """What callers of the driver see, at exact instants: a loop whose time jumps."""
 
 import asyncio
+import re
+import runpy
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -342,3 +345,11 @@ def test_the_schedulers_own_calls() -> None:
 def test_the_devices_must_be_the_backends() -> None:
     with pytest.raises(ValueError, match="devices must be the backend's"):
         Driver(Scheduler([A]), SimulatedBackend())
+
+
+def test_the_library_example(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(root / "examples/asyncio_driver.py"))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines[0].split()) == 8
+    waits = [float(re.search(r"waited ([0-9.]+)", line)[1]) for line in lines[1:]]  # type: ignore[index]
+    assert waits[0] < waits[1]
