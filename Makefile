@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+# Without pip's isolation, so that an installation and a later rebuild share one set of build tools and of results.
+BUILD_TOOLS = $$($(BIN)/python -c \
+	'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])')
+INSTALL = $(PIP) $(BUILD_TOOLS) && $(PIP) --no-build-isolation -e
 CORE := setup.py $(wildcard aps_core/*.pyx aps_core/*.pxd)
 PYTEST := $(BIN)/python -m pytest -q
 
@@ -72,12 +76,12 @@ $(BIN)/python:
 
 $(VENV)/.service: pyproject.toml $(CORE) | $(BIN)/python
 	@echo "== installing APS and its service (compiles the core: about a minute)"
-	@$(PIP) -e '.[service]'
+	@$(INSTALL) '.[service]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo "== installing APS and the development tools (compiles the core: about a minute)"
-	@$(PIP) -e '.[service,lab,dev]'
+	@$(INSTALL) '.[service,lab,dev]'
 	@touch $@ $(VENV)/.service
 
 $(VENV)/.built: $(CORE) $(VENV)/.dev
@@ -87,5 +91,5 @@ $(VENV)/.built: $(CORE) $(VENV)/.dev
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.built
 	@echo "== installing the peers"
-	@$(PIP) -e '.[all,dev]'
+	@$(INSTALL) '.[all,dev]'
 	@touch $@

@@ -29,8 +29,9 @@ cdef int64_t tables = 0       # tables made in this process
 cdef object record_type():
     """The NumPy dtype of `Request`, taken from the C declaration."""
     cdef Request sample[1]
+    cdef Request[::1] view = sample
     memset(sample, 0, sizeof(sample))
-    return np.asarray(<Request[:1]>sample).dtype
+    return np.asarray(view).dtype
 
 
 RECORD = record_type()
