@@ -11,6 +11,7 @@ from aps_core.tenant_table cimport TenantTable
 from aps_core.token_buckets cimport TokenBuckets
 from aps_core.types cimport int32_t, int64_t
 
+
 @cython.final
 cdef class Contention:
     cdef RequestTable table

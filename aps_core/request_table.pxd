@@ -28,6 +28,7 @@ cdef enum:
     PAID = 1                  # its bucket cost has been taken
     STRAY = 2                 # it sits in its lane's pairing heap, not in the FIFO
     TIMED = 4                 # it has a deadline (in the deadline wheel)
+    NAMED = 8                 # met once in the arrays of a bulk call
 
 
 @cython.final

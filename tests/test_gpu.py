@@ -94,7 +94,7 @@ class EngineAndTwin(RuleBasedStateMachine):
 
 
 TestEngineAndTwin = EngineAndTwin.TestCase
-TestEngineAndTwin.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestEngineAndTwin.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 
 
 def run(engine: Engine, now_ns: int = 0) -> int:

@@ -156,18 +156,28 @@ def test_larger_than_the_kv_cache_is_400(service: Service) -> None:
     assert "burst" not in refusal
 
 
+def test_the_largest_max_tokens_passes_every_test() -> None:
+    tight = Tenant("tight", rate=1e-3, burst=1000.0, kv_share=0.03)  # 114 blocks: 1,824 tokens
+    with serving((tight,)) as service:
+        # Fails the cache first, then the share, then the burst: the answer is the burst's.
+        refusal = error(service.infer(tenant_id="tight", prompt_tokens=100, max_tokens=61_000), 400, "exceeds_kv_cache")
+        assert refusal["largest_max_tokens"] == 900
+        refusal = error(service.infer(tenant_id="tight", prompt_tokens=100, max_tokens=1_800), 400, "exceeds_kv_share")
+        assert refusal["largest_max_tokens"] == 900
+        error(service.infer(tenant_id="tight", prompt_tokens=100, max_tokens=901), 400, "exceeds_burst")
+        assert service.infer(tenant_id="tight", prompt_tokens=100, max_tokens=900).status_code == 200
+
+
 def test_over_the_rate_is_429_and_the_retry_after_is_right() -> None:
-    with serving((Tenant("x", rate=1000.0, burst=2000.0),), time_scale=10.0) as service:
-        assert service.infer(tenant_id="x", prompt_tokens=1900, max_tokens=100).status_code == 200
-        used = time.monotonic()
-        reply = service.infer(tenant_id="x", prompt_tokens=1999, max_tokens=1)
-        refusal = error(reply, 429, "over_rate")
-        # The first took about 2.6 simulated seconds and its bucket 2 to fill: so take again what is there.
-        assert reply.headers["retry-after"] == "1"
-        assert 0 < refusal["retry_after_s"] <= 0.2
-        assert time.monotonic() - used < 0.1
-        time.sleep(refusal["retry_after_s"])
+    with serving((Tenant("x", rate=200.0, burst=2000.0),), time_scale=10.0) as service:
         assert service.infer(tenant_id="x", prompt_tokens=1999, max_tokens=1).status_code == 200
+        reply = service.infer(tenant_id="x", prompt_tokens=1499, max_tokens=1)
+        refusal = error(reply, 429, "over_rate")
+        # The first took 1.96 simulated seconds, in which 392 tokens came back: the other 1,108 take 5.5 more.
+        assert 0.3 < refusal["retry_after_s"] <= 0.5544
+        assert reply.headers["retry-after"] == "1"
+        time.sleep(refusal["retry_after_s"])
+        assert service.infer(tenant_id="x", prompt_tokens=1499, max_tokens=1).status_code == 200
 
 
 def test_retry_after_is_whole_wall_seconds_rounded_up() -> None:

@@ -120,6 +120,8 @@ class Dispatch(Rules):
         return enough_requests or min(blocks, device.limit) >= self._fill_target * device.limit
 
     def _assemble(self, device: Device, at: int) -> list[Request]:
+        if len(self._running(device)) == device.slots:
+            return []
         device.reserved = None
         started: list[Request] = []
         aside: list[Request] = []

@@ -60,7 +60,6 @@ def run(options: argparse.Namespace) -> int:
 def report_on(url: str, options: argparse.Namespace) -> int:
     """Run the test against `url` and print its report. UsageError when there is no such service."""
     import httpx
-    from rich.console import Console
 
     from aps.stress.bars import Bars
     from aps.stress.run import Plan, stress
@@ -79,5 +78,5 @@ def report_on(url: str, options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(report, indent=2))
     else:
-        print_report(report, Console())
+        print_report(report)
     return 0 if report["passed"] else 1

@@ -20,7 +20,7 @@ class Outcome:
     """What became of one call: `answer` is the service's if it completed, else `failure` says why not.
 
     `refused` counts refusals by reason, one for each attempt that was refused. `total_s`: simulated seconds from the
-    first attempt to the end, by the client's clock.
+    first attempt to the end, by the client's clock; None in a burst, whose bodies are held back.
     """
 
     call: Call
@@ -28,7 +28,7 @@ class Outcome:
     refused: Counter[str] = field(default_factory=Counter)
     answer: dict[str, Any] | None = None
     failure: str | None = None
-    total_s: float = 0.0
+    total_s: float | None = None
 
 
 class Client:
@@ -97,7 +97,8 @@ class Client:
             outcome.failure = f"{type(error).__name__}: {error}"
             if gate is not None:
                 await gate.abort()  # the others must not wait for one that will never come
-        outcome.total_s = (time.monotonic() - began) * self.time_scale
+        if gate is None:
+            outcome.total_s = (time.monotonic() - began) * self.time_scale
         done()
         return outcome
 

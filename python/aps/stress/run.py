@@ -87,4 +87,4 @@ def _burst_title(plan: Plan) -> str:
 
 def _trace_title(plan: Plan) -> str:
     begin, end = plan.trace_start_s, plan.trace_start_s + plan.trace_s
-    return f"Trace: Azure code 2023, seconds {begin:g} to {end:g}, dealt to synthetic tenants who obey Retry-After"
+    return f"Trace: Azure code 2023, {begin:g} to {end:g} s, synthetic tenants that obey Retry-After"
