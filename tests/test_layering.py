@@ -21,6 +21,7 @@ COMPILED = [
     ["contention"],
     ["admission", "batch_assembler"],
     ["inspection", "settlement"],
+    ["timeline"],
     ["scheduler"],
 ]
 # A name stands for the package below it too. Modules of one row may use one another.
