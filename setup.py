@@ -28,7 +28,7 @@ DIRECTIVES = {
     "boundscheck": DEBUG,
     "wraparound": False,
     "initializedcheck": DEBUG,
-    "nonecheck": DEBUG,
+    "nonecheck": False,  # its exception is not allowed without the GIL
     "cdivision": True,
     "embedsignature": True,
     "binding": True,
