@@ -10,6 +10,8 @@ BUILD_TOOLS = $$($(BIN)/python -c \
 INSTALL = $(PIP) $(BUILD_TOOLS) && $(PIP) --no-build-isolation -e
 CORE := setup.py $(wildcard aps_core/*.pyx aps_core/*.pxd)
 PYTEST := $(BIN)/python -m pytest -q
+CORE_TESTS := $(patsubst %,tests/test_%.py,call_frequency conservation corners deadlines gpu kv_cache micro_batching promises \
+	request_table scheduler_errors scheduler_machine token_buckets)
 
 # Runs $(1), whose output is shown only when it fails.
 quietly = { $(1); } >build/log 2>&1 || { cat build/log; exit 1; }
@@ -46,7 +48,7 @@ nightly: $(VENV)/.built ## the scheduler and its slow twin through a million ran
 debug: $(VENV)/.built ## the core's tests on a build with bounds checks and assertions
 	@echo "== debug build"
 	@$(call quietly,APS_DEBUG=1 $(BIN)/python setup.py -q build --build-base build/debug --build-lib build/debug/lib)
-	@PYTHONPATH=build/debug/lib HYPOTHESIS_PROFILE=quick $(BIN)/pytest -q tests/core
+	@PYTHONPATH=build/debug/lib HYPOTHESIS_PROFILE=quick $(BIN)/pytest -q $(CORE_TESTS)
 
 sanitize: $(VENV)/.built ## the core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@echo "== sanitizer build"
@@ -54,7 +56,7 @@ sanitize: $(VENV)/.built ## the core's tests under AddressSanitizer and Undefine
 	@# CPython leaks by design; everything else ends the run.
 	@PYTHONPATH=build/sanitize/lib HYPOTHESIS_PROFILE=quick LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
 		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-		$(BIN)/python $(BIN)/pytest -q tests/core
+		$(BIN)/python $(BIN)/pytest -q $(CORE_TESTS)
 
 dist: $(VENV)/.built ## the sdist, and the wheel built from it, in dist/
 	@$(call quietly,$(BIN)/python -m build)

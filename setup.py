@@ -28,7 +28,7 @@ DIRECTIVES = {
     "boundscheck": DEBUG,
     "wraparound": False,
     "initializedcheck": DEBUG,
-    "nonecheck": False,  # refuses `+=` on attributes in nogil functions
+    "nonecheck": False,  # its exception is not allowed without the GIL
     "cdivision": True,
     "embedsignature": True,
     "binding": True,
@@ -37,8 +37,8 @@ DIRECTIVES = {
     "show_performance_hints": not DEBUG,
 }
 
-# Memoryview support is compiled once, not into every module: a third of the time, half of the size. (With it, Cython 3.3.1
-# cannot cast `<T[:n]>c_array` in a module that declares no memoryview: assign to a declared one instead.)
+# Memoryview support is compiled once, not into every module: a third of the time, half of the size. (With it, Cython
+# 3.3.1 cannot cast `<T[:n]>c_array` in a module that declares no memoryview: assign to a declared one instead.)
 UTILITY = "aps_core._cyutility"
 
 

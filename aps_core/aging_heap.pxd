@@ -1,9 +1,9 @@
 """See aging_heap.pyx."""
 cimport cython
 
-from aps_core.indexed_heap cimport IndexedHeap
 from aps_core.request_table cimport RequestTable
-from aps_core.types cimport BIDS, int32_t, int64_t, uint8_t, uint16_t
+from aps_core.types cimport int32_t, int64_t, uint8_t, uint16_t
+from aps_core.winner_tree cimport Key, WinnerTree
 
 cdef struct Lane:             # the waiting requests of one tenant at one bid
     int32_t head              # FIFO in arrival order
@@ -17,12 +17,12 @@ cdef class AgingHeap:
     cdef Lane* lanes          # tenant * BIDS + bid - 1
     cdef uint16_t* filled     # per tenant: a bit for each lane that holds anything
     cdef uint8_t* open        # per tenant: its lanes compete
-    cdef IndexedHeap heaps[BIDS]      # per bid: open tenants by the arrival number of the lane's first
-    cdef int32_t top_row[BIDS]        # the heaps' tops, where `dirty` has no bit
-    cdef int64_t top_rank[BIDS]
-    cdef int64_t top_number[BIDS]
-    cdef uint16_t live        # a bit per heap that may hold anything
-    cdef uint16_t dirty       # a bit per heap whose top must be looked up anew
+    cdef Key* firsts          # tenant * BIDS + bid - 1: of the lane's first
+    cdef WinnerTree tree      # open tenants by their first in policy order
+    cdef int32_t* stale       # tenants whose leaf must be made anew before the tree is asked
+    cdef uint8_t* is_stale    # per tenant
+    cdef int32_t stale_count
+    cdef uint8_t* winning_lane        # per tenant: index of the lane its leaf stands for
     cdef int64_t horizon_ns   # aging horizon; NEVER: bids do not age
     cdef readonly int32_t tenants
     cdef readonly int64_t count
@@ -41,7 +41,11 @@ cdef class AgingHeap:
     cdef int32_t best(self, int32_t lowest_bid) noexcept nogil
     cdef void set_open(self, int32_t tenant, bint opened) noexcept nogil
     cdef void set_horizon(self, int64_t horizon_ns) noexcept nogil
-    cdef void refresh(self, int32_t index) noexcept nogil
+    cdef void rank_lane(self, int32_t tenant, int32_t index) noexcept nogil
+    cdef int32_t best_lane(self, int32_t tenant, int32_t lowest_bid) noexcept nogil
+    cdef int32_t best_among(self, int32_t lowest_bid) noexcept nogil
+    cdef void mark(self, int32_t tenant) noexcept nogil
+    cdef void refresh(self) noexcept nogil
     cdef int32_t _push(self, int32_t tenant, int32_t bid, int64_t now_ns) noexcept nogil
     cdef int64_t _pop(self) noexcept nogil
     cdef int _own(self) except -1

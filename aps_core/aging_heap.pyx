@@ -1,9 +1,11 @@
-"""Who is next: first-in-first-out lanes and one lazy heap per bid.
+"""Who is next: first-in-first-out lanes and one winner tree of tenants.
 
-Inside one bid every request ages alike, so its order is arrival, for ever. Hence a FIFO *lane* for each (tenant, bid),
-and for each bid a heap of tenants keyed by the arrival number of the lane's first request. A pop compares the effective
-bids of at most ten tops; nothing is re-keyed as time passes, and no cost depends on how many requests wait. Keys that
-get later are corrected when they surface; keys that get earlier are sifted at once.
+All requests age alike, so the order of any two never changes while they wait: effective bids are compared by the
+constant ``bid * H - 9 * arrival`` (the *rank*), exactly and at any instant. Inside one bid that is arrival, hence a
+FIFO *lane* for each (tenant, bid). The ranks of a tenant's at most ten lane heads lie side by side; the best of them is
+the tenant's candidate in a winner tree over the open tenants. A pop takes the tree's winner; nothing is re-keyed as
+time passes, no cost depends on how many requests wait, and opening or closing a tenant changes one leaf. Leaves are
+made anew only when the tree is asked.
 
 A request that enters a lane out of arrival order (a re-bid, a return) goes to the lane's small pairing heap; the lane's
 first is the earlier of the two. Pairing heap: Fredman, Sedgewick, Sleator, Tarjan, Algorithmica 1986.
@@ -15,9 +17,9 @@ import numpy as np
 from aps_core.arguments cimport real, whole
 from aps_core.clock cimport FOREVER, MAX_SECONDS, llrint, to_ns
 from aps_core.request_table cimport STRAY, Request, RequestTable
-from aps_core.indexed_heap cimport HeapEntry, heap_drop, heap_put, sift_down
 from aps_core.pairing_heap cimport meld, take_root, unhook
 from aps_core.types cimport BIDS, NONE, WAITING, int32_t, int64_t, uint8_t, uint16_t
+from aps_core.winner_tree cimport Key, aps_beats, replay
 
 cdef extern from *:
     """
@@ -28,6 +30,7 @@ cdef extern from *:
     void aps_prefetch(const void* address) noexcept nogil
 
 cdef int64_t NEVER = INT64_MAX
+cdef int64_t EMPTY = INT64_MIN            # the rank of a lane without requests
 cdef double LONGEST_HORIZON_S = 1e8
 cdef int64_t MOST_TENANTS = 1 << 24
 cdef object INT32 = np.dtype(np.int32), INT64 = np.dtype(np.int64)
@@ -104,36 +107,55 @@ cdef class AgingHeap:
 
     cpdef void reserve(self, int32_t tenants) except *:
         """Make room for tenant numbers below `tenants` (1..2**24, never fewer than before); new ones are open."""
-        cdef int32_t bid, old = self.tenants
-        cdef int32_t[:, ::1] places
+        cdef int32_t slot, old = self.tenants, size = 1
         cdef int32_t[:, ::1] lanes
+        cdef long long[:, ::1] firsts
+        cdef long long[:, ::1] leaves
+        cdef int32_t[::1] winners
+        cdef int32_t[::1] stale
         cdef uint16_t[::1] filled
         cdef uint8_t[::1] opened
-        cdef long long[:, ::1] entries
+        cdef uint8_t[::1] is_stale
+        cdef uint8_t[::1] winning
         if not 1 <= tenants <= MOST_TENANTS:
             raise ValueError(f"tenants must be from 1 to {MOST_TENANTS}, got {tenants}")
         if tenants <= old:
             return
+        while size < tenants:
+            size *= 2
         new = (
-            np.full((BIDS, tenants), NONE, np.int32),
             np.full((tenants * BIDS, 4), NONE, np.int32),
+            np.full((tenants * BIDS, 2), EMPTY, np.int64),
             np.zeros(tenants, np.uint16),
             np.ones(tenants, np.uint8),
-            np.zeros((BIDS, 2 * tenants), np.int64),     # HeapEntry: two words
         )
-        new[1][:, 3] = 0
+        new[0][:, 3] = 0
         if old:
             for kept, grown in zip(self.memory, new):
-                grown[tuple([slice(side) for side in kept.shape])] = kept
-        places, lanes, filled, opened, entries = new
-        self.memory = new
+                grown[:kept.shape[0]] = kept
+        lanes, firsts, filled, opened = new
+        leaves = np.full((size, 2), EMPTY, np.int64)
+        winners = np.concatenate((np.zeros(size, np.int32), np.arange(size, dtype=np.int32)))
+        stale = np.zeros(tenants, np.int32)
+        winning = np.zeros(tenants, np.uint8)
+        is_stale = np.zeros(tenants, np.uint8)
+        self.memory = (*new, leaves, winners, stale, is_stale, winning)
         self.lanes = <Lane*>&lanes[0, 0]
+        self.firsts = <Key*>&firsts[0, 0]
         self.filled = &filled[0]
         self.open = &opened[0]
-        for bid in range(BIDS):
-            self.heaps[bid].place = &places[bid, 0]
-            self.heaps[bid].entries = <HeapEntry*>&entries[bid, 0]
+        self.tree.leaves = <Key*>&leaves[0, 0]
+        self.tree.winners = &winners[0]
+        self.tree.size = size
+        self.stale = &stale[0]
+        self.is_stale = &is_stale[0]
+        self.winning_lane = &winning[0]
+        self.stale_count = 0
         self.tenants = tenants
+        for slot in range(size - 1, 0, -1):
+            self.tree.winners[slot] = self.tree.winners[2 * slot]
+        for slot in range(old):
+            self.mark(slot)
 
     # Order
 
@@ -157,61 +179,69 @@ cdef class AgingHeap:
             return lane.stray
         return lane.head
 
-    cdef int32_t first_of(self, int32_t tenant) noexcept nogil:
-        """The tenant's first in policy order, or NONE."""
-        cdef unsigned int mask = self.filled[tenant]
-        cdef int32_t row, found = NONE
-        while mask:
-            row = self.lane_first(&self.lanes[tenant * BIDS + aps_lowest_bit(mask)])
-            if found == NONE or self.outranks(row, found):
-                found = row
-            mask &= mask - 1
+    cdef int32_t best_lane(self, int32_t tenant, int32_t lowest_bid) noexcept nogil:
+        """The index of the tenant's lane, of those with bid >= lowest_bid, whose first goes before the others', or NONE."""
+        cdef Key* firsts = &self.firsts[tenant * BIDS]
+        cdef int64_t rank = EMPTY, turn = EMPTY
+        cdef int32_t i, found = NONE
+        cdef bint beaten
+        for i in range(lowest_bid - 1, BIDS):
+            beaten = aps_beats(firsts[i].rank, firsts[i].turn, rank, turn)
+            found = i if beaten else found
+            rank = firsts[i].rank if beaten else rank
+            turn = firsts[i].turn if beaten else turn
         return found
 
-    cdef void refresh(self, int32_t index) noexcept nogil:
-        """Bring the true top of one heap up, dropping and correcting what surfaces before it."""
-        cdef HeapEntry entry
-        cdef Lane* lane
-        cdef int32_t row
-        cdef int64_t number
-        cdef uint16_t bit = <uint16_t>(1 << index)
-        self.dirty &= ~bit
-        while self.heaps[index].size:
-            entry = self.heaps[index].entries[0]
-            lane = &self.lanes[entry.id * BIDS + index]
-            if not self.open[entry.id] or lane.count == 0:
-                heap_drop(&self.heaps[index], entry.id)
-                continue
-            row = self.lane_first(lane)
-            number = self.table.rows[row].number
-            if number == entry.key:
-                self.top_row[index] = row
-                self.top_number[index] = number
-                self.top_rank[index] = self.rank_of(row)
-                return
-            entry.key = number
-            sift_down(&self.heaps[index], 0, entry)
-        self.live &= ~bit
+    cdef int32_t first_of(self, int32_t tenant) noexcept nogil:
+        """The tenant's first in policy order, or NONE."""
+        cdef int32_t index = self.best_lane(tenant, 1)
+        return NONE if index == NONE else self.lane_first(&self.lanes[tenant * BIDS + index])
+
+    cdef void mark(self, int32_t tenant) noexcept nogil:
+        """The tenant's leaf is made anew before the tree is asked."""
+        if not self.is_stale[tenant]:
+            self.is_stale[tenant] = True
+            self.stale[self.stale_count] = tenant
+            self.stale_count += 1
+
+    cdef void refresh(self) noexcept nogil:
+        """Make stale leaves anew."""
+        cdef int32_t tenant, index
+        while self.stale_count:
+            self.stale_count -= 1
+            tenant = self.stale[self.stale_count]
+            self.is_stale[tenant] = False
+            index = self.best_lane(tenant, 1) if self.open[tenant] else NONE
+            if index == NONE:
+                self.tree.leaves[tenant].rank = EMPTY
+                self.tree.leaves[tenant].turn = EMPTY
+            else:
+                self.tree.leaves[tenant] = self.firsts[tenant * BIDS + index]
+                self.winning_lane[tenant] = <uint8_t>index
+            replay(&self.tree, tenant)
 
     cdef int32_t best(self, int32_t lowest_bid) noexcept nogil:
         """The first in policy order among the open tenants' requests with bid >= lowest_bid, or NONE."""
-        cdef unsigned int mask = self.live & ~((1u << (lowest_bid - 1)) - 1)
-        cdef unsigned int stale = mask & self.dirty
-        cdef int32_t index, found = NONE
-        while stale:
-            self.refresh(aps_lowest_bit(stale))
-            stale &= stale - 1
-        mask &= self.live
-        while mask:
-            index = aps_lowest_bit(mask)
-            if (
-                found == NONE
-                or self.top_rank[index] > self.top_rank[found]
-                or (self.top_rank[index] == self.top_rank[found] and self.top_number[index] < self.top_number[found])
-            ):
-                found = index
-            mask &= mask - 1
-        return NONE if found == NONE else self.top_row[found]
+        cdef int32_t tenant
+        if self.stale_count:
+            self.refresh()
+        tenant = self.tree.winners[1]
+        if self.tree.leaves[tenant].rank == EMPTY:
+            return NONE
+        if self.winning_lane[tenant] + 1 < lowest_bid:
+            return self.best_among(lowest_bid)
+        return self.lane_first(&self.lanes[tenant * BIDS + self.winning_lane[tenant]])
+
+    cdef int32_t best_among(self, int32_t lowest_bid) noexcept nogil:
+        """The same when the best of all bids too little: a look at every tenant."""
+        cdef unsigned int high = (1u << BIDS) - (1u << (lowest_bid - 1))
+        cdef int32_t tenant, row, found = NONE
+        for tenant in range(self.tenants):
+            if self.filled[tenant] & high and self.open[tenant]:
+                row = self.lane_first(&self.lanes[tenant * BIDS + self.best_lane(tenant, lowest_bid)])
+                if found == NONE or self.outranks(row, found):
+                    found = row
+        return found
 
     # Membership
 
@@ -221,8 +251,7 @@ cdef class AgingHeap:
         cdef Request* request = &rows[row]
         cdef int32_t index = request.bid - 1
         cdef Lane* lane = &self.lanes[lane_tenant * BIDS + index]
-        cdef uint16_t bit = <uint16_t>(1 << index)
-        cdef int32_t at
+        cdef int32_t before = self.lane_first(lane)
         request.flags &= ~STRAY
         request.child = NONE
         if lane.head == NONE:
@@ -247,14 +276,8 @@ cdef class AgingHeap:
             lane.stray = meld(rows, lane.stray, row)
         lane.count += 1
         self.count += 1
-        self.filled[lane_tenant] |= bit
-        if not self.open[lane_tenant]:
-            return
-        at = self.heaps[index].place[lane_tenant]
-        if at == NONE or request.number < self.heaps[index].entries[at].key:
-            heap_put(&self.heaps[index], lane_tenant, request.number)
-            self.live |= bit
-            self.dirty |= bit
+        if before == NONE or request.number < rows[before].number:
+            self.rank_lane(lane_tenant, index)
 
     cdef void remove_row(self, int32_t row, int32_t lane_tenant) noexcept nogil:
         """Take a row out of its lane, wherever in it it is."""
@@ -262,6 +285,7 @@ cdef class AgingHeap:
         cdef Request* request = &rows[row]
         cdef int32_t index = request.bid - 1
         cdef Lane* lane = &self.lanes[lane_tenant * BIDS + index]
+        cdef bint first = self.lane_first(lane) == row
         if request.flags & STRAY:
             if lane.stray == row:
                 lane.stray = take_root(rows, row)
@@ -281,35 +305,39 @@ cdef class AgingHeap:
                 rows[request.next].prev = request.prev
         lane.count -= 1
         self.count -= 1
-        if lane.count == 0:
-            self.filled[lane_tenant] &= ~<uint16_t>(1 << index)
-        if self.top_row[index] == row:
-            self.dirty |= <uint16_t>(1 << index)
+        if first:
+            self.rank_lane(lane_tenant, index)
+
+    cdef void rank_lane(self, int32_t tenant, int32_t index) noexcept nogil:
+        """The lane has another first."""
+        cdef int32_t row = self.lane_first(&self.lanes[tenant * BIDS + index])
+        cdef Key* first = &self.firsts[tenant * BIDS + index]
+        if row == NONE:
+            first.rank = EMPTY
+            first.turn = EMPTY
+            self.filled[tenant] &= ~<uint16_t>(1 << index)
+        else:
+            first.rank = self.rank_of(row)
+            first.turn = INT64_MAX - self.table.rows[row].number
+            self.filled[tenant] |= <uint16_t>(1 << index)
+        self.mark(tenant)
 
     cdef void set_open(self, int32_t tenant, bint opened) noexcept nogil:
-        """Let the tenant's lanes compete, or not; a closed tenant's entries leave the heaps when they surface."""
-        cdef unsigned int mask = self.filled[tenant]
-        cdef int32_t index, at
-        cdef int64_t number
-        if self.open[tenant] == opened:
-            return
-        self.open[tenant] = opened
-        self.dirty |= mask
-        if not opened:
-            return
-        self.live |= mask
-        while mask:
-            index = aps_lowest_bit(mask)
-            number = self.table.rows[self.lane_first(&self.lanes[tenant * BIDS + index])].number
-            at = self.heaps[index].place[tenant]
-            if at == NONE or number < self.heaps[index].entries[at].key:
-                heap_put(&self.heaps[index], tenant, number)
-            mask &= mask - 1
+        """Let the tenant's lanes compete, or not."""
+        if self.open[tenant] != opened:
+            self.open[tenant] = opened
+            self.mark(tenant)
 
     cdef void set_horizon(self, int64_t horizon_ns) noexcept nogil:
-        """No key depends on it: only the ten tops are ranked anew."""
+        """The lanes' firsts are ranked anew; nothing that waits behind them is looked at."""
+        cdef unsigned int mask
+        cdef int32_t tenant
         self.horizon_ns = horizon_ns
-        self.dirty = self.live
+        for tenant in range(self.tenants):
+            mask = self.filled[tenant]
+            while mask:
+                self.rank_lane(tenant, aps_lowest_bit(mask))
+                mask &= mask - 1
 
     # Standalone use from Python
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 import pytest
@@ -71,6 +72,31 @@ def test_a_burst_that_is_refused_does_not_pass(capsys: pytest.CaptureFixture[str
     assert free["completed"] + free["refused"]["over_rate"] == 5
     assert 1 <= free["completed"] < 5
     assert report["phases"][0]["tenants"]["stress_vip"]["completed"] == 5
+
+
+def test_a_service_without_the_stress_tenants_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving((Tenant("somebody"),)) as service:
+        assert main(["stress", "--url", service.url, "--per-tenant", "2", "--trace-s", "0"]) == 1
+    assert "0 of 4 requests of the burst completed: the service lacks the tenants" in capsys.readouterr().out
+
+
+def test_what_is_no_service_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        assert main(["stress", "--url", f"http://127.0.0.1:{other.server_port}"]) == 2
+        other.shutdown()
+        thread.join()
+    assert "does not answer as a service of aps" in capsys.readouterr().err
 
 
 def test_stress_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ THIRD_PARTY = {
     "aps.stress": {"httpx", "rich"},
     "aps.cli": {"httpx", "rich"},
 }
-LOOP = {"aps.backends", "aps.driver", "aps.service", "aps.stress", "aps.cli", "aps.tickets"}  # may use asyncio
+LOOP = {"aps.backends", "aps.driver", "aps.tickets", "aps.service", "aps.stress", "aps.cli"}  # may use asyncio
 CORE_MAY_IMPORT = {"numpy", "cython", "libc", "cpython", "collections", "math"}
 LONGEST = 500  # lines a file
 

@@ -32,7 +32,7 @@ class Progress(Protocol):
 async def stress(url: str, plan: Plan, progress: Progress) -> dict[str, Any]:
     """Run `plan` against the service at `url`; the report as plain data.
 
-    `passed` is True when every request of the burst completed. Raises httpx.HTTPError when there is no service.
+    `passed` is True when every request of the burst completed. ServiceError when there is no service.
     """
     async with Client(url) as client:
         calls = burst(plan.per_tenant, plan.seed)
@@ -61,7 +61,7 @@ async def stress(url: str, plan: Plan, progress: Progress) -> dict[str, Any]:
         "seed": plan.seed,
         "phases": phases,
         "passed": completed == sent,
-        "verdict": f"{completed} of {sent} requests of the burst completed",
+        "verdict": f"{completed} of {sent} requests of the burst completed{_hint(phases[0])}",
         "definitions": DEFINITIONS,
     }
 
@@ -79,6 +79,12 @@ async def _phase(
     outcomes = await send()
     after = Counters(await client.metrics())
     return {"name": name, "title": title, **phase(outcomes, before, after)}
+
+
+def _hint(burst: dict[str, Any]) -> str:
+    if not any("unknown_tenant" in tenant["refused"] for tenant in burst["tenants"].values()):
+        return ""
+    return ": the service lacks the tenants that `aps serve` has by default"
 
 
 def _burst_title(plan: Plan) -> str:
