@@ -52,6 +52,7 @@ cdef class AgingHeap:
     cdef int _room(self, int64_t more) except -1
     cdef int32_t _row(self, object handle) except -1
     cdef object _bulk(self, object tenants, object bids, object out)
+    cdef object _out(self, object out, int64_t n)
 
 cdef int64_t to_horizon_ns(object seconds) except -1
 cdef double effective_bid(AgingHeap heap, int32_t row, int64_t now_ns) noexcept nogil

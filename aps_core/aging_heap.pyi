@@ -56,7 +56,7 @@ class AgingHeap:
         *,
         out: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.int64]:
-        """Add requests in array order, all arriving at `now`; their handles, shape (n,), `out` if given."""
+        """Add requests in array order, all arriving at `now`; their handles, shape (n,), a view of `out` if given."""
     def pop_many(self, n: SupportsIndex, *, out: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
         """Take out the open tenants' first n, fewer when fewer wait; their handles, a view of `out` if given."""
     def hold_many(

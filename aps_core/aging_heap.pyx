@@ -14,7 +14,7 @@ from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN
 
 import numpy as np
 
-from aps_core.arguments cimport real, whole
+from aps_core.arguments cimport is_array, real, whole
 from aps_core.clock cimport FOREVER, MAX_SECONDS, llrint, to_ns
 from aps_core.request_table cimport STRAY, Request, RequestTable
 from aps_core.pairing_heap cimport meld, take_root, unhook
@@ -53,70 +53,33 @@ cdef int64_t instant(object seconds, str field, int64_t earliest_ns) except -1:
     return ns
 
 
-cdef int is_array(object values, str field, object dtype) except -1:
-    """Nothing is converted: that would hide a wrong dtype, and fill a copy of `out`."""
-    if not isinstance(values, np.ndarray):
-        raise TypeError(f"{field} must be a NumPy array, got {type(values).__name__}")
-    if values.dtype != dtype or values.ndim != 1 or not values.flags.c_contiguous:
-        got = f"{values.dtype} of shape {values.shape} and strides {values.strides}"
-        raise ValueError(f"{field} must be a contiguous {dtype} array of one dimension, got {got}")
-    return 0
-
-
-cdef object handles_out(object out, int64_t n):
-    """Where n handles are written: `out`, or a new array."""
-    if out is None:
-        return np.empty(n, np.int64)
-    is_array(out, "out", INT64)
-    if not out.flags.writeable:
-        raise ValueError("out must be writable, got a read-only array")
-    return out
-
-
-cdef int64_t competing(AgingHeap heap) noexcept nogil:
-    """How many requests of open tenants wait; O(tenants)."""
-    cdef int64_t n = 0
-    cdef int32_t tenant, index
-    for tenant in range(heap.tenants):
-        if heap.open[tenant] and heap.filled[tenant]:
-            for index in range(BIDS):
-                n += heap.lanes[tenant * BIDS + index].count
-    return n
-
-
 cdef class AgingHeap:
     """A priority queue of requests with bids 1..10 that age: O(log tenants) an operation, whatever the number waiting.
 
     Owns its memory (NumPy arrays) and its requests; one owner thread at a time. Effective bid at time t:
     ``bid + 9 * (t - arrival) / aging_horizon_s``; the highest goes first, ties by arrival. Its order is decided in
-    integer nanoseconds, exactly. Times are seconds from 0 to 4e8. After an error the heap is as it was.
+    integer nanoseconds. Times are seconds from 0 to 4e8. TypeError: no number, or no integer where one is due;
+    ValueError: out of range. After an error the heap is as it was.
 
     tenants: lanes exist for tenant numbers 0..tenants-1 (grown by `reserve`). aging_horizon_s: seconds that a bid of 1
     must wait to rank with a fresh bid of 10; 0 is arrival order, infinity strict priority. capacity: requests to make
     room for. table: a scheduler's own requests; a heap over them is driven by that scheduler alone.
-
-    TypeError: no number, or no integer where one is due. ValueError: out of range (the error says of what).
     """
 
     def __cinit__(self, tenants=16, aging_horizon_s=30.0, capacity=1024, RequestTable table=None):
         self.horizon_ns = to_horizon_ns(aging_horizon_s)
         self.shared = table is not None
         self.table = table if self.shared else RequestTable(whole(capacity, "capacity", 0, INT32_MAX))
-        self.memory = None
         self.reserve(<int32_t>whole(tenants, "tenants", 1, MOST_TENANTS))
 
     cpdef void reserve(self, int32_t tenants) except *:
         """Make room for tenant numbers below `tenants` (1..2**24, never fewer than before); new ones are open."""
         cdef int32_t slot, old = self.tenants, size = 1
         cdef int32_t[:, ::1] lanes
-        cdef long long[:, ::1] firsts
-        cdef long long[:, ::1] leaves
-        cdef int32_t[::1] winners
-        cdef int32_t[::1] stale
+        cdef long long[:, ::1] firsts, leaves
+        cdef int32_t[::1] winners, stale
         cdef uint16_t[::1] filled
-        cdef uint8_t[::1] opened
-        cdef uint8_t[::1] is_stale
-        cdef uint8_t[::1] winning
+        cdef uint8_t[::1] opened, is_stale, winning
         if not 1 <= tenants <= MOST_TENANTS:
             raise ValueError(f"tenants must be from 1 to {MOST_TENANTS}, got {tenants}")
         if tenants <= old:
@@ -180,7 +143,7 @@ cdef class AgingHeap:
         return lane.head
 
     cdef int32_t best_lane(self, int32_t tenant, int32_t lowest_bid) noexcept nogil:
-        """The index of the tenant's lane, of those with bid >= lowest_bid, whose first goes before the others', or NONE."""
+        """The index of the tenant's lane, of those with bid >= lowest_bid, whose first goes first, or NONE."""
         cdef Key* firsts = &self.firsts[tenant * BIDS]
         cdef int64_t rank = EMPTY, turn = EMPTY
         cdef int32_t i, found = NONE
@@ -388,33 +351,22 @@ cdef class AgingHeap:
         return 0
 
     cdef int32_t _row(self, object handle) except -1:
-        cdef int32_t row = self.table.find(whole(handle, "handle", INT64_MIN, INT64_MAX))
-        if row == NONE:
-            raise KeyError(f"handle {handle} is stale or foreign")
-        return row
+        return self.table.checked(whole(handle, "handle", INT64_MIN, INT64_MAX))
 
     def push(self, tenant, bid, now):
-        """Add a request that arrives at `now` (seconds, never before an earlier call's); its handle (> 0).
-
-        tenant: 0..tenants-1; bid: 1..10; both integers.
-        """
+        """Add a request (bid: 1..10) that arrives at `now`, seconds, never before an earlier call's; its handle."""
         cdef int64_t now_ns = instant(now, "now", self.last_ns)
-        cdef int32_t number = <int32_t>whole(tenant, "tenant", 0, self.tenants - 1)
-        cdef int32_t points = <int32_t>whole(bid, "bid", 1, BIDS)
+        cdef int64_t number = whole(tenant, "tenant", 0, self.tenants - 1), points = whole(bid, "bid", 1, BIDS)
         self._own()
         self._room(1)
-        return self.table.handle(self._push(number, points, now_ns))
+        return self.table.handle(self._push(<int32_t>number, <int32_t>points, now_ns))
 
     def pop(self):
-        """Take out the open tenants' request with the highest effective bid; its handle, from now on stale.
-
-        IndexError: no open tenant's request waits.
-        """
+        """Take out the open tenants' first; its handle, from now on stale. IndexError: none of theirs waits."""
         self._own()
-        cdef int64_t handle = self._pop()
-        if handle == 0:
+        if self.best(1) == NONE:
             raise IndexError("pop from an AgingHeap in which no open tenant's request waits")
-        return handle
+        return self._pop()
 
     def peek(self):
         """The handle that `pop` would return, or None."""
@@ -431,8 +383,8 @@ cdef class AgingHeap:
     def rebid(self, handle, bid):
         """Give a request another bid (1..10); it keeps its arrival. KeyError: stale or foreign handle."""
         self._own()
-        cdef int32_t row = self._row(handle)
         cdef int64_t points = whole(bid, "bid", 1, BIDS)
+        cdef int32_t row = self._row(handle)
         cdef Request* request = &self.table.rows[row]
         self.remove_row(row, request.tenant)
         request.bid = <uint8_t>points
@@ -443,21 +395,17 @@ cdef class AgingHeap:
         self.set_open(<int32_t>whole(tenant, "tenant", 0, self.tenants - 1), opened)
 
     def effective_bid(self, handle, now):
-        """``bid + 9 * (now - arrival) / aging_horizon_s``, rounded; infinity under a horizon of 0.
-
-        KeyError: stale or foreign handle. ValueError: `now` before its arrival.
-        """
+        """What it ranks by, rounded; infinity under a horizon of 0. ValueError: `now` before its arrival. KeyError."""
         cdef int32_t row = self._row(handle)
         return effective_bid(self, row, instant(now, "now", self.table.rows[row].arrival_ns))
 
     cdef object _bulk(self, object tenants, object bids, object out):
-        """Checks the arrays, element by element; where the handles go."""
-        cdef const int32_t[::1] numbers, points
-        cdef Py_ssize_t i, n
+        """Checks the arrays and their elements; where the handles go."""
         self._own()
         is_array(tenants, "tenants", INT32)
         is_array(bids, "bids", INT32)
-        numbers, points, n = tenants, bids, tenants.shape[0]
+        cdef const int32_t[::1] numbers = tenants, points = bids
+        cdef Py_ssize_t i, n = numbers.shape[0]
         if points.shape[0] != n:
             raise ValueError(f"tenants and bids must have one length, got {n} and {points.shape[0]}")
         for i in range(n):
@@ -465,25 +413,30 @@ cdef class AgingHeap:
                 raise ValueError(f"tenants[{i}] must be from 0 to {self.tenants - 1}, got {numbers[i]}")
             if not 1 <= points[i] <= BIDS:
                 raise ValueError(f"bids[{i}] must be from 1 to {BIDS}, got {points[i]}")
+        if out is not None and (np.may_share_memory(out, tenants) or np.may_share_memory(out, bids)):
+            raise ValueError("out must not share memory with tenants or bids")
+        return self._out(out, n)
+
+    cdef object _out(self, object out, int64_t n):
+        """Where n handles are written: the start of `out`, or a new array."""
         if out is None:
             return np.empty(n, np.int64)
-        handles_out(out, n)
-        if out.shape[0] != n:
-            raise ValueError(f"out must have length {n}, got {out.shape[0]}")
-        if np.may_share_memory(out, tenants) or np.may_share_memory(out, bids):
-            raise ValueError("out must not share memory with tenants or bids")
-        return out
+        is_array(out, "out", INT64)
+        if not out.flags.writeable or out.shape[0] < n:
+            raise ValueError(f"out must be writable and hold {n} handles, got {out.flags.writeable=}, {out.shape=}")
+        return out[:n]
 
     def push_many(self, tenants, bids, now, *, out=None):
-        """Add requests in array order, all arriving at `now`: an int64 array of their handles, (n,); `out` if given.
+        """Add requests in array order, all arriving at `now`: an int64 array of their handles, (n,).
 
-        tenants, bids: int32 arrays, (n,), contiguous. All is checked before anything is added.
+        tenants, bids: int32 arrays, (n,), checked before anything is added. out: an int64 array of length n or more, of
+        whose start the answer is then a view. All contiguous.
         """
         cdef int64_t now_ns = instant(now, "now", self.last_ns)
         cdef object result = self._bulk(tenants, bids, out)
         cdef const int32_t[::1] numbers = tenants, points = bids
         cdef long long[::1] handles = result
-        cdef Py_ssize_t i, n = numbers.shape[0]
+        cdef int64_t i, n = numbers.shape[0]
         self._room(n)
         with nogil:
             for i in range(n):
@@ -491,16 +444,14 @@ cdef class AgingHeap:
         return result
 
     def pop_many(self, n, *, out=None):
-        """Take out the first n (fewer when fewer of open tenants wait): an int64 array of their handles.
+        """Take out the first n, fewer when fewer of open tenants wait: an int64 array of their handles.
 
-        out: an int64 array for min(n, len(self)) handles or more, contiguous; the answer is then a view of its start.
+        out: as in `push_many`, of length min(n, len(self)) or more.
         """
         self._own()
         cdef int64_t handle, taken = 0, most = min(whole(n, "n", 0, INT64_MAX), self.count)
-        cdef object result = handles_out(out, most)
+        cdef object result = self._out(out, most)
         cdef long long[::1] handles = result
-        if handles.shape[0] < most:
-            raise ValueError(f"out must hold {most} handles, got {handles.shape[0]}")
         with nogil:
             while taken < most:
                 handle = self._pop()
@@ -513,16 +464,16 @@ cdef class AgingHeap:
     def hold_many(self, tenants, bids, now, step, *, out=None):
         """For i = 0..n-1: pop the first, then push (tenants[i], bids[i]) at ``now + i * step`` (seconds, step >= 0).
 
-        The hold model of priority-queue benchmarks: an int64 array of the handles popped, (n,); `out` if given. Arrays
-        as in `push_many`. IndexError: at some i no open tenant's request would wait.
+        The handles popped: an int64 array, (n,). Arrays as in `push_many`. IndexError: at some i none would wait.
         """
-        cdef int64_t now_ns = instant(now, "now", self.last_ns), step_ns = instant(step, "step", 0), left
+        cdef int64_t now_ns = instant(now, "now", self.last_ns), step_ns = instant(step, "step", 0), left = 0
         cdef object result = self._bulk(tenants, bids, out)
         cdef const int32_t[::1] numbers = tenants, points = bids
         cdef long long[::1] handles = result
         cdef Py_ssize_t i, n = numbers.shape[0]
         instant((now_ns + <double>max(n - 1, 0) * step_ns) / 1e9, "now + (n - 1) * step", 0)
-        left = competing(self)
+        for i in range(self.tenants * BIDS):
+            left += self.lanes[i].count if self.open[i // BIDS] else 0
         for i in range(n):
             if left == 0:
                 raise IndexError(f"hold_many: no open tenant's request would wait at element {i}")
