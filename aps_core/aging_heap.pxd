@@ -28,6 +28,7 @@ cdef class AgingHeap:
     cdef readonly int64_t count
     cdef int64_t last_number  # standalone use: arrivals so far
     cdef int64_t last_ns
+    cdef bint shared          # the table is another owner's: no standalone use
     cdef object memory        # the NumPy arrays that own the above
 
     cpdef void reserve(self, int32_t tenants) except *
@@ -43,10 +44,10 @@ cdef class AgingHeap:
     cdef void refresh(self, int32_t index) noexcept nogil
     cdef int32_t _push(self, int32_t tenant, int32_t bid, int64_t now_ns) noexcept nogil
     cdef int64_t _pop(self) noexcept nogil
-    cdef int _check(self, int64_t tenant, int64_t bid) except -1
+    cdef int _own(self) except -1
     cdef int _room(self, int64_t more) except -1
-    cdef int32_t _row(self, int64_t handle) except -1
-    cdef long long[::1] _bulk(self, const int32_t[::1] tenants, const int32_t[::1] bids, long long[::1] out)
+    cdef int32_t _row(self, object handle) except -1
+    cdef object _bulk(self, object tenants, object bids, object out)
 
 cdef int64_t to_horizon_ns(object seconds) except -1
 cdef double effective_bid(AgingHeap heap, int32_t row, int64_t now_ns) noexcept nogil

@@ -2,6 +2,7 @@
 import numpy as np
 
 from aps_core.aging_heap cimport effective_bid
+from aps_core.kv_cache cimport KVNeed
 from aps_core.request_table cimport PAID, Request
 from aps_core.tenant_table cimport ALL, VACANT, Tenant
 from aps_core.types cimport BIDS, NONE, RETURNING, RUNNING, WAITING
@@ -83,6 +84,16 @@ cdef object start_in_s(Contention contention, int32_t row, int64_t ahead, int64_
     return max(wait_s, tenant.start_interval_s * <double>(ahead + 1))
 
 
+cdef int64_t prefill(Contention contention, BatchAssembler assembler, int32_t row):
+    """Tokens still to prefill, now or at the next start."""
+    cdef Request* request = &contention.table.rows[row]
+    cdef KVNeed need
+    if request.state == RUNNING:
+        return contention.kv.prefill_left(request.device, request.row)
+    assembler.need(row, &need)
+    return need.prefill
+
+
 cdef dict explain(Contention contention, BatchAssembler assembler, int32_t row, int64_t now_ns):
     cdef Request* request = &contention.table.rows[row]
     cdef bint waiting = request.state == WAITING, running = request.state == RUNNING
@@ -97,6 +108,7 @@ cdef dict explain(Contention contention, BatchAssembler assembler, int32_t row, 
         "start_in_s": start_in_s(contention, row, ahead, now_ns) if waiting else None,
         "computed": contention.kv.computed(request.device, request.row) if running else 0,
         "generated": request.generated,
+        "prefill": prefill(contention, assembler, row),
         "device": request.device if running else -1,
         "preemptions": request.preemptions,
         "passes": request.passes,

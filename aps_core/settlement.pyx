@@ -86,6 +86,8 @@ cdef class Settlement:
         cdef Request* request = &self.table.rows[row]
         cdef int64_t charged = max(request.expected_output, request.generated)
         cdef int32_t slot = request.tenant
+        if generated > request.generated:             # output comes after the whole prefill
+            computed = self.kv.prefill_target(request.device, request.row)
         self.kv.grow(request.device, request.row, computed, generated)
         request.generated = <int32_t>generated
         if generated > charged:

@@ -33,7 +33,6 @@ class Pump:
         self._running = [0] * len(backend.devices)
         # The face takes reports one by one; a step's come in arrays.
         self._progress_many = scheduler._core.progress_many
-        self._prefill = 0 if scheduler.policy.preemption == "swap" else None
 
     # Time
 
@@ -114,8 +113,8 @@ class Pump:
                 ticket.released = batch.released
                 self.metrics.started(ticket.metrics, self.now)
             else:
-                ticket.generated = self.scheduler.explain(handle, now=self.now).generated
-                ticket.prefill = self._prefill
+                explanation = self.scheduler.explain(handle, now=self.now)
+                ticket.generated, ticket.prefill = explanation.generated, explanation.prefill
             ticket.device = device
             ticket.running = True
             self.backend.start(device, ticket)
