@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.twins.fair_share import FairShare as Twin
 
 from aps_core.fair_share import FairShare
+from tests.twins.fair_share import FairShare as Twin
 
 INF = math.inf
 TENANTS = 5
