@@ -4,7 +4,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-IntArray = NDArray[np.integer[Any]]
+_IntArray = NDArray[np.integer[Any]]
 
 @final
 class Scheduler:
@@ -106,15 +106,15 @@ class Scheduler:
     def snapshot(self, now: float) -> dict[str, Any]: ...
     def submit_many(
         self,
-        tenants: IntArray,
-        prompts: IntArray,
-        max_tokens: IntArray,
-        bids: IntArray,
+        tenants: _IntArray,
+        prompts: _IntArray,
+        max_tokens: _IntArray,
+        bids: _IntArray,
         now: float,
     ) -> NDArray[np.int64]: ...
-    def settle_many(self, handles: IntArray, outputs: IntArray, now: float) -> None: ...
+    def settle_many(self, handles: _IntArray, outputs: _IntArray, now: float) -> None: ...
     def progress_many(
-        self, handles: IntArray, computed: IntArray, generated: IntArray, now: float
+        self, handles: _IntArray, computed: _IntArray, generated: _IntArray, now: float
     ) -> None: ...
     @property
     def started(self) -> NDArray[np.int64]: ...

@@ -190,7 +190,8 @@ TestHeaps = Heaps.TestCase
 
 
 def drain(heap: AgingHeap) -> list[int]:
-    return heap.pop_many(len(heap)).tolist()
+    handles: list[int] = heap.pop_many(len(heap)).tolist()
+    return handles
 
 
 def at_ns(heap: AgingHeap, bids: list[int], start: float, gap_s: float) -> None:
@@ -455,4 +456,4 @@ def test_bad_constructor_arguments() -> None:
             AgingHeap(*arguments)
     for field in ("tenants", "aging_horizon_s", "capacity"):
         with pytest.raises(TypeError, match=field):
-            AgingHeap(**{field: "1"})
+            AgingHeap(**{field: "1"})  # type: ignore[arg-type]
