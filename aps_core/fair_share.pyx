@@ -12,7 +12,7 @@ import numpy as np
 from aps_core.arguments cimport real, whole
 from aps_core.clock cimport FOREVER
 from aps_core.indexed_heap cimport HeapEntry, heap_drop, heap_put, sift_down, sortable
-from aps_core.types cimport NONE, int32_t, int64_t, uint8_t
+from aps_core.types cimport NONE, int32_t, int64_t
 
 # Standalone accounts stay finite: within these bounds no sum of charges overflows.
 cdef double MAX_COST = 1e18

@@ -9,10 +9,9 @@ import numpy.typing as npt
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.twins.aging_heap import AgingHeap as Twin
 
 from aps_core.aging_heap import AgingHeap
-from aps_core.request_table import RequestTable
+from tests.twins.aging_heap import AgingHeap as Twin
 
 INF = math.inf
 PICK = st.integers(0, 2**16)  # a tenant or a request, modulo those there are
@@ -191,7 +190,8 @@ TestHeaps = Heaps.TestCase
 
 
 def drain(heap: AgingHeap) -> list[int]:
-    return heap.pop_many(len(heap)).tolist()
+    handles: list[int] = heap.pop_many(len(heap)).tolist()
+    return handles
 
 
 def at_ns(heap: AgingHeap, bids: list[int], start: float, gap_s: float) -> None:
@@ -405,7 +405,7 @@ BAD: list[Bad] = [
     (TypeError, "n must be", lambda h, _: h.pop_many(1.5)),
     (ValueError, "tenants", lambda h, _: h.reserve(0)),
     (ValueError, "tenants", lambda h, _: h.reserve(2**24 + 1)),
-    (OverflowError, "int32", lambda h, _: h.reserve(2**31)),
+    (ValueError, "16777216", lambda h, _: h.reserve(2**31)),
 ]
 
 
@@ -456,23 +456,4 @@ def test_bad_constructor_arguments() -> None:
             AgingHeap(*arguments)
     for field in ("tenants", "aging_horizon_s", "capacity"):
         with pytest.raises(TypeError, match=field):
-            AgingHeap(**{field: "1"})
-
-
-def test_a_heap_over_anothers_requests_is_not_driven_by_hand() -> None:
-    """Its rows may be in other lanes, or have deadlines: taking one out here would leave those dangling."""
-    table = RequestTable()
-    heap, foreign = AgingHeap(1, table=table), table.allocate()
-    calls: list[Callable[[], object]] = [
-        lambda: heap.push(0, 5, 0.0),
-        lambda: heap.push_many(int32([0]), int32([5]), 0.0),
-        lambda: heap.pop(),
-        lambda: heap.pop_many(1),
-        lambda: heap.hold_many(int32([0]), int32([5]), 0.0, 0.0),
-        lambda: heap.remove(foreign),
-        lambda: heap.rebid(foreign, 5),
-    ]
-    for call in calls:
-        with pytest.raises(ValueError, match="table must be the heap's own"):
-            call()
-    assert table.count == 1 and len(heap) == 0
+            AgingHeap(**{field: "1"})  # type: ignore[arg-type]

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.twins.fair_share import FairShare as Twin
 
 from aps_core.fair_share import FairShare
+from tests.twins.fair_share import FairShare as Twin
 
 INF = math.inf
 TENANTS = 5
@@ -271,10 +271,10 @@ BAD: list[tuple[type[Exception], str, Callable[[FairShare], object]]] = [
     *((ValueError, "unused", lambda s, x=x: s.give_credit(1, x)) for x in (math.nan, INF, -1.0, 1.1e18)),
     *((ValueError, "weight", lambda s, x=x: s.set_weight(1, x)) for x in (math.nan, INF, 0.0, -1.0, 9e-10, 1.1e9)),
     *((ValueError, "fairness_window", lambda s, x=x: s.set_fairness_window(x)) for x in (math.nan, -1.0, -INF)),
-    (TypeError, "cost", lambda s: s.charge_cost(1, "1")),
-    (TypeError, "unused", lambda s: s.give_credit(1, None)),
-    (TypeError, "weight", lambda s: s.set_weight(1, "heavy")),
-    (TypeError, "fairness_window", lambda s: s.set_fairness_window([1.0])),
+    (TypeError, "cost", lambda s: s.charge_cost(1, "1")),  # type: ignore[arg-type]
+    (TypeError, "unused", lambda s: s.give_credit(1, None)),  # type: ignore[arg-type]
+    (TypeError, "weight", lambda s: s.set_weight(1, "heavy")),  # type: ignore[arg-type]
+    (TypeError, "fairness_window", lambda s: s.set_fairness_window([1.0])),  # type: ignore[arg-type]
     (ValueError, "tenants", lambda s: s.reserve(0)),
     (ValueError, "tenants", lambda s: s.reserve(2**24 + 1)),
     (OverflowError, "int32", lambda s: s.reserve(2**31)),
