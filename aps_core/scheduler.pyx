@@ -71,7 +71,7 @@ cdef class Scheduler:
         rules.max_passes = whole(max_passes, "max_passes", 0, 65535)
         rules.backfill_depth = depth
         rules.preemption = whole(preemption, "preemption", 0, SWAP)
-        rules.preempt_margin = whole(preempt_margin, "preempt_margin", 0, BIDS)
+        rules.preempt_margin = whole(preempt_margin, "preempt_margin", 1, BIDS - 1)
         rules.max_preemptions = whole(max_preemptions, "max_preemptions", 0, 255)
         rules.micro = bool(micro)
         total = &self.tenants.rows[ALL]
