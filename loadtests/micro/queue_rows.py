@@ -65,6 +65,7 @@ class AgingHold:
         self.bulk = bulk
         self.queue = shuffled(self.stream.initial, tenants)
         self.pushed = [self.stream.initial]
+        self.popped = np.zeros(chunk, np.int64)
 
     def __call__(self) -> Timed:
         requests = self.stream.take(self.chunk)
@@ -72,7 +73,7 @@ class AgingHold:
         return self.arrays(requests) if self.bulk else self.calls(requests)
 
     def arrays(self, requests: Requests) -> Timed:
-        tenants, bids, popped = requests.tenants, requests.bids, np.empty(self.chunk, np.int64)
+        tenants, bids, popped = requests.tenants, requests.bids, self.popped
         first, step = float(requests.at[0]), self.stream.spacing_ns * 1e-9
 
         def timed(hold: Any = self.queue.hold_many) -> int:
@@ -157,19 +158,19 @@ def against_heapq(suffix: str, waiting: int, tenants: int, chunk: int, rounds: i
 
 
 def one_thousand(quick: bool) -> Iterator[Row]:
-    return against_heapq("1k", 1_000, 4, 1_000 if quick else 20_000, 3 if quick else 25)
+    return against_heapq("1k", 1_000, 4, 1_000 if quick else 10_000, 3 if quick else 41)
 
 
 def one_thousand_100_tenants(quick: bool) -> Iterator[Row]:
-    return against_heapq("1k.100t", 1_000, 100, 1_000 if quick else 20_000, 3 if quick else 25)
+    return against_heapq("1k.100t", 1_000, 100, 1_000 if quick else 10_000, 3 if quick else 41)
 
 
 def one_million(quick: bool) -> Iterator[Row]:
-    return against_heapq("1m", 20_000 if quick else 1_000_000, 100, 1_000 if quick else 50_000, 3 if quick else 15)
+    return against_heapq("1m", 20_000 if quick else 1_000_000, 100, 1_000 if quick else 10_000, 3 if quick else 41)
 
 
 def growth(quick: bool) -> Iterator[Row]:
-    waiting, chunk, rounds = (50_000, 2_000, 3) if quick else (10_000_000, 100_000, 15)
+    waiting, chunk, rounds = (50_000, 2_000, 3) if quick else (10_000_000, 10_000, 41)
     many, few = AgingHold(waiting, 100, chunk, bulk=True), AgingHold(1_000, 100, chunk, bulk=True)
     costs = measure({"many": many, "few": few}, rounds)
     check(many, most=200_000)

@@ -191,7 +191,7 @@ class FaceHold:
 
 
 def whole_request(quick: bool) -> Iterator[Row]:
-    waiting, chunk, rounds = (2_000, 512, 2) if quick else (WAITING, 10_240, 15)
+    waiting, chunk, rounds = (2_000, 512, 2) if quick else (WAITING, 4_096, 31)
     call = CoreHold(waiting, 100, chunk, SMALL, bulk=False)
     bulk = CoreHold(waiting, 100, chunk, LARGE, bulk=True)
     cases: dict[str, Case] = {"call": call, "bulk": bulk, "heapq": HeapqHold(waiting, 100, chunk)}
@@ -213,7 +213,7 @@ def whole_request(quick: bool) -> Iterator[Row]:
 
 
 def many_tenants(quick: bool) -> Iterator[Row]:
-    waiting, chunk, rounds, tenants = (2_000, 512, 2, 500) if quick else (WAITING, 10_240, 15, 10_000)
+    waiting, chunk, rounds, tenants = (2_000, 512, 2, 500) if quick else (WAITING, 4_096, 31, 10_000)
     cases = {
         (number, bulk): CoreHold(waiting, number, chunk, LARGE if bulk else SMALL, bulk)
         for number in (2, tenants) for bulk in (False, True)
