@@ -4,8 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+# Without pip's isolation, so that an installation and a later rebuild share one set of build tools and of results.
+BUILD_TOOLS = $$($(BIN)/python -c \
+	'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])')
+INSTALL = $(PIP) $(BUILD_TOOLS) && $(PIP) --no-build-isolation -e
 CORE := setup.py $(wildcard aps_core/*.pyx aps_core/*.pxd)
 PYTEST := $(BIN)/python -m pytest -q
+CORE_TESTS := $(patsubst %,tests/test_%.py,call_frequency conservation corners deadlines gpu kv_cache micro_batching promises \
+	request_table scheduler_errors scheduler_machine token_buckets)
 
 # Runs $(1), whose output is shown only when it fails.
 quietly = { $(1); } >build/log 2>&1 || { cat build/log; exit 1; }
@@ -42,7 +48,7 @@ nightly: $(VENV)/.built ## the scheduler and its slow twin through a million ran
 debug: $(VENV)/.built ## the core's tests on a build with bounds checks and assertions
 	@echo "== debug build"
 	@$(call quietly,APS_DEBUG=1 $(BIN)/python setup.py -q build --build-base build/debug --build-lib build/debug/lib)
-	@PYTHONPATH=build/debug/lib HYPOTHESIS_PROFILE=quick $(BIN)/pytest -q tests/core
+	@PYTHONPATH=build/debug/lib HYPOTHESIS_PROFILE=quick $(BIN)/pytest -q $(CORE_TESTS)
 
 sanitize: $(VENV)/.built ## the core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@echo "== sanitizer build"
@@ -50,7 +56,7 @@ sanitize: $(VENV)/.built ## the core's tests under AddressSanitizer and Undefine
 	@# CPython leaks by design; everything else ends the run.
 	@PYTHONPATH=build/sanitize/lib HYPOTHESIS_PROFILE=quick LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
 		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-		$(BIN)/python $(BIN)/pytest -q tests/core
+		$(BIN)/python $(BIN)/pytest -q $(CORE_TESTS)
 
 dist: $(VENV)/.built ## the sdist, and the wheel built from it, in dist/
 	@$(call quietly,$(BIN)/python -m build)
@@ -72,12 +78,12 @@ $(BIN)/python:
 
 $(VENV)/.service: pyproject.toml $(CORE) | $(BIN)/python
 	@echo "== installing APS and its service (compiles the core: about a minute)"
-	@$(PIP) -e '.[service]'
+	@$(INSTALL) '.[service]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo "== installing APS and the development tools (compiles the core: about a minute)"
-	@$(PIP) -e '.[service,lab,dev]'
+	@$(INSTALL) '.[service,lab,dev]'
 	@touch $@ $(VENV)/.service
 
 $(VENV)/.built: $(CORE) $(VENV)/.dev
@@ -87,5 +93,5 @@ $(VENV)/.built: $(CORE) $(VENV)/.dev
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.built
 	@echo "== installing the peers"
-	@$(PIP) -e '.[all,dev]'
+	@$(INSTALL) '.[all,dev]'
 	@touch $@

@@ -8,6 +8,7 @@ from aps_core.tenant_table cimport TenantTable
 from aps_core.token_buckets cimport TokenBuckets
 from aps_core.types cimport Reason, int32_t, int64_t
 
+
 @cython.final
 cdef class Admission:
     cdef Contention contention
@@ -34,6 +35,7 @@ cdef class Admission:
     cdef Reason later(self, Reason reason, double retry_after) noexcept nogil
     cdef double wait_s(self, int64_t until_ns, double now) noexcept nogil
     cdef int64_t admit(
-        self, int32_t slot, int64_t prompt, int64_t most, int32_t bid, int64_t deadline_ns, int64_t forecast, int64_t now_ns
+        self, int32_t slot, int64_t prompt, int64_t most, int32_t bid, int64_t deadline_ns, int64_t forecast,
+        int64_t now_ns,
     ) noexcept nogil
     cdef Reason move(self, int32_t row, int32_t bid, int64_t now_ns, double now) noexcept nogil

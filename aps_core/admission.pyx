@@ -1,11 +1,13 @@
-"""Whether a request may join, and at what bid: the verdicts, and the bucket they are paid from. rules.md, sections 4 and 8."""
+"""Whether a request may join, and at what bid: the verdicts, and the bucket they are paid from. rules.md, sections
+4 and 8."""
 from libc.stdint cimport INT64_MAX
 
 from aps_core.clock cimport wait_until
 from aps_core.request_table cimport PAID, TIMED, Request
 from aps_core.tenant_table cimport ALL, Tenant
 from aps_core.types cimport (
-    ADMITTED, DEADLINE_EXPIRED, EXCEEDS_BURST, EXCEEDS_CONTEXT, EXCEEDS_KV_CACHE, EXCEEDS_KV_SHARE, NONE, OVER_RATE, QUEUE_FULL,
+    ADMITTED, DEADLINE_EXPIRED, EXCEEDS_BURST, EXCEEDS_CONTEXT, EXCEEDS_KV_CACHE, EXCEEDS_KV_SHARE, NONE, OVER_RATE,
+    QUEUE_FULL,
     QUEUE_TOKENS_FULL, TENANT_QUEUE_FULL, TENANT_QUEUE_TOKENS_FULL, Reason, int32_t, int64_t, uint8_t,
 )
 
@@ -45,7 +47,9 @@ cdef class Admission:
         self.retry_after = 0.0
         self.largest = 0
 
-    cdef Reason judge(self, int32_t slot, int64_t prompt, int64_t most, int32_t bid, int64_t deadline_ns, int64_t now_ns, double now) noexcept nogil:
+    cdef Reason judge(
+        self, int32_t slot, int64_t prompt, int64_t most, int32_t bid, int64_t deadline_ns, int64_t now_ns, double now
+    ) noexcept nogil:
         """The first test that fails, in the order of rules.md, section 4; sets `retry_after` and `largest`."""
         cdef Tenant* tenant = &self.tenants.rows[slot]
         cdef Tenant* total = &self.tenants.rows[ALL]

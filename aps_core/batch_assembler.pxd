@@ -23,6 +23,7 @@ cdef struct Rules:            # the policy's part in dispatching
     int32_t max_preemptions
     int32_t micro             # the batch runs to completion and nothing joins it
 
+
 @cython.final
 cdef class BatchAssembler:
     cdef Contention contention
@@ -52,8 +53,12 @@ cdef class BatchAssembler:
     cdef bint filled(self, int32_t device) noexcept nogil
     cdef int64_t window_end_ns(self, int32_t device) noexcept nogil
     cdef void assemble(self, int32_t device, int64_t now_ns) noexcept nogil
-    cdef bint may_backfill(self, int32_t device, int32_t row, const KVNeed* need, int32_t holder, const KVNeed* held, int64_t step) noexcept nogil
-    cdef void start(self, int32_t device, int32_t row, const KVNeed* need, double penalty, int64_t now_ns) noexcept nogil
+    cdef bint may_backfill(
+        self, int32_t device, int32_t row, const KVNeed* need, int32_t holder, const KVNeed* held, int64_t step
+    ) noexcept nogil
+    cdef void start(
+        self, int32_t device, int32_t row, const KVNeed* need, double penalty, int64_t now_ns
+    ) noexcept nogil
     cdef void preempt(self, int32_t device, int64_t now_ns) noexcept nogil
     cdef int32_t choose_victims(self, int32_t device, int32_t highest_rank, int64_t last_start) noexcept nogil
     cdef void suspend(self, int32_t row, int64_t now_ns) noexcept nogil

@@ -1,6 +1,7 @@
 """When a batch is released, what is in it, and who is preempted for it.
 
-Requests start in policy order. When one does not fit, it holds the device's reservation and smaller ones may pass it as long as
+Requests start in policy order. When one does not fit, it holds the device's reservation and smaller ones may pass
+it as long as
 they do not delay its reserved start (EASY backfill: Lifka, JSSPP 1995), in engine steps. rules.md, section 6.
 """
 
@@ -9,11 +10,15 @@ import numpy as np
 from aps_core.kv_cache cimport BLOCKED, ENDS_AFTER, Backfill
 from aps_core.request_table cimport PAID, Request
 from aps_core.tenant_table cimport ALL, Tenant
-from aps_core.types cimport BIDS, CONTINUOUS, FILL, NONE, NOT_RELEASED, RETURNING, RUNNING, WAITING, WINDOW, int32_t, int64_t, uint8_t, uint16_t
+from aps_core.types cimport (
+    BIDS, CONTINUOUS, FILL, NONE, NOT_RELEASED, RETURNING, RUNNING, WAITING, WINDOW, int32_t, int64_t, uint8_t,
+    uint16_t,
+)
 
 
 cdef class BatchAssembler:
-    """Dispatch for all devices; one owner thread. The answers of the last `next_batch` stay in its arrays until the next."""
+    """Dispatch for all devices; one owner thread. The answers of the last `next_batch` stay in its arrays until the
+    next."""
 
     def __cinit__(self, Contention contention, int32_t devices, int32_t most_slots):
         cdef int32_t[::1] reserved = np.full(devices, NONE, np.int32)
@@ -117,16 +122,21 @@ cdef class BatchAssembler:
         cdef Request* request
         cdef int32_t row, holder = NONE
         cdef int64_t step = 0
+        if self.kv.running(device) >= self.kv.slots(device):
+            return                                # nothing is decided anew: who calls when must not matter
         self.call += 1
         self.reserved[device] = NONE
-        while self.kv.running(device) < self.kv.slots(device) and self.contention.aside_count <= self.rules.backfill_depth:
+        while (
+            self.kv.running(device) < self.kv.slots(device)
+            and self.contention.aside_count <= self.rules.backfill_depth
+        ):
             row = self.contention.lanes.best(1)
             if row == NONE:
                 break
             request = &self.table.rows[row]
-            if (request.state == WAITING and not self.contention.permits(request.tenant, row, now_ns)) or self.contention.blocks(
-                row
-            ) > self.kv.limit(device):
+            if self.contention.blocks(row) > self.kv.limit(device) or (
+                request.state == WAITING and not self.contention.permits(request.tenant, row, now_ns)
+            ):
                 self.set_aside(row)
                 continue
             self.need(row, &need)
@@ -185,7 +195,9 @@ cdef class BatchAssembler:
             reserved.passes += 1
         return True
 
-    cdef void start(self, int32_t device, int32_t row, const KVNeed* need, double penalty, int64_t now_ns) noexcept nogil:
+    cdef void start(
+        self, int32_t device, int32_t row, const KVNeed* need, double penalty, int64_t now_ns
+    ) noexcept nogil:
         """The request is in its lane; it leaves it, is charged and holds a slot and KV."""
         cdef Request* request = &self.table.rows[row]
         cdef int32_t slot = request.tenant
@@ -245,8 +257,9 @@ cdef class BatchAssembler:
             if enough > victims:
                 return
             computed = 0
-            for i in range(enough):
-                computed += self.kv.cached(device, self.victims[i])
+            if request.state == WAITING:          # a return is free: its tenant may be outside the window
+                for i in range(enough):
+                    computed += self.kv.cached(device, self.victims[i])
             for i in range(enough):
                 self.victims[i] = self.kv.request_at(device, self.victims[i])
             for i in range(enough):
@@ -283,7 +296,8 @@ cdef class BatchAssembler:
         return self.kv.start_number(device, kv_row) > self.kv.start_number(device, other)
 
     cdef void suspend(self, int32_t row, int64_t now_ns) noexcept nogil:
-        """A running request becomes returning. Its deadline has been met, so the field keeps what is left to prefill."""
+        """A running request becomes returning. Its deadline has been met, so the field keeps what is left to
+        prefill."""
         cdef Request* request = &self.table.rows[row]
         cdef Tenant* tenant = &self.contention.tenants.rows[request.tenant]
         cdef int64_t prefill = <int64_t>request.prompt_tokens + request.generated

@@ -1,9 +1,10 @@
 """Who waits, and which tenants may go: the one place that says whether a tenant contends.
 
-A tenant contends while its first request in policy order may go by the tenant's own limits: paid or affordable, below its caps
+A tenant contends while its first request in policy order may go by the tenant's own limits: paid or affordable,
+below its caps
 on flights and KV. A tenant held back by its own limit must not hold V back, or the GPU idles. rules.md, section 5.
 """
-from libc.stdint cimport INT32_MAX, INT64_MAX
+from libc.stdint cimport INT64_MAX
 
 import numpy as np
 
@@ -19,7 +20,7 @@ cdef class Contention:
     def __cinit__(
         self,
         RequestTable table,
-        AgingHeap lanes,
+        Lanes lanes,
         DeadlineWheel wheel,
         TokenBuckets buckets,
         FairShare fair,

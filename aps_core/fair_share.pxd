@@ -31,13 +31,13 @@ cdef class FairShare:
     cdef void stop(self, int32_t slot) noexcept nogil
     cdef void charge(self, int32_t slot, double cost) noexcept nogil
     cdef void settle(self, int32_t slot, double unused) noexcept nogil
-    cdef double threshold_after(self, int32_t slot, double cost) noexcept nogil   # were it charged that
+    cdef double threshold_after(self, int32_t slot, double cost) noexcept nogil       # were it charged that
     cdef bint in_window(self, int32_t slot) noexcept nogil
-    cdef bint enter(self, int32_t slot) noexcept nogil                        # in the window? else park it until V reaches it
+    cdef bint enter(self, int32_t slot) noexcept nogil        # in the window? else park it until V reaches it
     cdef void advance(self) noexcept nogil                                    # V follows the least S
-    cdef int32_t release(self) noexcept nogil                                 # a parked tenant that V has reached, or NONE
+    cdef int32_t release(self) noexcept nogil                            # a parked tenant that V has reached, or NONE
     cdef void reweigh(self, int32_t slot, double weight) noexcept nogil
     cdef void set_window(self, double window) noexcept nogil
     cdef void place(self, int32_t slot) noexcept nogil
-    cdef int _check(self, int64_t slot, double amount, str field) except -1
-    cdef void _settle_window(self) noexcept
+    cdef int32_t _slot(self, object tenant) except -1
+    cdef void _finish(self, int32_t slot) noexcept

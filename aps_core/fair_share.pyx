@@ -1,16 +1,23 @@
 """Weighted fairness in tokens: the virtual counters of VTC with a window in which bids decide.
 
-Tenant i has service ``S = cost / weight``. Among the *contending* tenants (those whose first request may go by their own limits)
-V is the running maximum of the least S; a tenant is in the window while ``S - D / weight <= V``. A tenant that starts to
-contend is lifted to V, so idling banks nothing. S never falls while its tenant contends: what was charged and not used becomes
-credit. Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024; rules.md, section 5.
+Tenant i has service ``S = cost / weight``. Among the *contending* tenants (those whose first request may go by their
+own limits) V is the running maximum of the least S; a tenant is in the window while ``S - D / weight <= V``. A tenant
+that starts to contend is lifted to V, so idling banks nothing. S never falls while its tenant contends: what was
+charged and not used becomes credit. Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024; rules.md,
+section 5.
 """
 
 import numpy as np
 
+from aps_core.arguments cimport real, whole
 from aps_core.clock cimport FOREVER
 from aps_core.indexed_heap cimport HeapEntry, heap_drop, heap_put, sift_down, sortable
-from aps_core.types cimport NONE, int32_t, int64_t, uint8_t
+from aps_core.types cimport NONE, int32_t, int64_t
+
+# Standalone accounts stay finite: within these bounds no sum of charges overflows.
+cdef double MAX_COST = 1e18
+cdef double MIN_WEIGHT = 1e-9, MAX_WEIGHT = 1e9
+cdef int64_t MOST_TENANTS = 1 << 24
 
 
 cdef inline double larger(double a, double b) noexcept nogil:
@@ -20,25 +27,26 @@ cdef inline double larger(double a, double b) noexcept nogil:
 cdef class FairShare:
     """Service accounts by tenant number; O(log tenants) an operation.
 
-    tenants: numbers 0..tenants-1 have accounts (grown by `reserve`). fairness_window: D, in cost units: how much of its own service a
-    tenant may take ahead of the least-served contender; 0 is fair queueing, infinity leaves the order to the bids.
+    tenants: numbers 0..tenants-1 have accounts (grown by `reserve`), of weight 1 and not contending at first.
+    fairness_window: D, in cost units: how much of its own service a tenant may take ahead of the least-served
+    contender; 0 is fair queueing, infinity leaves the order to the bids.
+
+    TypeError: no number, or no integer where one is due. ValueError: out of range. Nothing has changed then.
     """
 
-    def __cinit__(self, int32_t tenants=16, double fairness_window=2048.0):
-        if not fairness_window >= 0.0:
-            raise ValueError(f"fairness_window must be at least 0 cost units, got {fairness_window!r}")
-        self.window = fairness_window
+    def __cinit__(self, tenants=16, fairness_window=2048.0):
+        self.window = real(fairness_window, "fairness_window", 0.0, FOREVER)
         self.last = NONE
-        self.reserve(tenants)
+        self.reserve(<int32_t>whole(tenants, "tenants", 1, MOST_TENANTS))
 
     cpdef void reserve(self, int32_t tenants) except *:
-        """Make room for tenant numbers below `tenants`."""
-        cdef int32_t old = self.tenants
+        """Make room for tenant numbers below `tenants` (1..2**24, never fewer than before)."""
+        cdef int32_t slot, old = self.tenants
         cdef double[:, ::1] shares
         cdef long long[:, ::1] entries
         cdef int32_t[:, ::1] places
-        if tenants < 1 or tenants > 1 << 24:
-            raise ValueError(f"tenants must be from 1 to {1 << 24}, got {tenants}")
+        if not 1 <= tenants <= MOST_TENANTS:
+            raise ValueError(f"tenants must be from 1 to {MOST_TENANTS}, got {tenants}")
         if tenants <= old:
             return
         new = (
@@ -61,7 +69,7 @@ cdef class FairShare:
         self.tenants = tenants
 
     cdef void place(self, int32_t slot) noexcept nogil:
-        """The one place where the left side of the window's test is computed: two ways of writing it would disagree in the last bit."""
+        """The one place where the left side of the window's test is computed: two ways would differ in the last bit."""
         cdef Share* share = &self.shares[slot]
         share.threshold = share.service - self.window / share.weight
 
@@ -166,7 +174,7 @@ cdef class FairShare:
             heap_put(&self.least, slot, sortable(share.service))
 
     cdef void set_window(self, double window) noexcept nogil:
-        """A smaller D pulls everyone in, or the tenant ahead would be locked out for long. The caller re-enters every tenant."""
+        """A smaller D pulls everyone in, or who is ahead would be locked out for long. The caller re-enters all."""
         cdef int32_t slot
         cdef Share* share
         cdef double most
@@ -184,62 +192,72 @@ cdef class FairShare:
 
     # Standalone use from Python
 
-    cdef int _check(self, int64_t slot, double amount, str field) except -1:
-        if not 0 <= slot < self.tenants:
-            raise IndexError(f"tenant must be from 0 to {self.tenants - 1}, got {slot}")
-        if not 0.0 <= amount < FOREVER:
-            raise ValueError(f"{field} must be finite and at least 0, got {amount!r}")
-        return 0
+    cdef int32_t _slot(self, object tenant) except -1:
+        return <int32_t>whole(tenant, "tenant", 0, self.tenants - 1)
 
-    def set_weight(self, int64_t tenant, double weight):
-        """Change a tenant's share (> 0, finite); its lead over V, in cost, is kept."""
-        self._check(tenant, weight, "weight")
-        if weight == 0.0:
-            raise ValueError("weight must be above 0, got 0.0")
-        self.reweigh(<int32_t>tenant, weight)
-        self._settle_window()
-
-    def set_fairness_window(self, double window):
-        """Change D (cost units, at least 0, infinity allowed)."""
-        if not window >= 0.0:
-            raise ValueError(f"fairness_window must be at least 0 cost units, got {window!r}")
-        self.set_window(window)
-        self._settle_window()
-
-    def set_contending(self, int64_t tenant, bint contends):
-        """The tenant's first request may go by its own limits, or not."""
-        self._check(tenant, 0.0, "")
-        if contends != self.shares[tenant].contends:
-            if contends:
-                self.begin(<int32_t>tenant)
-            else:
-                self.stop(<int32_t>tenant)
-            self._settle_window()
-
-    def charge_cost(self, int64_t tenant, double cost):
-        """Charge `cost` (cost units, finite, at least 0); credit is used up first."""
-        self._check(tenant, cost, "cost")
-        self.charge(<int32_t>tenant, cost)
-        self._settle_window()
-
-    def give_credit(self, int64_t tenant, double unused):
-        """Cost units that were charged and not used."""
-        self._check(tenant, unused, "unused")
-        self.settle(<int32_t>tenant, unused)
-
-    def is_in_window(self, int64_t tenant):
-        """Contends, and ``S - D / weight <= V``."""
-        self._check(tenant, 0.0, "")
-        return self.in_window(<int32_t>tenant)
-
-    def account(self, int64_t tenant):
-        """(service, credit, weight, threshold, contends)."""
-        self._check(tenant, 0.0, "")
-        cdef Share* share = &self.shares[tenant]
-        return share.service, share.credit, share.weight, share.threshold, bool(share.contends)
-
-    cdef void _settle_window(self) noexcept:
-        cdef int32_t slot
+    cdef void _finish(self, int32_t slot) noexcept:
+        """The end of one atomic step, which may have moved this tenant's threshold."""
         self.advance()
+        self.enter(slot)
+        while self.release() != NONE:
+            pass
+
+    @property
+    def outside(self):
+        """Contending tenants outside the window."""
+        return self.parked.size
+
+    def set_weight(self, tenant, weight):
+        """Change a tenant's share (1e-9 to 1e9); its lead over V, in cost, is kept."""
+        cdef int32_t slot = self._slot(tenant)
+        self.reweigh(slot, real(weight, "weight", MIN_WEIGHT, MAX_WEIGHT))
+        self._finish(slot)
+
+    def set_fairness_window(self, fairness_window):
+        """Change D (cost units, at least 0, infinity allowed). A smaller D pulls everyone in to V + D / weight."""
+        cdef int32_t slot
+        self.set_window(real(fairness_window, "fairness_window", 0.0, FOREVER))
         for slot in range(self.tenants):
             self.enter(slot)
+        self.advance()
+        while self.release() != NONE:
+            pass
+
+    def set_contending(self, tenant, bint contends):
+        """The tenant's first request may go by its own limits, or not. Who begins is lifted to V, its credit spent."""
+        cdef int32_t slot = self._slot(tenant)
+        if contends == self.shares[slot].contends:
+            return
+        if contends:
+            self.begin(slot)
+        else:
+            self.stop(slot)
+        self._finish(slot)
+
+    def charge_cost(self, tenant, cost):
+        """Charge `cost` (cost units, 0 to 1e18); credit is used up first."""
+        cdef int32_t slot = self._slot(tenant)
+        self.charge(slot, real(cost, "cost", 0.0, MAX_COST))
+        self._finish(slot)
+
+    def give_credit(self, tenant, unused):
+        """Cost units (0 to 1e18) that were charged and not used, set off against the next charges."""
+        cdef int32_t slot = self._slot(tenant)
+        self.settle(slot, real(unused, "unused", 0.0, MAX_COST))
+
+    def forget(self, tenant):
+        """Give a tenant's account up: its number starts anew, with weight 1. ValueError while it contends."""
+        cdef int32_t slot = self._slot(tenant)
+        if self.shares[slot].contends:
+            raise ValueError(f"tenant must not contend when it is forgotten, {slot} does")
+        self.close(slot)
+        self.open(slot, 1.0)
+
+    def is_in_window(self, tenant):
+        """Contends, and ``S - D / weight <= V``."""
+        return self.in_window(self._slot(tenant))
+
+    def account(self, tenant):
+        """(service, credit, weight, threshold, contends): service S in cost units / weight, credit in cost units."""
+        cdef Share* share = &self.shares[self._slot(tenant)]
+        return share.service, share.credit, share.weight, share.threshold, bool(share.contends)

@@ -57,8 +57,8 @@ cdef class Engine:
     cdef int64_t blocks_for(self, int64_t tokens) noexcept nogil
     cdef bint holds(self, int64_t request_id) noexcept nogil
     cdef bint has_room(self, int64_t prompt_tokens, int64_t generated) noexcept nogil
-    cdef void admit(self, int64_t request_id, int64_t prompt_tokens, int64_t output_tokens, int32_t bid, int64_t generated,
-                    int64_t prefill, int32_t account) noexcept nogil   # has_room() was true, the account is reserved
+    cdef void admit(self, int64_t request_id, int64_t prompt_tokens, int64_t output_tokens, int32_t bid,
+                    int64_t generated, int64_t prefill, int32_t account) noexcept nogil  # has_room said yes
     cdef bint drop(self, int64_t request_id) noexcept nogil      # false: not here
     cdef bint compose(self) noexcept nogil                       # false: the step's tokens overrun the KV cache
     cdef int64_t begin(self, int64_t now_ns) noexcept nogil      # the step's end; -1 nothing runs, -2 KV overrun

@@ -9,7 +9,7 @@ from aps_core.step_time cimport StepShape, StepTimeModel
 from aps_core.types cimport BIDS, int32_t, int64_t
 
 cdef int64_t _NO_BUDGET = <int64_t>1 << 62
-_MOST = 2**31 - 1  # of tokens in a request; sums over slots stay far inside int64
+cdef int64_t _MOST = 2147483647  # tokens in a request, and anything counted; sums over slots stay far inside int64
 
 
 cdef int64_t* _data(object array) except NULL:
@@ -17,27 +17,36 @@ cdef int64_t* _data(object array) except NULL:
     return &view[0]
 
 
+cdef int _within(str name, int64_t value, int64_t least, int64_t most) except -1:
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be {least} to {most}, not {value}")
+    return 0
+
+
 @cython.final
 cdef class Engine:
     """Runs what it is given, step by step (Orca's iteration-level batching).
 
-    A step gives every decoding sequence one token. Sequences with prompt left are prefilled in the order (bid, higher first; start, earlier
-    first): whole prompts when `token_budget` is 0, else chunks out of what the decodes leave of the budget. The step that ends a prompt emits
-    that sequence's next token. What is started during a step joins the next one.
+    A step gives every decoding sequence one token. Sequences with prompt left are prefilled in the order (bid, higher
+    first; start, earlier first): whole prompts when `token_budget` is 0, else chunks out of what the decodes leave of
+    the budget. The step that ends a prompt emits that sequence's next token. What is started during a step joins the
+    next one.
 
-    KV: a sequence holds ceil((prompt + generated) / block_tokens) blocks from its start on, and the blocks of a step's tokens from the step's
-    beginning. The engine does not refuse what could overrun later: that is the scheduler's promise, and a broken one raises RuntimeError.
+    KV: a sequence holds ceil((prompt + generated) / block_tokens) blocks from its start on, and the blocks of a step's
+    tokens from the step's beginning. The engine does not refuse what could overrun later: that is the scheduler's
+    promise, and a broken one raises RuntimeError.
 
-    Instants are int64 nanoseconds. Events of the last step are in the arrays `request_ids`, `computed`, `generated`, `flags` (FIRST_STEP 1,
-    FIRST_TOKEN 2, FINISHED 4): first the sequences that go on, then the `ended` ones that finished, each in start order. They are
-    overwritten by the next `end_step`. One owner thread.
+    Instants are int64 nanoseconds. Events of the last step are in the arrays `request_ids`, `computed`, `generated`,
+    `flags` (FIRST_STEP 1, FIRST_TOKEN 2, FINISHED 4): first the sequences that go on, then the `ended` ones that
+    finished, each in start order. They are overwritten by the next `end_step`. One owner thread.
     """
 
-    def __cinit__(self, StepTimeModel model not None, int64_t slots, int64_t kv_blocks, *, int64_t block_tokens=16, int64_t token_budget=0):
-        for name, value, least in (("slots", slots, 1), ("kv_blocks", kv_blocks, 1), ("block_tokens", block_tokens, 1),
-                                   ("token_budget", token_budget, 0)):
-            if not least <= value <= _MOST:
-                raise ValueError(f"{name} must be {least} to {_MOST}, not {value}")
+    def __cinit__(self, StepTimeModel model not None, int64_t slots, int64_t kv_blocks, *,
+                  int64_t block_tokens=16, int64_t token_budget=0):
+        _within("slots", slots, 1, _MOST)
+        _within("kv_blocks", kv_blocks, 1, _MOST)
+        _within("block_tokens", block_tokens, 1, _MOST)
+        _within("token_budget", token_budget, 0, _MOST)
         self.model = model
         self.slots = <int32_t>slots
         self.kv_blocks = kv_blocks
@@ -55,31 +64,37 @@ cdef class Engine:
 
     # ---- what comes and goes
 
-    def start(self, int64_t request_id, int64_t prompt_tokens, int64_t output_tokens, int64_t bid, *, int64_t generated=0, object prefill=None,
-              int64_t account=0):
+    def start(self, int64_t request_id, int64_t prompt_tokens, int64_t output_tokens, int64_t bid, *,
+              int64_t generated=0, object prefill=None, int64_t account=0):
         """Put a request into a slot; it joins the next step to begin.
 
-        output_tokens: what it will generate in all; generated: of them, before this start (after a preemption); prefill: tokens to compute
-        first, default prompt_tokens + generated, 0 for a cache that was swapped out and back; account: the column of `served` that its tokens
-        are added to. Bids are 1 to 10.
+        output_tokens: what it will generate in all; generated: of them, before this start (after a preemption);
+        prefill: tokens to compute first, default prompt_tokens + generated, 0 for a cache that was swapped out and
+        back; account: the column of `served` that its tokens are added to. Bids are 1 to 10.
         ValueError: a number out of range, a request that is here already, or no room (slot or KV).
         """
-        cdef int64_t left = prompt_tokens + generated if prefill is None else prefill
-        for name, value, least, most in (("prompt_tokens", prompt_tokens, 1, _MOST), ("output_tokens", output_tokens, 1, _MOST), ("bid", bid, 1, BIDS),
-                                         ("generated", generated, 0, output_tokens - 1), ("prefill", left, 0, prompt_tokens + generated),
-                                         ("account", account, 0, _MOST - 1)):
-            if not least <= value <= most:
-                raise ValueError(f"{name} must be {least} to {most}, not {value}")
+        cdef int64_t left
+        _within("prompt_tokens", prompt_tokens, 1, _MOST)
+        _within("output_tokens", output_tokens, 1, _MOST)
+        _within("bid", bid, 1, BIDS)
+        _within("generated", generated, 0, output_tokens - 1)
+        _within("account", account, 0, _MOST - 1)
+        left = prompt_tokens + generated if prefill is None else prefill
+        _within("prefill", left, 0, prompt_tokens + generated)
         if self.holds(request_id):
             raise ValueError(f"request_id {request_id} is on the device already")
         if not self.has_room(prompt_tokens, generated):
-            raise ValueError(f"no room: {self.running} of {self.slots} slots and {self.held_blocks} of {self.kv_blocks} blocks are taken, "
-                             f"the request needs {self.blocks_for(prompt_tokens + generated)} blocks")
+            raise ValueError(
+                f"no room: {self.running} of {self.slots} slots and {self.held_blocks} of {self.kv_blocks} blocks "
+                f"are taken, the request needs {self.blocks_for(prompt_tokens + generated)} blocks")
         self.reserve_accounts(account + 1)
         self.admit(request_id, prompt_tokens, output_tokens, <int32_t>bid, generated, left, <int32_t>account)
 
     def abort(self, int64_t request_id):
-        """Drop a request: its slot and blocks are free at once and it gets no token at the step's end. KeyError when it is not here."""
+        """Drop a request: its slot and blocks are free at once, and it gets no token at the step's end.
+
+        KeyError: it is not here.
+        """
         if not self.drop(request_id):
             raise KeyError(request_id)
 
@@ -102,10 +117,11 @@ cdef class Engine:
         return False
 
     cdef bint has_room(self, int64_t prompt_tokens, int64_t generated) noexcept nogil:
-        return self.running < self.slots and self.held_blocks + self.blocks_for(prompt_tokens + generated) <= self.kv_blocks
+        cdef int64_t blocks = self.blocks_for(prompt_tokens + generated)
+        return self.running < self.slots and self.held_blocks + blocks <= self.kv_blocks
 
-    cdef void admit(self, int64_t request_id, int64_t prompt_tokens, int64_t output_tokens, int32_t bid, int64_t generated,
-                    int64_t prefill, int32_t account) noexcept nogil:
+    cdef void admit(self, int64_t request_id, int64_t prompt_tokens, int64_t output_tokens, int32_t bid,
+                    int64_t generated, int64_t prefill, int32_t account) noexcept nogil:
         cdef Sequence* sequence = &self.sequences[self.running]
         memset(sequence, 0, sizeof(Sequence))
         sequence.request_id = request_id
@@ -132,9 +148,10 @@ cdef class Engine:
     # ---- steps
 
     def begin_step(self, int64_t now_ns):
-        """Compose a step and begin it; returns the instant at which it ends (int ns), or -1 when nothing is on the device.
+        """Compose a step and begin it; returns the instant at which it ends (int ns), or -1 when nothing is here.
 
-        ValueError: a step runs already, or now_ns is before the last one's end. RuntimeError: the step's tokens would overrun the KV cache.
+        ValueError: a step runs already, or now_ns is before the last one's end.
+        RuntimeError: the step's tokens would overrun the KV cache.
         """
         if self.stepping:
             raise ValueError(f"a step runs until {self.end_ns} ns")
@@ -170,7 +187,7 @@ cdef class Engine:
 
     cdef bint compose(self) noexcept nogil:
         cdef Sequence* sequence
-        cdef int64_t budget, chunk, left, blocks, needed = 0
+        cdef int64_t budget, chunk, left, needed = 0
         cdef int32_t i, bid, bids = 0
         budget = self.token_budget if self.token_budget > 0 else _NO_BUDGET
         for i in range(self.running):

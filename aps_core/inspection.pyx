@@ -1,13 +1,14 @@
 """Looking at the scheduler without changing it: why a request waits, and everything at once."""
 import numpy as np
 
-from aps_core.aging_heap cimport effective_bid
-from aps_core.request_table cimport Request, RequestTable
+from aps_core.kv_cache cimport KVNeed
+from aps_core.request_table cimport PAID, Request
 from aps_core.tenant_table cimport ALL, VACANT, Tenant
 from aps_core.types cimport BIDS, NONE, RETURNING, RUNNING, WAITING
 
 cdef tuple TENANT_COUNTS = (
-    "waiting", "waiting_tokens", "in_flight", "held_blocks", "admitted", "rejected", "throttled", "started", "finished", "cancelled",
+    "waiting", "waiting_tokens", "in_flight", "held_blocks", "admitted", "rejected", "throttled", "started",
+    "finished", "cancelled",
     "expired", "preempted", "prompt_tokens", "output_tokens", "charged_tokens",
 )
 
@@ -68,17 +69,28 @@ cdef str waits_for(Contention contention, BatchAssembler assembler, int32_t row,
 
 
 cdef object start_in_s(Contention contention, int32_t row, int64_t ahead, int64_t now_ns):
-    """A rough estimate: the wait for the bucket, or those ahead at the tenant's recent pace, whichever is longer; None when unknown."""
+    """A rough estimate: the wait for the bucket, or those ahead at the tenant's recent pace, whichever is longer;
+    None when unknown."""
     cdef Request* request = &contention.table.rows[row]
     cdef Tenant* tenant = &contention.tenants.rows[request.tenant]
     cdef int64_t payable_ns = now_ns
     cdef double wait_s
     if tenant.started < 2:
         return None
-    if not request.flags & 1:
+    if not request.flags & PAID:
         payable_ns = contention.buckets.affordable_ns(request.tenant, contention.bucket_cost(row), now_ns)
     wait_s = <double>(payable_ns - now_ns) * 1e-9
     return max(wait_s, tenant.start_interval_s * <double>(ahead + 1))
+
+
+cdef int64_t prefill(Contention contention, BatchAssembler assembler, int32_t row):
+    """Tokens still to prefill, now or at the next start."""
+    cdef Request* request = &contention.table.rows[row]
+    cdef KVNeed need
+    if request.state == RUNNING:
+        return contention.kv.prefill_left(request.device, request.row)
+    assembler.need(row, &need)
+    return need.prefill
 
 
 cdef dict explain(Contention contention, BatchAssembler assembler, int32_t row, int64_t now_ns):
@@ -89,12 +101,13 @@ cdef dict explain(Contention contention, BatchAssembler assembler, int32_t row, 
         "state": "waiting" if waiting else "running" if running else "returning",
         "tenant": request.tenant,
         "bid": request.bid,
-        "effective_bid": effective_bid(contention.lanes, row, now_ns),
+        "effective_bid": contention.lanes.effective_bid(row, now_ns),
         "position": ahead,
         "waits_for": "" if running else waits_for(contention, assembler, row, now_ns),
         "start_in_s": start_in_s(contention, row, ahead, now_ns) if waiting else None,
         "computed": contention.kv.computed(request.device, request.row) if running else 0,
         "generated": request.generated,
+        "prefill": prefill(contention, assembler, row),
         "device": request.device if running else -1,
         "preemptions": request.preemptions,
         "passes": request.passes,

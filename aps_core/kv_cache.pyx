@@ -317,16 +317,16 @@ cdef class KVCache:
         """Would the Need fit now, as if the rows `without` were released? Changes nothing."""
         cdef KVNeed wanted = as_need("need", need)
         cdef int32_t[::1] rows
-        cdef int32_t count
         self._device(device)
         gone = list(without)
+        if not gone:
+            return bool(self.fits(device, &wanted))
         for row in gone:
             self._running_row(device, row)
-        rows = np.array(gone, np.int32)
-        count = <int32_t>rows.shape[0]
-        if np.unique(rows).size != count:
+        rows = np.unique(np.array(gone, np.int32))
+        if len(rows) != len(gone):
             raise ValueError(f"without must name each row once, got {gone}")
-        return bool(self.fits_without(device, &wanted, &rows[0] if count else NULL, count))
+        return bool(self.fits_without(device, &wanted, &rows[0], <int32_t>rows.shape[0]))
 
     def earliest_step(self, device, need):
         """The number of steps after which the Need fits at the latest, if nothing else starts; 0: now. Changes nothing.

@@ -1,4 +1,5 @@
-"""A pairing heap threaded through the request table's links: `child`, `next` (right sibling), `prev` (left sibling, or parent).
+"""A pairing heap threaded through the request table's links: `child`, `next` (right sibling), `prev` (left sibling or
+parent).
 
 Keyed by arrival number. For the few requests that enter a lane out of arrival order.
 """

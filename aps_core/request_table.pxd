@@ -28,6 +28,7 @@ cdef enum:
     PAID = 1                  # its bucket cost has been taken
     STRAY = 2                 # it sits in its lane's pairing heap, not in the FIFO
     TIMED = 4                 # it has a deadline (in the deadline wheel)
+    NAMED = 8                 # met once in the arrays of a bulk call
 
 
 @cython.final
@@ -45,7 +46,9 @@ cdef class RequestTable:
     cdef readonly int64_t generation_limit  # uses of a row before it is retired
     cdef bint has_wheel       # a deadline wheel links its rows
     cdef object records, deadlines, nexts, prevs    # the NumPy arrays that own the memory
+    cdef int64_t shift        # bytes from the start of `records` to row 0
 
+    cdef void align(self) noexcept
     cpdef void reserve(self, Py_ssize_t capacity) except *    # grow to at least this many rows (may raise MemoryError)
     cdef int32_t take(self) noexcept nogil                   # a zeroed row (state FREE, links NONE); NONE when full
     cdef void give(self, int32_t row) noexcept nogil         # free it: the generation moves on

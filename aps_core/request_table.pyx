@@ -9,7 +9,7 @@ Rows are reused last in, first out, while they are warm in cache. Rows at and ab
 import numpy as np
 
 from libc.stdint cimport INT32_MAX, INT32_MIN
-from libc.string cimport memset
+from libc.string cimport memmove, memset
 
 from aps_core.types cimport FREE, NONE, RETIRED
 
@@ -29,8 +29,9 @@ cdef int64_t tables = 0       # tables made in this process
 cdef object record_type():
     """The NumPy dtype of `Request`, taken from the C declaration."""
     cdef Request sample[1]
+    cdef Request[::1] view = sample
     memset(sample, 0, sizeof(sample))
-    return np.asarray(<Request[:1]>sample).dtype
+    return np.asarray(view).dtype
 
 
 RECORD = record_type()
@@ -72,19 +73,29 @@ cdef class RequestTable:
         rows = min(max(capacity, self.capacity + (self.capacity >> 3)), MAX_ROWS)
         try:
             if self.capacity == 0:       # calloc: pages come as rows are used
-                self.records = np.zeros(rows, RECORD)
+                self.records = np.zeros(rows + 1, RECORD)
                 self.deadlines = np.zeros(rows, np.int64)
                 self.nexts = np.zeros(rows, np.int32)
                 self.prevs = np.zeros(rows, np.int32)
             else:                        # realloc remaps a large block without a copy; nobody else holds these arrays
-                for array in (self.records, self.deadlines, self.nexts, self.prevs):
+                self.records.resize(rows + 1, refcheck=False)
+                for array in (self.deadlines, self.nexts, self.prevs):
                     array.resize(rows, refcheck=False)
         finally:                         # some may have moved before one failed
-            self.rows = <Request*><size_t>self.records.ctypes.data
+            self.align()
             self.deadline_ns = <int64_t*><size_t>self.deadlines.ctypes.data
             self.wheel_next = <int32_t*><size_t>self.nexts.ctypes.data
             self.wheel_prev = <int32_t*><size_t>self.prevs.ctypes.data
         self.capacity = <int32_t>rows
+
+    cdef void align(self) noexcept:
+        """A row is one cache line, not parts of two: row 0 is at the first such boundary in `records`."""
+        cdef size_t base = self.records.ctypes.data
+        cdef int64_t shift = <int64_t>(-base & (sizeof(Request) - 1))
+        if shift != self.shift:
+            memmove(<char*>base + shift, <char*>base + self.shift, self.fresh * sizeof(Request))
+            self.shift = shift
+        self.rows = <Request*>(base + shift)
 
     cdef int32_t take(self) noexcept nogil:
         cdef int32_t row = self.free_head
@@ -165,7 +176,8 @@ cdef class RequestTable:
             return self.deadlines[:self.fresh].copy()
         if name not in RECORD.names:
             raise KeyError(f"no field {name!r}: allowed are deadline_ns, {', '.join(RECORD.names)}")
-        return self.records[name][:self.fresh].copy()
+        rows = self.records.view(np.uint8)[self.shift:][:self.fresh * sizeof(Request)].view(RECORD)
+        return rows[name].copy()
 
     @property
     def bytes_per_row(self):
@@ -174,7 +186,7 @@ cdef class RequestTable:
     @property
     def nbytes(self):
         """Bytes allocated for rows: capacity * bytes_per_row."""
-        return self.records.nbytes + self.deadlines.nbytes + self.nexts.nbytes + self.prevs.nbytes
+        return self.capacity * self.bytes_per_row
 
     cdef int32_t checked(self, int64_t handle) except -1:
         cdef int32_t row = self.find(handle)

@@ -2,22 +2,24 @@
 cimport cython
 
 from aps_core.admission cimport Admission
-from aps_core.aging_heap cimport AgingHeap
 from aps_core.batch_assembler cimport BatchAssembler
 from aps_core.contention cimport Contention
 from aps_core.deadlines cimport DeadlineWheel
 from aps_core.fair_share cimport FairShare
 from aps_core.kv_cache cimport KVCache
+from aps_core.lanes cimport Lanes
 from aps_core.request_table cimport RequestTable
 from aps_core.settlement cimport Settlement
+from aps_core.timeline cimport Timeline
 from aps_core.tenant_table cimport Limits, TenantTable
 from aps_core.token_buckets cimport TokenBuckets
 from aps_core.types cimport int32_t, int64_t
 
+
 @cython.final
 cdef class Scheduler:
     cdef RequestTable table
-    cdef AgingHeap lanes
+    cdef Lanes lanes
     cdef DeadlineWheel wheel
     cdef TokenBuckets buckets
     cdef FairShare fair
@@ -27,12 +29,7 @@ cdef class Scheduler:
     cdef BatchAssembler assembler
     cdef Admission admission
     cdef Settlement settlement
-    cdef double epoch
-    cdef readonly double now          # seconds, of the last call
-    cdef int64_t now_ns
-
-    cdef int64_t check_now(self, double now) except -1
-    cdef void play(self, double now, int64_t now_ns) noexcept nogil
+    cdef Timeline timeline
 
     cdef int32_t slot_of(self, object tenant) except -1
     cdef int32_t device_of(self, object device) except -1

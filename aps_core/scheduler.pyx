@@ -1,24 +1,28 @@
 """The scheduler: the composition of the core's parts behind one door. rules.md is its specification.
 
-Sans-IO and sans-clock: every call that needs time takes `now` in seconds and first plays what happens by itself up to then.
+Sans-IO and sans-clock: every call that needs time takes `now` in seconds and first plays what happens by itself up
+to then.
 """
 from libc.stdint cimport INT32_MAX, INT64_MAX
 
 import numpy as np
 
 from aps_core.admission cimport Admission
-from aps_core.aging_heap cimport AgingHeap, to_horizon_ns
-from aps_core.arguments cimport positive, real, whole
-from aps_core.batch_assembler cimport SWAP
-from aps_core.clock cimport FOREVER, MAX_SECONDS, is_epoch, is_time, llrint, to_ns, to_seconds_up, wait_until
+from aps_core.arguments cimport real, whole
+from aps_core.batch_assembler cimport SWAP, BatchAssembler
+from aps_core.clock cimport FOREVER, MAX_SECONDS, llrint, to_ns
+from aps_core.contention cimport Contention
+from aps_core.deadlines cimport DeadlineWheel
+from aps_core.fair_share cimport FairShare
 from aps_core.inspection cimport explain, snapshot
-from aps_core.request_table cimport PAID, TIMED, Request
-from aps_core.tenant_table cimport ACTIVE, ALL, DRAINING, VACANT, Limits, Tenant, parse_limits
-from aps_core.types cimport (
-    ADMITTED, BIDS, DEADLINE_EXPIRED, ENDED, EXCEEDS_BURST, EXCEEDS_CONTEXT, EXCEEDS_KV_CACHE, EXCEEDS_KV_SHARE, NONE, OVER_RATE,
-    QUEUE_FULL, QUEUE_TOKENS_FULL, RETURNING, RUNNING, TENANT_QUEUE_FULL, TENANT_QUEUE_TOKENS_FULL, WAITING, Reason,
-    int32_t, int64_t, uint8_t,
-)
+from aps_core.kv_cache cimport KVCache
+from aps_core.lanes cimport Lanes, to_horizon_ns
+from aps_core.request_table cimport NAMED, TIMED, Request, RequestTable
+from aps_core.settlement cimport Settlement
+from aps_core.tenant_table cimport ACTIVE, ALL, DRAINING, VACANT, Limits, Tenant, TenantTable, parse_limits
+from aps_core.timeline cimport Timeline
+from aps_core.token_buckets cimport TokenBuckets
+from aps_core.types cimport ADMITTED, BIDS, ENDED, NONE, RETURNING, RUNNING, WAITING, int32_t, int64_t, uint8_t
 
 cdef int64_t MOST_TOKENS = INT32_MAX
 cdef tuple STATES = ("free", "waiting", "running", "returning", "retired", "ended")
@@ -28,10 +32,12 @@ cdef int64_t UNBOUNDED_TOKENS = <int64_t>1 << 62
 cdef class Scheduler:
     """Decides who goes next: buckets, lanes, fair shares, KV and batches of several tenants over one or more devices.
 
-    Tenants are slots (1, 2, ...), requests are int handles; a stale handle is an error, never another request. One owner thread:
+    Tenants are slots (1, 2, ...), requests are int handles; a stale handle is an error, never another request. One
+    owner thread:
     no call may overlap another. Cost of a request: O(log tenants), independent of how many wait.
 
-    slots, kv_blocks, token_budgets: one entry a device (token budget 0: whole prompts, no chunking). The keywords are the policy
+    slots, kv_blocks, token_budgets: one entry a device (token budget 0: whole prompts, no chunking). The keywords
+    are the policy
     (docs/rules.md names each). ValueError names what is out of range.
     """
 
@@ -42,16 +48,12 @@ cdef class Scheduler:
         kv_high_watermark=1.0, max_queued=2**31 - 1, max_queued_tokens=2**62, max_context=2**31 - 1, epoch=0.0,
     ):
         cdef Tenant* total
-        self.epoch = epoch
-        if not is_epoch(self.epoch):
-            raise ValueError(f"epoch must be within 1e10 s of 0, got {epoch!r}")
-        self.now = self.epoch
         forecast = whole(expected_output, "expected_output", -1, MOST_TOKENS)
         context = whole(max_context, "max_context", 1, UNBOUNDED_TOKENS)
         premium = real(bid_premium, "bid_premium", 0.0, 1e6)
         depth = whole(backfill_depth, "backfill_depth", 0, 1 << 20)
         self.table = RequestTable()
-        self.lanes = AgingHeap(16, aging_horizon_s, 0, self.table)
+        self.lanes = Lanes(self.table, 16, aging_horizon_s)
         self.wheel = DeadlineWheel(self.table)
         self.buckets = TokenBuckets(16)
         self.fair = FairShare(16, real(fairness_window, "fairness_window", 0.0, FOREVER))
@@ -75,62 +77,26 @@ cdef class Scheduler:
         total = &self.tenants.rows[ALL]
         total.max_queued = whole(max_queued, "max_queued", 0, INT32_MAX)
         total.max_queued_tokens = whole(max_queued_tokens, "max_queued_tokens", 0, UNBOUNDED_TOKENS)
-        self.admission = Admission(self.contention, context, forecast, self.epoch)
         self.settlement = Settlement(self.assembler)
+        self.timeline = Timeline(self.settlement, epoch)
+        self.admission = Admission(self.contention, context, forecast, self.timeline.epoch)
 
     # Time
 
-    cdef int64_t check_now(self, double now) except -1:
-        if not is_time(now, self.epoch):
-            raise ValueError(f"now must be finite and from 0 to {MAX_SECONDS:g} s after the epoch {self.epoch!r}, got {now!r}")
-        cdef int64_t now_ns = to_ns(now, self.epoch)
-        if now_ns < self.now_ns:
-            raise ValueError(f"now must not be before the last call's {self.now!r}, got {now!r}")
-        return now_ns
-
-    cdef void play(self, double now, int64_t now_ns) noexcept nogil:
-        """What happens by itself up to `now`, in order of time: deadlines first, then bills that can be paid."""
-        cdef int64_t payable_ns, at_ns
-        cdef int32_t row, slot
-        cdef Tenant* tenant
-        while True:
-            payable_ns = self.contention.next_affordable_ns()
-            at_ns = min(payable_ns, now_ns)
-            row = NONE
-            if self.wheel.count:
-                self.wheel.advance(at_ns)
-                row = self.wheel.first_due(at_ns)
-            if row != NONE:
-                self.now_ns = self.table.deadline_ns[row]
-                tenant = &self.tenants.rows[self.table.rows[row].tenant]
-                tenant.expired += 1
-                self.settlement.take_out(row, DEADLINE_EXPIRED, self.now_ns)
-            elif payable_ns <= now_ns:
-                self.now_ns = payable_ns
-                slot = self.contention.affordable.entries[0].id
-                self.contention.evaluate(slot, payable_ns)
-                self.contention.finish(payable_ns)
-            else:
-                break
-        self.now_ns = now_ns
-        self.now = now
-
     def ended(self):
-        """[(handle, reason code), ...] of the requests that ended without a call of their own since the last `ended`, in order."""
+        """[(handle, reason code), ...] of the requests that ended without a call of their own since the last
+        `ended`, in order."""
         return self.settlement.collect()
 
     def next_wakeup(self, double now):
         """Seconds: the earliest instant at which something changes by itself; infinity when nothing will."""
-        cdef int32_t device
-        self.play(now, self.check_now(now))
-        cdef int64_t wake = min(self.contention.next_affordable_ns(), self.wheel.wake_ns())
-        if self.assembler.rules.micro and self.contention.ready:
-            for device in range(self.kv.devices):
-                if self.kv.running(device) == 0:
-                    if self.assembler.filled(device):
-                        return now
-                    wake = min(wake, self.assembler.window_end_ns(device))
-        return now if wake <= self.now_ns else to_seconds_up(wake, self.epoch)
+        self.timeline.play(now, self.timeline.check(now))
+        return self.timeline.next_wakeup()
+
+    @property
+    def now(self):
+        """Seconds, as given to the last call; the epoch before the first."""
+        return self.timeline.now
 
     # Arguments
 
@@ -159,7 +125,8 @@ cdef class Scheduler:
     cdef int32_t running_row(self, int64_t handle, int64_t now_ns) except -1:
         cdef int32_t row = self.row_of(handle, now_ns)
         if self.table.rows[row].state != RUNNING:
-            raise ValueError(f"handle {handle} must be of a running request, it is {STATES[self.table.rows[row].state]}")
+            state = STATES[self.table.rows[row].state]
+            raise ValueError(f"handle {handle} must be of a running request, it is {state}")
         return row
 
     # Tenants
@@ -167,7 +134,7 @@ cdef class Scheduler:
     def add_tenant(self, *, double now, **limits):
         """A new tenant with a full bucket; its slot. The limits are those of `parse_limits`."""
         cdef Limits parsed = parse_limits(limits)
-        self.play(now, self.check_now(now))
+        self.timeline.play(now, self.timeline.check(now))
         cdef int32_t slot = self.tenants.vacant()
         if slot == NONE:
             slot = self.tenants.capacity
@@ -175,31 +142,33 @@ cdef class Scheduler:
             self.assembler.reserve(2 * slot)
         self.tenants.open(slot, &parsed, self.kv.total_blocks)
         self.fair.open(slot, parsed.weight)
-        self.buckets.open(slot, parsed.rate, parsed.burst, self.now_ns)
+        self.buckets.open(slot, parsed.rate, parsed.burst, self.timeline.now_ns)
         return slot
 
     def set_tenant(self, tenant, *, double now, **limits):
         """Replace a tenant's weight and limits. Waiting requests that became impossible end (see `ended`)."""
         cdef Limits parsed = parse_limits(limits)
         self.slot_of(tenant)
-        self.play(now, self.check_now(now))
+        self.timeline.play(now, self.timeline.check(now))
         self.change(self.slot_of(tenant), &parsed)
 
     def remove_tenant(self, tenant, double now):
-        """No new requests; what was accepted is still served. True: nothing was under way and the slot is free; False: it drains."""
+        """No new requests; what was accepted is still served. True: nothing was under way and the slot is free;
+        False: it drains."""
         self.slot_of(tenant)
-        self.play(now, self.check_now(now))
+        self.timeline.play(now, self.timeline.check(now))
         cdef int32_t slot = self.slot_of(tenant)
         self.tenants.rows[slot].state = DRAINING
         self.settlement.free_if_drained(slot)
         return self.tenants.rows[slot].state == VACANT
 
     def readmit_tenant(self, tenant, *, double now, **limits):
-        """A draining tenant comes back with its service, credit and bucket level. ValueError when it is not draining."""
+        """A draining tenant comes back with its service, credit and bucket level. ValueError when it is not
+        draining."""
         cdef Limits parsed = parse_limits(limits)
         if self.tenants.rows[self.slot_of(tenant)].state != DRAINING:
             raise ValueError(f"tenant {tenant} must be draining to be readmitted, it is active")
-        self.play(now, self.check_now(now))
+        self.timeline.play(now, self.timeline.check(now))
         cdef int32_t slot = self.slot_of(tenant)
         self.tenants.rows[slot].state = ACTIVE
         self.change(slot, &parsed)
@@ -214,12 +183,12 @@ cdef class Scheduler:
         if limits.weight != self.fair.shares[slot].weight:
             self.fair.reweigh(slot, limits.weight)
         if limits.rate != self.buckets.rate[slot] or limits.burst != self.buckets.burst[slot]:
-            self.buckets.configure(slot, limits.rate, limits.burst, self.now_ns)
+            self.buckets.configure(slot, limits.rate, limits.burst, self.timeline.now_ns)
         self.tenants.apply(slot, limits, self.kv.total_blocks)
         if tenant.waiting:
-            self.settlement.end_impossible(slot, self.now_ns)
-        self.contention.evaluate(slot, self.now_ns)
-        self.contention.finish(self.now_ns)
+            self.settlement.end_impossible(slot, self.timeline.now_ns)
+        self.contention.evaluate(slot, self.timeline.now_ns)
+        self.contention.finish(self.timeline.now_ns)
         self.settlement.free_if_drained(slot)
 
     # Policy
@@ -228,32 +197,35 @@ cdef class Scheduler:
         """Everything that waits is ranked by the new horizon (0..1e8 s, or infinity)."""
         cdef int64_t horizon_ns = to_horizon_ns(seconds)
         cdef int32_t slot
-        self.play(now, self.check_now(now))
+        self.timeline.play(now, self.timeline.check(now))
         self.lanes.set_horizon(horizon_ns)
         for slot in range(1, self.tenants.capacity):
             if self.tenants.rows[slot].state != VACANT:
-                self.contention.evaluate(slot, self.now_ns)
-        self.contention.finish(self.now_ns)
+                self.contention.evaluate(slot, self.timeline.now_ns)
+        self.contention.finish(self.timeline.now_ns)
 
     def set_fairness_window(self, cost, double now):
         """D, in cost units, at least 0; infinity allowed. A smaller one pulls every tenant in."""
         cdef double window = real(cost, "fairness_window", 0.0, FOREVER)
         cdef int32_t slot
-        self.play(now, self.check_now(now))
+        self.timeline.play(now, self.timeline.check(now))
         self.fair.set_window(window)
         for slot in range(1, self.tenants.capacity):
             if self.tenants.rows[slot].state != VACANT:
-                self.contention.evaluate(slot, self.now_ns)
-        self.contention.finish(self.now_ns)
+                self.contention.evaluate(slot, self.timeline.now_ns)
+        self.contention.finish(self.timeline.now_ns)
 
     # Requests
 
-    def submit(self, tenant, prompt_tokens, max_tokens, bid, double now, double deadline_at=FOREVER, expected_output=-1):
-        """Offer a request. Its handle (> 0), or the refusal's reason code, negated; then `retry_after` and `largest` say more.
+    def submit(
+        self, tenant, prompt_tokens, max_tokens, bid, double now, double deadline_at=FOREVER, expected_output=-1
+    ):
+        """Offer a request. Its handle (> 0), or the refusal's reason code, negated; then `retry_after` and
+        `largest` say more.
 
         deadline_at: seconds; a request not started by then ends. expected_output: its forecast of output tokens.
         """
-        cdef int64_t now_ns = self.check_now(now)
+        cdef int64_t now_ns = self.timeline.check(now)
         cdef int32_t slot = self.slot_of(tenant)
         cdef int64_t prompt = whole(prompt_tokens, "prompt_tokens", 1, MOST_TOKENS)
         cdef int64_t most = whole(max_tokens, "max_tokens", 1, MOST_TOKENS)
@@ -262,16 +234,17 @@ cdef class Scheduler:
         cdef int64_t deadline_ns = INT64_MAX
         if deadline_at != deadline_at:
             raise ValueError(f"deadline_at must be a number of seconds, got {deadline_at!r}")
-        if deadline_at - self.epoch <= MAX_SECONDS:
-            deadline_ns = to_ns(deadline_at, self.epoch) if deadline_at > self.epoch else 0
+        if deadline_at - self.timeline.epoch <= MAX_SECONDS:
+            deadline_ns = to_ns(deadline_at, self.timeline.epoch) if deadline_at > self.timeline.epoch else 0
         self.must_be_active(slot)
         self.room(1)
-        self.play(now, now_ns)
+        self.timeline.play(now, now_ns)
         return self.admission.offer(slot, prompt, most, <int32_t>offered, deadline_ns, forecast, now_ns, now)
 
     def submit_many(self, tenants, prompts, max_tokens, bids, double now):
-        """`submit` for each element of int arrays of one length, in order; an int64 array of handles or negated reason codes."""
-        cdef int64_t now_ns = self.check_now(now)
+        """`submit` for each element of int arrays of one length, in order; an int64 array of handles or negated
+        reason codes."""
+        cdef int64_t now_ns = self.timeline.check(now)
         cdef const int32_t[::1] slots = np.ascontiguousarray(tenants, np.int32)
         cdef const int32_t[::1] prompt = np.ascontiguousarray(prompts, np.int32)
         cdef const int32_t[::1] most = np.ascontiguousarray(max_tokens, np.int32)
@@ -290,9 +263,11 @@ cdef class Scheduler:
                 whole(offered[i], f"bids[{i}]", 1, BIDS)
         self.room(n)
         with nogil:
-            self.play(now, now_ns)
+            self.timeline.play(now, now_ns)
             for i in range(n):
-                answers[i] = self.admission.offer(slots[i], prompt[i], most[i], offered[i], INT64_MAX, NONE, now_ns, now)
+                answers[i] = self.admission.offer(
+                    slots[i], prompt[i], most[i], offered[i], INT64_MAX, NONE, now_ns, now
+                )
         return answers.base
 
     cdef int must_be_active(self, int32_t slot) except -1:
@@ -308,10 +283,11 @@ cdef class Scheduler:
         return 0
 
     def next_batch(self, device, double now):
-        """How many requests start on the device now: their handles are `started[:n]`; `preempted[:preempted_count]` stop for them."""
+        """How many requests start on the device now: their handles are `started[:n]`; `preempted[:preempted_count]`
+        stop for them."""
         cdef int32_t index = self.device_of(device)
-        self.play(now, self.check_now(now))
-        self.assembler.next_batch(index, self.now_ns)
+        self.timeline.play(now, self.timeline.check(now))
+        self.assembler.next_batch(index, self.timeline.now_ns)
         return self.assembler.started_count
 
     @property
@@ -330,7 +306,8 @@ cdef class Scheduler:
 
     @property
     def release_reason(self):
-        """Why the last batch was released: 0 it was not, 1 continuous, 2 its window ended, 3 its predicted fill was reached."""
+        """Why the last batch was released: 0 it was not, 1 continuous, 2 its window ended, 3 its predicted fill was
+        reached."""
         return self.assembler.release_reason
 
     @property
@@ -355,55 +332,74 @@ cdef class Scheduler:
         cdef int64_t least = self.kv.computed(request.device, request.row)
         cdef int64_t most = self.kv.prefill_target(request.device, request.row)
         if not least <= computed <= most:
-            raise ValueError(f"computed must be from {least} (reported before) to {most} (all of the prefill), got {computed}")
+            raise ValueError(
+                f"computed must be from {least} (reported before) to {most} (all of the prefill), got {computed}"
+            )
         if not request.generated <= generated <= MOST_TOKENS:
-            raise ValueError(f"generated must be from {request.generated} (reported before) to {MOST_TOKENS}, got {generated}")
+            raise ValueError(
+                f"generated must be from {request.generated} (reported before) to {MOST_TOKENS}, got {generated}"
+            )
         return 0
 
-    def progress(self, int64_t handle, computed, generated, double now):
-        """Totals so far: prefill tokens in the cache since this start, and output tokens. Output beyond the forecast is charged."""
-        cdef int64_t now_ns = self.check_now(now)
+    def progress(self, Py_ssize_t handle, computed, generated, double now):
+        """Totals so far: prefill tokens in the cache since this start, and output tokens. Output beyond the
+        forecast is charged."""
+        cdef int64_t now_ns = self.timeline.check(now)
         cdef int32_t row = self.running_row(handle, now_ns)
         cdef int64_t prefilled = whole(computed, "computed", 0, UNBOUNDED_TOKENS)
         cdef int64_t output = whole(generated, "generated", 0, MOST_TOKENS)
         self.check_progress(row, prefilled, output)
-        self.play(now, now_ns)
-        self.settlement.report(row, prefilled, output, self.now_ns)
+        self.timeline.play(now, now_ns)
+        self.settlement.report(row, prefilled, output, self.timeline.now_ns)
 
     def progress_many(self, handles, computed, generated, double now):
         """`progress` for each element of int64 arrays of one length; each handle at most once."""
-        cdef int64_t now_ns = self.check_now(now)
+        cdef int64_t now_ns = self.timeline.check(now)
         cdef const long long[::1] names = np.ascontiguousarray(handles, np.int64)
         cdef const long long[::1] prefilled = np.ascontiguousarray(computed, np.int64)
         cdef const long long[::1] output = np.ascontiguousarray(generated, np.int64)
         cdef Py_ssize_t i, n = names.shape[0]
-        cdef int32_t row
         if prefilled.shape[0] != n or output.shape[0] != n:
-            raise ValueError(f"handles, computed and generated must have one length, got {n}, {prefilled.shape[0]} and {output.shape[0]}")
+            raise ValueError(
+                "handles, computed and generated must have one length, "
+                f"got {n}, {prefilled.shape[0]} and {output.shape[0]}"
+            )
         for i in range(n):
             self.check_progress(self.running_row(names[i], now_ns), prefilled[i], output[i])
         self.must_differ(names)
         with nogil:
-            self.play(now, now_ns)
+            self.timeline.play(now, now_ns)
             for i in range(n):
                 self.settlement.report(self.table.find(names[i]), prefilled[i], output[i], now_ns)
 
     cdef int must_differ(self, const long long[::1] handles) except -1:
-        if handles.shape[0] > 1 and np.unique(handles).size != handles.shape[0]:
+        """Each names a live request; none may be there twice."""
+        cdef Request* request
+        cdef Py_ssize_t i, n = handles.shape[0]
+        cdef bint twice = False
+        for i in range(n):
+            request = &self.table.rows[self.table.find(handles[i])]
+            twice |= (request.flags & NAMED) != 0
+            request.flags |= NAMED
+        for i in range(n):
+            request = &self.table.rows[self.table.find(handles[i])]
+            request.flags &= ~NAMED
+        if twice:
             raise ValueError("handles must differ, one is there twice")
         return 0
 
-    def settle(self, int64_t handle, output_tokens, double now):
-        """The request finished with that much output. All is settled to what was used; the final charge, in bucket tokens."""
-        cdef int64_t now_ns = self.check_now(now)
+    def settle(self, Py_ssize_t handle, output_tokens, double now):
+        """The request finished with that much output. All is settled to what was used; the final charge, in bucket
+        tokens."""
+        cdef int64_t now_ns = self.timeline.check(now)
         cdef int32_t row = self.running_row(handle, now_ns)
         cdef int64_t output = whole(output_tokens, "output_tokens", 0, MOST_TOKENS)
-        self.play(now, now_ns)
-        return self.settlement.finish(row, output, self.now_ns)
+        self.timeline.play(now, now_ns)
+        return self.settlement.finish(row, output, self.timeline.now_ns)
 
     def settle_many(self, handles, outputs, double now):
         """`settle` for each element of int64 arrays of one length; each handle at most once."""
-        cdef int64_t now_ns = self.check_now(now)
+        cdef int64_t now_ns = self.timeline.check(now)
         cdef const long long[::1] names = np.ascontiguousarray(handles, np.int64)
         cdef const long long[::1] output = np.ascontiguousarray(outputs, np.int64)
         cdef Py_ssize_t i, n = names.shape[0]
@@ -415,47 +411,48 @@ cdef class Scheduler:
                 whole(output[i], f"outputs[{i}]", 0, MOST_TOKENS)
         self.must_differ(names)
         with nogil:
-            self.play(now, now_ns)
+            self.timeline.play(now, now_ns)
             for i in range(n):
                 self.settlement.finish(self.table.find(names[i]), output[i], now_ns)
 
-    def cancel(self, int64_t handle, double now):
+    def cancel(self, Py_ssize_t handle, double now):
         """End a request, whatever it is doing; the final charge, in bucket tokens (0.0 when it had not started)."""
-        cdef int64_t now_ns = self.check_now(now)
+        cdef int64_t now_ns = self.timeline.check(now)
         cdef int32_t row = self.row_of(handle, now_ns)
         cdef Request* request = &self.table.rows[row]
         cdef int64_t prompt = request.prompt_tokens
         cdef Tenant* tenant = &self.tenants.rows[request.tenant]
-        self.play(now, now_ns)
+        self.timeline.play(now, now_ns)
         tenant.cancelled += 1
         if request.state == WAITING:
-            self.settlement.take_out(row, ADMITTED, self.now_ns)
+            self.settlement.take_out(row, ADMITTED, self.timeline.now_ns)
             return 0.0
         if request.generated == 0:
             prompt = min(prompt, self.kv.computed(request.device, request.row)) if request.state == RUNNING else 0
-        return self.settlement.conclude(row, prompt, request.generated, self.now_ns)
+        return self.settlement.conclude(row, prompt, request.generated, self.timeline.now_ns)
 
-    def preempt(self, int64_t handle, double now):
-        """Take a running request off its device; it returns by itself when there is room, ahead of its tenant's waiting ones."""
-        cdef int64_t now_ns = self.check_now(now)
+    def preempt(self, Py_ssize_t handle, double now):
+        """Take a running request off its device; it returns by itself when there is room, ahead of its tenant's
+        waiting ones."""
+        cdef int64_t now_ns = self.timeline.check(now)
         cdef int32_t row = self.running_row(handle, now_ns)
-        self.play(now, now_ns)
-        self.assembler.suspend(row, self.now_ns)
+        self.timeline.play(now, now_ns)
+        self.assembler.suspend(row, self.timeline.now_ns)
 
-    def rebid(self, int64_t handle, bid, double now):
+    def rebid(self, Py_ssize_t handle, bid, double now):
         """Give a request another bid (clamped to the tenant's max_bid); 0, or the refusal's reason code, negated.
 
         Waiting: its reservation is adjusted, and it keeps its arrival. Started: only its rank in preemption changes.
         """
-        cdef int64_t now_ns = self.check_now(now)
+        cdef int64_t now_ns = self.timeline.check(now)
         cdef int32_t row = self.row_of(handle, now_ns)
         cdef int32_t wanted = <int32_t>whole(bid, "bid", 1, BIDS)
-        self.play(now, now_ns)
+        self.timeline.play(now, now_ns)
         self.admission.clear()
         cdef Request* request = &self.table.rows[row]
         wanted = min(wanted, self.tenants.rows[request.tenant].max_bid)
         if request.state == WAITING:
-            return -<int>self.admission.move(row, wanted, self.now_ns, self.now)
+            return -<int>self.admission.move(row, wanted, self.timeline.now_ns, self.timeline.now)
         if request.state == RETURNING:
             self.lanes.remove_row(row, ALL)
             request.bid = <uint8_t>wanted
@@ -466,19 +463,18 @@ cdef class Scheduler:
 
     # Looking
 
-    def bid_of(self, int64_t handle):
+    def bid_of(self, Py_ssize_t handle):
         """The bid it has now, after clamping and re-bids."""
-        return self.table.rows[self.row_of(handle, self.now_ns)].bid
+        return self.table.rows[self.row_of(handle, self.timeline.now_ns)].bid
 
-    def explain(self, int64_t handle, double now):
+    def explain(self, Py_ssize_t handle, double now):
         """What a request waits for, and about how long (a dict; aps.Explanation names its fields)."""
-        cdef int64_t now_ns = self.check_now(now)
+        cdef int64_t now_ns = self.timeline.check(now)
         self.row_of(handle, now_ns)
-        self.play(now, now_ns)
-        return explain(self.contention, self.assembler, self.row_of(handle, now_ns), self.now_ns)
+        self.timeline.play(now, now_ns)
+        return explain(self.contention, self.assembler, self.row_of(handle, now_ns), self.timeline.now_ns)
 
     def snapshot(self, double now):
         """All tenants and devices as columns (a dict of NumPy arrays; aps.Snapshot names them)."""
-        self.play(now, self.check_now(now))
-        return snapshot(self.contention, self.assembler, self.now_ns)
-
+        self.timeline.play(now, self.timeline.check(now))
+        return snapshot(self.contention, self.assembler, self.timeline.now_ns)

@@ -10,6 +10,7 @@ from aps_core.tenant_table cimport TenantTable
 from aps_core.token_buckets cimport TokenBuckets
 from aps_core.types cimport Reason, int32_t, int64_t
 
+
 @cython.final
 cdef class Settlement:
     cdef BatchAssembler assembler

@@ -1,11 +1,15 @@
-"""What a started request owes: output beyond its forecast while it runs, and the account when it ends. rules.md, section 8."""
+"""What a started request owes: output beyond its forecast while it runs, and the account when it ends. rules.md,
+section 8."""
 from aps_core.request_table cimport PAID, Request
 from aps_core.tenant_table cimport ALL, DRAINING, VACANT, Tenant
-from aps_core.types cimport ADMITTED, ENDED, EXCEEDS_BURST, EXCEEDS_KV_SHARE, NONE, RUNNING, WAITING, Reason, int32_t, int64_t, uint8_t
+from aps_core.types cimport (
+    ADMITTED, ENDED, EXCEEDS_BURST, EXCEEDS_KV_SHARE, NONE, RUNNING, WAITING, Reason, int32_t, int64_t, uint8_t,
+)
 
 
 cdef class Settlement:
-    """Ends requests, whatever they are doing, and gives back what they held; keeps those that nobody has been told of yet."""
+    """Ends requests, whatever they are doing, and gives back what they held; keeps those that nobody has been told
+    of yet."""
 
     def __cinit__(self, BatchAssembler assembler):
         self.assembler = assembler
@@ -19,7 +23,8 @@ cdef class Settlement:
         self.ended_tail = NONE
 
     cdef void take_out(self, int32_t row, Reason reason, int64_t now_ns) noexcept nogil:
-        """A waiting request leaves; with a reason it keeps its row until that has been reported. One step, with its evaluation."""
+        """A waiting request leaves; with a reason it keeps its row until that has been reported. One step, with its
+        evaluation."""
         cdef int32_t slot = self.table.rows[row].tenant
         self.drop(row, reason, now_ns)
         self.contention.evaluate(slot, now_ns)
@@ -64,7 +69,8 @@ cdef class Settlement:
             self.drop(row, reason, now_ns)
 
     cdef list collect(self):
-        """[(handle, reason code), ...] of the requests that ended without a call of their own since the last `ended`, in order."""
+        """[(handle, reason code), ...] of the requests that ended without a call of their own since the last
+        `ended`, in order."""
         cdef int32_t row = self.ended_head, after
         found = []
         while row != NONE:
@@ -80,6 +86,8 @@ cdef class Settlement:
         cdef Request* request = &self.table.rows[row]
         cdef int64_t charged = max(request.expected_output, request.generated)
         cdef int32_t slot = request.tenant
+        if generated > request.generated:             # output comes after the whole prefill
+            computed = self.kv.prefill_target(request.device, request.row)
         self.kv.grow(request.device, request.row, computed, generated)
         request.generated = <int32_t>generated
         if generated > charged:

@@ -1,5 +1,8 @@
 from typing import Self, final
 
+from typing_extensions import disjoint_base
+
+@disjoint_base
 class StepTimeModel:
     def step_seconds(
         self,

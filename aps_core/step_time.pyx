@@ -10,12 +10,14 @@ cdef class StepTimeModel:
     cdef double seconds(self, const StepShape* shape) noexcept nogil:
         return 0.0
 
-    def step_seconds(self, *, prefill_tokens=0, chunks=None, decodes=0, emits=None, decode_context=0, prefill_squares=None, prefill_past=0.0):
+    def step_seconds(self, *, prefill_tokens=0, chunks=None, decodes=0, emits=None, decode_context=0,
+                     prefill_squares=None, prefill_past=0.0):
         """Seconds of a step with this shape.
 
-        prefill_tokens: of all chunks; chunks: their number (default 1 when there are any); decodes: sequences that generate; emits: sequences
-        that get a token (default: decodes + chunks); decode_context: cached tokens of the decodes; prefill_squares: sum of squared chunk
-        lengths (default: equal chunks); prefill_past: sum of chunk length * tokens cached before. ValueError: a negative or non-finite number.
+        prefill_tokens: of all chunks; chunks: their number (default 1 when there are any); decodes: sequences that
+        generate; emits: sequences that get a token (default: decodes + chunks); decode_context: cached tokens of the
+        decodes; prefill_squares: sum of squared chunk lengths (default: equal chunks); prefill_past: sum over chunks
+        of length * tokens cached before. ValueError: a negative or non-finite number.
         """
         cdef StepShape shape
         if chunks is None:
@@ -24,8 +26,10 @@ cdef class StepTimeModel:
             emits = decodes + chunks
         if prefill_squares is None:
             prefill_squares = prefill_tokens * prefill_tokens / chunks if chunks else 0.0
-        given = dict(prefill_tokens=prefill_tokens, chunks=chunks, decodes=decodes, emits=emits, decode_context=decode_context,
-                     prefill_squares=prefill_squares, prefill_past=prefill_past)
+        given = {
+            "prefill_tokens": prefill_tokens, "chunks": chunks, "decodes": decodes, "emits": emits,
+            "decode_context": decode_context, "prefill_squares": prefill_squares, "prefill_past": prefill_past,
+        }
         for name, value in given.items():
             if not isfinite(value) or value < 0:
                 raise ValueError(f"{name} must be a finite number, at least 0, not {value!r}")
@@ -44,11 +48,13 @@ cdef class StepTimeModel:
 cdef class ReferenceModel(StepTimeModel):
     """`prefill_tokens / prefill_rate + b / (decode_rate * s(b))`, b the sequences in the step.
 
-    s rises in a straight line from 1 at b = 1 to `speedup` at `speedup_batch`, and stays there. Prefill is not sped up by batching and blocks
-    the decodes of its step. Stylised: a real A100 is several times faster, and its speed-up at batch 16 is 4 to 12.
+    s rises in a straight line from 1 at b = 1 to `speedup` at `speedup_batch`, and stays there. Prefill is not sped up
+    by batching and blocks the decodes of its step. Stylised: a real A100 is several times faster, and its speed-up at
+    batch 16 is 4 to 12.
     """
 
-    def __cinit__(self, *, double prefill_rate=1024.0, double decode_rate=128.0, double speedup=2.5, int64_t speedup_batch=16):
+    def __cinit__(self, *, double prefill_rate=1024.0, double decode_rate=128.0, double speedup=2.5,
+                  int64_t speedup_batch=16):
         for name, value in (("prefill_rate", prefill_rate), ("decode_rate", decode_rate), ("speedup", speedup)):
             if not isfinite(value) or value <= 0:
                 raise ValueError(f"{name} must be a finite number above 0, not {value!r}")

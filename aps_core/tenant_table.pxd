@@ -1,4 +1,5 @@
-"""Tenants as rows: their limits and what they have under way. Row 0 stands for all of them together. See tenant_table.pyx."""
+"""Tenants as rows: their limits and what they have under way. Row 0 stands for all of them together. See
+tenant_table.pyx."""
 cimport cython
 
 from aps_core.types cimport int32_t, int64_t, uint8_t
@@ -53,6 +54,7 @@ cdef struct Limits:           # what the operator sets
 
 cdef Limits parse_limits(dict given) except *
 
+
 @cython.final
 cdef class TenantTable:
     cdef Tenant* rows
@@ -64,4 +66,4 @@ cdef class TenantTable:
     cdef void apply(self, int32_t slot, Limits* limits, int64_t total_blocks) noexcept nogil
     cdef int32_t vacant(self) noexcept          # the lowest free row, or NONE
     cdef void start(self, int32_t slot, int64_t now_ns) noexcept nogil       # a first dispatch happened
-    cdef double queue_wait_s(self, int32_t slot) noexcept nogil               # how long a full queue takes to have a place
+    cdef double queue_wait_s(self, int32_t slot) noexcept nogil   # until a full queue has a place, roughly

@@ -5,25 +5,30 @@ from libc.stdint cimport INT32_MAX, INT64_MAX
 
 import numpy as np
 
-from aps_core.arguments cimport positive, real, whole
+from aps_core.arguments cimport positive, whole
 from aps_core.clock cimport FOREVER
-from aps_core.types cimport BIDS, NONE, int32_t, int64_t, uint8_t
+from aps_core.types cimport BIDS, NONE, int32_t, int64_t
 
 
 cdef object record_type():
     """The NumPy dtype of `Tenant`, taken from the C declaration."""
     cdef Tenant sample[1]
+    cdef Tenant[::1] view = sample
     memset(sample, 0, sizeof(sample))
-    return np.asarray(<Tenant[:1]>sample).dtype
+    return np.asarray(view).dtype
 
 
 cdef frozenset KEYWORDS = frozenset(
-    ("weight", "rate", "burst", "queue_over_rate", "max_bid", "max_in_flight", "max_queued", "max_queued_tokens", "kv_share")
+    (
+        "weight", "rate", "burst", "queue_over_rate", "max_bid",
+        "max_in_flight", "max_queued", "max_queued_tokens", "kv_share",
+    )
 )
 
 
 cdef Limits parse_limits(dict given) except *:
-    """Checked limits; what is not given is unlimited, with weight 1. TypeError for an unknown keyword, ValueError out of range."""
+    """Checked limits; what is not given is unlimited, with weight 1. TypeError for an unknown keyword, ValueError
+    out of range."""
     cdef Limits limits
     unknown = set(given) - KEYWORDS
     if unknown:
@@ -32,7 +37,9 @@ cdef Limits parse_limits(dict given) except *:
     limits.rate = positive(given.get("rate", FOREVER), "rate", True)
     limits.burst = positive(given.get("burst", FOREVER), "burst", True)
     if (limits.rate == FOREVER) != (limits.burst == FOREVER):
-        raise ValueError(f"rate and burst must be both finite or both infinite, got {limits.rate!r} and {limits.burst!r}")
+        raise ValueError(
+            f"rate and burst must be both finite or both infinite, got {limits.rate!r} and {limits.burst!r}"
+        )
     limits.kv_share = positive(given.get("kv_share", 1.0), "kv_share", False)
     if limits.kv_share > 1.0:
         raise ValueError(f"kv_share must be above 0 and at most 1, got {limits.kv_share!r}")

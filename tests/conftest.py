@@ -1,6 +1,7 @@
 """Hypothesis profiles, the repository's root, and a header that says which build is under test."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import HealthCheck, settings
 import aps_core
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# For `tests` and `loadtests`; last, so that an installed aps_core comes before the checkout's sources.
+sys.path.append(str(ROOT))
 
 # The default is the same run every time; `quick` is for the slow debug and sanitizer builds; `nightly` looks further.
 SLOW = [HealthCheck.too_slow]

@@ -88,16 +88,15 @@ def tenant_keywords(rng: random.Random) -> dict[str, Any]:
 class Driver:
     """Random operations on a pair; `sloppy` engines report in any order and speed."""
 
-    QUEUE = 40
-
     def __init__(self, rng: random.Random, config: dict[str, Any], kind: type[Pair] = Pair) -> None:
         self.rng = rng
         self.pair = kind(config)
         self.devices = len(config["slots"])
         self.sloppy = rng.random() < 0.3
         self.overruns = self.sloppy and rng.random() < 0.5
-        self.trace: list[str] = []
-        for _ in range(rng.randint(1, 4)):
+        crowd = rng.random() < 0.15
+        self.queue, self.tenants = (150, 30) if crowd else (40, 5)
+        for _ in range(rng.randint(20, 30) if crowd else rng.randint(1, 4)):
             self.pair.add_tenant(**tenant_keywords(rng))
         self.operations: dict[Callable[[], None], float] = {
             self.submit: 12.0,
@@ -128,7 +127,6 @@ class Driver:
             if wake < self.pair.now + 10.0:
                 self.pair.now = wake
         (chosen,) = rng.choices(list(self.operations), list(self.operations.values()))
-        self.trace.append(chosen.__name__)
         chosen()
 
     # -- what happens
@@ -151,7 +149,7 @@ class Driver:
         return self.rng.choice((1, 5, 5, 10, self.rng.randint(1, 10)))
 
     def submit(self) -> None:
-        if len(self.pair.waiting) >= self.QUEUE:
+        if len(self.pair.waiting) >= self.queue:
             return self.cancel()
         rng = self.rng
         prompt, most, output = self.size()
@@ -163,7 +161,7 @@ class Driver:
         self.pair.submit(self.tenant(), prompt, most, self.bid(), output, **keywords)
 
     def submit_many(self) -> None:
-        if len(self.pair.waiting) >= self.QUEUE:
+        if len(self.pair.waiting) >= self.queue:
             return
         sizes = [self.size() for _ in range(self.rng.randint(1, 6))]
         rows = [(self.tenant(), prompt, most, self.bid()) for prompt, most, _ in sizes]
@@ -222,7 +220,7 @@ class Driver:
             slot = self.rng.choice(draining)
             if self.pair.states()[slot] == 2:
                 self.pair.readmit_tenant(slot, **tenant_keywords(self.rng))
-        elif sum(state == 1 for state in states.values()) < 5 and self.rng.random() < 0.5:
+        elif sum(state == 1 for state in states.values()) < self.tenants and self.rng.random() < 0.5:
             self.pair.add_tenant(**tenant_keywords(self.rng))
         else:
             self.pair.remove_tenant(self.tenant())

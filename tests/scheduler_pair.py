@@ -5,6 +5,7 @@ Handles are each scheduler's own, so a map turns one into the other; callers of 
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable
@@ -38,10 +39,11 @@ def plain(column: Any) -> list[Any]:
 
 @dataclass
 class Running:
-    """A started request as the engine sees it."""
+    """A request as the engine sees it."""
 
     handle: int
     prompt_tokens: int
+    max_tokens: int
     output: int  # what it will generate
     device: int = -1  # -1: preempted
     target: int = 0
@@ -136,15 +138,15 @@ class Pair:
         twin, core = self.both(call)
         assert (twin[0] > 0) == (core[0] > 0), f"twin {twin}, core {core}"
         if twin[0] > 0:
-            self._admit(twin[0], core[0], prompt, output)
+            self._admit(twin[0], core[0], prompt, most, output)
         else:
             assert twin == core, f"(verdict, retry_after, largest): twin {twin}, core {core}"
         self.collect()
         return int(twin[0])
 
-    def _admit(self, twin: int, core: int, prompt: int, output: int) -> None:
+    def _admit(self, twin: int, core: int, prompt: int, most: int, output: int) -> None:
         self.core_handle[twin], self.twin_handle[core] = core, twin
-        self.waiting[twin] = Running(twin, prompt, output)
+        self.waiting[twin] = Running(twin, prompt, most, output)
 
     def submit_many(self, rows: list[tuple[int, int, int, int]], outputs: list[int]) -> None:
         columns = [np.array(column, np.int64) for column in zip(*rows, strict=True)]
@@ -152,7 +154,7 @@ class Pair:
         for t, c, row, output in zip(twin, core, rows, outputs, strict=True):
             assert t == c or (t > 0 and c > 0), f"twin {twin}, core {core}"
             if t > 0:
-                self._admit(t, c, row[1], output)
+                self._admit(t, c, row[1], row[2], output)
         self.collect()
 
     def next_batch(self, device: int) -> list[int]:
@@ -327,4 +329,4 @@ class Solo(Pair):
 
     def both(self, call: Callable[[Any, Callable[[int], int]], Any]) -> tuple[Any, Any]:
         answer = call(self.core, lambda handle: handle)
-        return answer, answer
+        return answer, copy.copy(answer)

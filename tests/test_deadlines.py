@@ -7,11 +7,11 @@ import random
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
-from twins.clock import to_seconds_up
-from twins.deadlines import Deadlines
 
 from aps_core.deadlines import DeadlineWheel
 from aps_core.request_table import RequestTable
+from tests.twins.clock import to_seconds_up
+from tests.twins.deadlines import Deadlines
 
 TICK = 2**20
 # Nanoseconds: within a tick, round a tick, round the first slot of each level of the wheel, far.

@@ -338,7 +338,7 @@ def test_explain_follows_a_request() -> None:
     running, waiting = scheduler.explain("x", now=1.0), scheduler.explain("y", now=1.0)
     assert running._replace(effective_bid=0.0) == (
         *("x", "a", "running", 5, 0.0, 0, "", None),
-        *(40, 0, 0, 0, 0),
+        *(40, 0, 20, 0, 0, 0),
     )
     assert (waiting.state, waiting.waits_for, waiting.device, waiting.position) == ("waiting", "slot", None, 0)
     assert waiting.effective_bid == pytest.approx(5.3)

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from aps_core.gpu import Engine
 from aps_core.step_time import ReferenceModel, StepTimeModel
-from twins import gpu as twin
+from tests.twins import gpu as twin
 
 FIRST_STEP, FIRST_TOKEN, FINISHED = 1, 2, 4
 COUNTERS = (
@@ -94,7 +94,7 @@ class EngineAndTwin(RuleBasedStateMachine):
 
 
 TestEngineAndTwin = EngineAndTwin.TestCase
-TestEngineAndTwin.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestEngineAndTwin.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 
 
 def run(engine: Engine, now_ns: int = 0) -> int:

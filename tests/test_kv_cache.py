@@ -270,7 +270,7 @@ def test_a_reserved_start_is_kept_whatever_is_backfilled(shape: str, afresh: boo
 
 
 def test_a_reserved_start_between_two_ends_is_found() -> None:
-    """It fits in 2 steps. When b ends a step early nothing ends in a step's time, and still it fits then."""
+    """It fits when b ends, in 2 steps. When b ends a step early it fits a step later, where nothing ends."""
     cache = KVCache([4], [14], [0], block_tokens=1)
     a = cache.start(0, Need(3, 6, prefill=0))
     b = cache.start(0, Need(2, 2, prefill=0))

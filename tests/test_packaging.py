@@ -97,10 +97,3 @@ def test_others_can_cimport_the_installed_core(tmp_path: Path) -> None:
 def test_versions_agree(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     assert importlib.metadata.version("aps-scheduler") == project["version"] == aps.__version__
-
-
-def test_the_public_names_are_flat_and_sorted() -> None:
-    assert aps.__all__ == sorted(aps.__all__)
-    for name in aps.__all__:
-        assert not name.startswith("_")
-        assert getattr(aps, name)

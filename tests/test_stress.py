@@ -10,7 +10,7 @@ import pytest
 from aps.data import azure_code_trace
 from aps.stress.client import Outcome
 from aps.stress.counters import Counters
-from aps.stress.report import Times, jain, phase, service_in, while_all_wait
+from aps.stress.report import Times, jain, phase, started_in, while_all_wait
 from aps.stress.workloads import Call, burst, trace_slice
 
 
@@ -70,15 +70,16 @@ def test_jain() -> None:
     assert jain([0.0, 0.0]) is None
 
 
-def test_service_is_spread_over_prefill_and_decode() -> None:
-    t = Times("x", 0.0, 1.0, 3.0, 7.0, prompt_tokens=100, output_tokens=40)
-    assert [t.service_until(at) for at in (0.5, 1.0, 2.0, 3.0, 4.0, 7.0, 9.0)] == [0, 0, 50, 100, 110, 140, 140]
-    assert service_in([(2.0, 4.0), (6.0, 99.0)], [t]) == pytest.approx(60 + 10)
+def test_what_started_counts_whole_and_the_ends_of_an_interval_belong_to_it() -> None:
+    times = [Times("x", 0.0, started_at, 99.0, tokens) for started_at, tokens in ((1, 1), (2, 10), (3, 100), (4, 1000))]
+    assert started_in((2.0, 3.0), times) == 110
+    assert started_in((0.0, 1.5), times) == 1
+    assert started_in((1.0, 1.0), times) == 0
 
 
 def test_while_all_wait_is_where_every_tenant_has_a_waiting_request() -> None:
     def waits(tenant: str, arrived_at: float, started_at: float) -> Times:
-        return Times(tenant, arrived_at, started_at, 90.0, 99.0, 1, 1)
+        return Times(tenant, arrived_at, started_at, 99.0, 2)
 
     times = [waits("x", 0, 5), waits("x", 3, 9), waits("y", 1, 4), waits("y", 4, 6), waits("y", 8, 20)]
     # y's second request begins to wait at the very instant at which its first stops: one interval or two, the same time
@@ -95,6 +96,7 @@ def metrics(prompt: int, output: int, busy: float, slots: float) -> Counters:
         f'aps_device_busy_seconds_total{{device="gpu0"}} {busy}\n'
         f'aps_device_slot_seconds_total{{device="gpu0"}} {slots}\naps_device_slots{{device="gpu0"}} 16\n'
         'aps_devices 1\naps_gpu_hour_dollars 1.39\naps_tenant_weight{tenant="x"} 3\n'
+        f'aps_shared_seconds_total {busy}\naps_shared_tokens_total{{tenant="x"}} {output}\n'
     )
 
 
@@ -130,7 +132,10 @@ def test_a_phase_is_reported_from_answers_and_counter_differences() -> None:
     assert tenant["refused"] == {"over_rate": 3, "exceeds_burst": 1}
     assert tenant["queue_wait_s"]["p50"] == 2.0
     assert tenant["with_retries_s"]["p50"] == 17.5
-    assert (tenant["share"], tenant["promised_share"]) == (1.0, 1.0)
+    assert tenant["promised_share"] == 1.0
+    # Between 11 and 15 the second waits: nobody else is there, so all wait, and what starts then is the second itself.
+    assert (report["all_wait_s"], report["jain"], tenant["share"]) == (4.0, 1.0, 1.0)
+    assert (report["shared_s"], report["jain_computed"]) == (9.0, 1.0)
 
 
 def test_a_phase_without_answers_has_no_figures_and_no_crash() -> None:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from twins.token_buckets import TokenBuckets as Twin
 
 from aps_core.token_buckets import TokenBuckets
+from tests.twins.token_buckets import TokenBuckets as Twin
 
 SLOTS = 4
 EPOCHS = st.sampled_from([0.0, 1.7e9, -12.25, -1e10])
@@ -109,9 +109,7 @@ class Buckets(RuleBasedStateMachine):
 TestBuckets = Buckets.TestCase
 
 
-@given(
-    rate=st.floats(1.0, 1e12), burst=st.floats(1.0, 1e9), share=st.floats(0.001, 1.0), start=st.integers(0, 10**12)
-)
+@given(rate=st.floats(1.0, 1e12), burst=st.floats(1.0, 1e9), share=st.floats(0.001, 1.0), start=st.integers(0, 10**12))
 def test_the_wait_ends_at_the_first_nanosecond(rate: float, burst: float, share: float, start: int) -> None:
     now = start * 1e-9
     buckets = TokenBuckets(1)
@@ -128,6 +126,21 @@ def test_the_wait_ends_at_the_first_nanosecond(rate: float, burst: float, share:
     if ns < 2**52:  # doubles still tell nanoseconds apart
         assert ns == exact
     assert twin.buckets[0].level(exact) >= amount > twin.buckets[0].level(exact - 1)
+
+
+@given(level=st.integers(2**52, 2**59), nanoseconds=st.floats(0.3, 20.0), steps=st.integers(1, 5))
+def test_the_wait_is_exact_where_levels_are_coarse(level: int, nanoseconds: float, steps: int) -> None:
+    """A level that large moves in steps, here one in so many nanoseconds, and rounds up to the amount early."""
+    rate = math.ulp(float(level)) * 1e9 / nanoseconds
+    buckets, twin = TokenBuckets(1), Twin(1)
+    for b in (buckets, twin):
+        b.add(0, rate, 1e18, 0.0)
+        b.overdraw(0, 1e18 - level, 0.0)
+    reached = buckets.level(0, 0.0)
+    amount = reached + steps * math.ulp(reached)
+    wait = buckets.time_until(0, amount, 0.0)
+    assert wait == twin.time_until(0, amount, 0.0) > 0.0
+    assert buckets.take(0, amount, wait)
 
 
 def test_a_look_changes_nothing() -> None:
@@ -180,6 +193,16 @@ def test_new_limits_keep_the_level() -> None:
     assert buckets.level(0, 10.0) == 40.0 and buckets.level(0, 20.0) == 90.0
     buckets.set_limits(0, 5.0, 60.0, 20.0)
     assert buckets.level(0, 20.0) == 60.0
+
+
+def test_the_same_limits_again_change_no_bit() -> None:
+    often, seldom = TokenBuckets(1), TokenBuckets(1)
+    for buckets in (often, seldom):
+        buckets.add(0, 1 / 3, 1000.0, 0.0)
+        buckets.overdraw(0, 1000.0, 0.1)
+    for step in range(1, 1000):
+        often.set_limits(0, 1 / 3, 1000.0, 0.1 + step * 0.1)
+    assert often.level(0, 1234.5).hex() == seldom.level(0, 1234.5).hex()
 
 
 def test_what_takes_longer_than_time_lasts_is_never_affordable() -> None:
@@ -316,9 +339,9 @@ def test_growth_keeps_buckets() -> None:
     buckets.reserve(5)
     assert buckets.capacity == 8
     unchanged(buckets)
-    with pytest.raises(ValueError, match="capacity must be in 0..2147483647, not -1"):
+    with pytest.raises(ValueError, match=r"capacity must be in 0\.\.2147483647, not -1"):
         buckets.reserve(-1)
-    with pytest.raises(ValueError, match="capacity must be in 0..2147483647, not -1"):
+    with pytest.raises(ValueError, match=r"capacity must be in 0\.\.2147483647, not -1"):
         TokenBuckets(-1)
     with pytest.raises(ValueError, match="capacity must be in"):
         buckets.reserve(2**31)

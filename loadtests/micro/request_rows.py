@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from loadtests.micro.load import HORIZON_NS, Requests, Stream
+from loadtests.micro.load import Requests, Stream
 from loadtests.micro.queue_rows import HeapqHold
 from loadtests.micro.rows import BY_NAME, Row
 from loadtests.micro.timing import Case, Timed, measure

@@ -3,6 +3,7 @@
 from importlib import metadata as _metadata
 
 from aps.devices import Device
+from aps.driver import Driver, DriverError, Result, Stream, Ticket
 from aps.policy import Limits, Policy
 from aps.scheduler import Scheduler
 from aps.tenants import Tenant
@@ -17,13 +18,18 @@ __all__ = [
     "Batch",
     "Device",
     "DeviceSnapshot",
+    "Driver",
+    "DriverError",
     "Ended",
     "Explanation",
     "Limits",
     "Policy",
+    "Result",
     "Scheduler",
     "Snapshot",
+    "Stream",
     "Tenant",
     "TenantSnapshot",
+    "Ticket",
     "Verdict",
 ]

@@ -55,13 +55,15 @@ class Driver:
         self.failed: Exception | None = None
         self.opened_at = scheduler.now
         self._pump = Pump(scheduler, backend)
+        self._opened = False
         self._loop: asyncio.AbstractEventLoop | None = None  # None: not open
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
 
     async def __aenter__(self) -> Self:
-        if self._loop is not None:
-            raise DriverError("the driver is open already")
+        if self._opened:
+            raise DriverError("a driver is opened once")
+        self._opened = True
         self._loop = asyncio.get_running_loop()
         self.opened_at = self._pump.now = self.scheduler.now
         await self.backend.open(self.opened_at, self._wake)

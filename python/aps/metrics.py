@@ -3,6 +3,7 @@
 Durations are seconds of the scheduler's clock (simulated seconds under a simulated backend).
 """
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from math import ceil, inf, sqrt
@@ -128,18 +129,18 @@ class TenantMetrics:
         self.charged = 0.0
         self.refused: Counter[str] = Counter()
         self._queue_wait, self._ttft, self._tpot, self._e2e = (Histogram() for _ in range(4))
-        self._rows: list[tuple[float, float, float, float]] = []
+        self._rows = array("d")  # four numbers a request; no objects for the garbage collector to visit
 
     def times(self, queue_wait: float, ttft: float, tpot: float, e2e: float) -> None:
         """Of one request that has ended; NaN: it has none. Kept in a short list and sorted in together: cheaper."""
-        self._rows.append((queue_wait, ttft, tpot, e2e))
-        if len(self._rows) == 256:
+        self._rows.extend((queue_wait, ttft, tpot, e2e))
+        if len(self._rows) == 1024:
             self._sort_in()
 
     def _sort_in(self) -> None:
-        rows, self._rows = np.array(self._rows), []
-        histograms = (self._queue_wait, self._ttft, self._tpot, self._e2e)
-        for histogram, column in zip(histograms, rows.T if len(rows) else (), strict=False):
+        rows = np.array(self._rows).reshape(-1, 4)
+        self._rows = array("d")
+        for histogram, column in zip((self._queue_wait, self._ttft, self._tpot, self._e2e), rows.T, strict=True):
             histogram.extend(column[~np.isnan(column)])
 
     @property

@@ -33,7 +33,6 @@ class Pump:
         self._running = [0] * len(backend.devices)
         # The face takes reports one by one; a step's come in arrays.
         self._progress_many = scheduler._core.progress_many
-        self._prefill = 0 if scheduler.policy.preemption == "swap" else None
 
     # Time
 
@@ -93,7 +92,7 @@ class Pump:
         if ticket.device >= 0:
             ticket.delivered = self.scheduler.explain(ticket.handle, now=self.now).generated
         self._streams[ticket.handle] = ticket
-        return self.backend.tokens(ticket, 0, ticket.delivered)
+        return self.backend.tokens(ticket, 0, ticket.delivered) if ticket.delivered else ()
 
     def cancel(self, ticket: Ticket) -> None:
         """End an outstanding request whatever it does, settled to what it used. `fill` must follow."""
@@ -114,8 +113,8 @@ class Pump:
                 ticket.released = batch.released
                 self.metrics.started(ticket.metrics, self.now)
             else:
-                ticket.generated = self.scheduler.explain(handle, now=self.now).generated
-                ticket.prefill = self._prefill
+                explanation = self.scheduler.explain(handle, now=self.now)
+                ticket.generated, ticket.prefill = explanation.generated, explanation.prefill
             ticket.device = device
             ticket.running = True
             self.backend.start(device, ticket)
@@ -131,18 +130,20 @@ class Pump:
             self._progress_many(news.handles[:stay], news.computed[:stay], news.generated[:stay], now)
         if self._streams:
             self._deliver(news.handles.tolist(), news.generated.tolist())
-        for row in news.flags.nonzero()[0].tolist():
-            flags = news.flags[row]
-            ticket = self.tickets[int(news.handles[row])]
-            if flags & FIRST_STEP and ticket.scheduled_at is None:
-                ticket.scheduled_at = news.began_at
-            if flags & FIRST_TOKEN:
-                ticket.first_token_at = now
-            if flags & FINISHED:
-                self._finish(ticket, int(news.generated[row]))
-            elif flags & FAILED:
-                self.scheduler.progress(ticket.handle, int(news.computed[row]), int(news.generated[row]), now=now)
-                self._give_up(ticket, "failed")
+        noted = news.flags.nonzero()[0]
+        if len(noted):
+            columns = (column[noted].tolist() for column in (news.handles, news.computed, news.generated, news.flags))
+            for handle, computed, generated, flags in zip(*columns, strict=True):
+                ticket = self.tickets[handle]
+                if flags & FIRST_STEP and ticket.scheduled_at is None:
+                    ticket.scheduled_at = news.began_at
+                if flags & FIRST_TOKEN:
+                    ticket.first_token_at = now
+                if flags & FINISHED:
+                    self._finish(ticket, generated)
+                elif flags & FAILED:
+                    self.scheduler.progress(handle, computed, generated, now=now)
+                    self._give_up(ticket, "failed")
 
     def _deliver(self, handles: list[int], generated: list[int]) -> None:
         streams = self._streams

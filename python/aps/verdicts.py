@@ -92,6 +92,7 @@ class Explanation(NamedTuple):
         "" when running.
     start_in_s: an estimate of the seconds to its start, None when there is none.
     computed, generated: prompt tokens in the cache since this start, output tokens so far.
+    prefill: tokens still to compute before output goes on, at the next start if it does not run.
     device: the index of the device it runs on, or None.
     preemptions, passes: how often it was displaced, and passed by a backfill.
     """
@@ -106,6 +107,7 @@ class Explanation(NamedTuple):
     start_in_s: float | None
     computed: int
     generated: int
+    prefill: int
     device: int | None
     preemptions: int
     passes: int

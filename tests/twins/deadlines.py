@@ -1,6 +1,6 @@
 """Deadlines in a dictionary, sorted at every call."""
 
-from twins.clock import Clock, to_ns
+from tests.twins.clock import Clock, to_ns
 
 
 class Deadlines:

@@ -53,7 +53,7 @@ class Dispatch(Rules):
         claims = self._claims(self._running(device))
         return kv.earliest_step(self._claim(request, math.inf), claims, self._space(device))
 
-    def _start(self, request: Request, device: Device, at: int, victim_tokens: int | None = None) -> None:
+    def _start(self, request: Request, device: Device, at: int, victim_tokens: int = 0) -> None:
         tenant = request.tenant
         cost = 0.0
         if request.state is State.WAITING:
@@ -62,11 +62,10 @@ class Dispatch(Rules):
             request.charge_bid = request.bid
             request.charged_output = request.expected_output
             cost = self._service_cost(request.prompt_tokens, request.expected_output, request.charge_bid)
+            cost = cost + self._input_weight * victim_tokens
             tenant.interval.dispatched(at)
             self._interval.dispatched(at)
             tenant.counters["started"] += 1
-        if victim_tokens is not None:
-            cost = cost + self._input_weight * victim_tokens
         self._charge(tenant, cost)
         self._give_up_reservation(request)
         device.starts += 1
@@ -120,6 +119,8 @@ class Dispatch(Rules):
         return enough_requests or min(blocks, device.limit) >= self._fill_target * device.limit
 
     def _assemble(self, device: Device, at: int) -> list[Request]:
+        if len(self._running(device)) == device.slots:
+            return []
         device.reserved = None
         started: list[Request] = []
         aside: list[Request] = []

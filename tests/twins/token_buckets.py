@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from twins.clock import Clock, wait_until
+from tests.twins.clock import Clock, wait_until
 
 HORIZON_NS = 2**62
 MAX_TOKENS = 1e18

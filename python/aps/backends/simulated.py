@@ -13,7 +13,7 @@ from aps.devices import Device
 from aps.profiles import Profile, profile_named
 from aps_core.gpu import Engine
 
-# The text of simulated tokens: this, over and over, from a place that the prompt (or else the id) decides.
+# The text of simulated tokens: this, over and over, from a place that the prompt (or else its length) decides.
 WORDS = tuple(
     f"{word} "
     for word in (
@@ -114,7 +114,7 @@ class SimulatedBackend:
         )
 
     def run(self, device: int, now: float) -> None:
-        end_ns = self.engines[device].begin_step(round(now * 1e9))
+        end_ns = self.engines[device].begin_step(max(round(now * 1e9), self.engines[device].end_ns))
         self._ends[device] = end_ns / 1e9 if end_ns >= 0 else inf
 
     def abort(self, device: int, job: Job) -> None:
@@ -143,10 +143,7 @@ class SimulatedBackend:
         )
 
     def tokens(self, job: Job, start: int, stop: int) -> Sequence[str]:
-        if job.prompt is not None:
-            seed = crc32(job.prompt.encode("utf-8", "surrogatepass"))
-        else:
-            seed = crc32(repr(job.id).encode("utf-8", "surrogatepass"))
+        seed = job.prompt_tokens if job.prompt is None else crc32(job.prompt.encode("utf-8", "surrogatepass"))
         first = (seed + start) % len(WORDS)
         count = stop - start
         text = _TEXT if first + count <= len(_TEXT) else WORDS * (2 + count // len(WORDS))

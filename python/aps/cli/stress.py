@@ -59,10 +59,8 @@ def run(options: argparse.Namespace) -> int:
 
 def report_on(url: str, options: argparse.Namespace) -> int:
     """Run the test against `url` and print its report. UsageError when there is no such service."""
-    import httpx
-    from rich.console import Console
-
     from aps.stress.bars import Bars
+    from aps.stress.client import ServiceError
     from aps.stress.run import Plan, stress
     from aps.stress.tables import print_report
 
@@ -74,10 +72,10 @@ def report_on(url: str, options: argparse.Namespace) -> int:
 
     try:
         report = asyncio.run(go())
-    except (httpx.HTTPError, httpx.InvalidURL, KeyError) as error:
-        raise UsageError(f"{url} does not answer as a service of aps: {type(error).__name__}: {error}") from error
+    except ServiceError as error:
+        raise UsageError(str(error)) from error
     if options.json:
         print(json.dumps(report, indent=2))
     else:
-        print_report(report, Console())
+        print_report(report)
     return 0 if report["passed"] else 1

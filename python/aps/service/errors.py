@@ -1,5 +1,6 @@
 """Every "no" on the wire: one JSON shape, one status for each reason."""
 
+import logging
 import math
 from typing import Any
 
@@ -9,7 +10,10 @@ from fastapi.responses import Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from aps.driver import DriverError
 from aps.service.schemas import Error, ErrorAnswer
+
+log = logging.getLogger(__name__)
 
 STATUS = {
     "exceeds_context": 400,
@@ -38,6 +42,7 @@ MEANING = {
     413: "The body is larger than the service takes.",
     422: "The body is wrong; `field` names what.",
     429: "The tenant is over its rate or its queue is full. `Retry-After` is computed.",
+    500: "The service itself failed.",
     502: "The backend failed.",
     503: "The service is overloaded or draining. `Retry-After` is computed.",
     504: "The deadline passed before it started.",
@@ -79,6 +84,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(DriverError, _driver_failed)
     app.add_exception_handler(Exception, _crashed)
 
 
@@ -102,6 +108,11 @@ async def _validation(_: Request, error: Exception) -> Response:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     return response(422, Error(reason="invalid", message=f"{field}: {first['msg']}", field=field))
+
+
+async def _driver_failed(_: Request, error: Exception) -> Response:
+    log.error("%s", error, exc_info=error.__cause__)
+    return response(500, Error(reason="driver_failed", message="the service has failed and must be started again"))
 
 
 async def _crashed(_: Request, __: Exception) -> Response:

@@ -10,8 +10,8 @@ from aps.service.prometheus import Page
 from aps.service.version import VERSION
 from aps.verdicts import Snapshot
 
-# Upper edges in seconds: 1 ms to 630 s, five to a decade.
-EDGES = tuple(round(mantissa * 10.0**power, 6) for power in range(-3, 3) for mantissa in (1, 1.6, 2.5, 4, 6.3))
+# Upper edges in seconds: 1 ms to 500 s, three to a decade.
+EDGES = tuple(round(mantissa * 10.0**power, 6) for power in range(-3, 3) for mantissa in (1, 2.5, 5))
 OUTCOMES = ("finished", "cancelled", "expired", "dropped", "failed")
 
 
@@ -19,7 +19,7 @@ def page(driver: Driver, gpu_hour_dollars: float) -> str:
     """The text of a scrape. Times are seconds of the service's clock."""
     out = Page()
     snapshot = driver.snapshot()
-    tenants = list(driver.metrics.tenants.values())
+    tenants = [_tenant(driver, name) for name in dict.fromkeys([*snapshot.tenants, *driver.metrics.tenants])]
     _service(out, driver, gpu_hour_dollars)
     _requests(out, tenants)
     _times(out, tenants)
@@ -28,6 +28,11 @@ def page(driver: Driver, gpu_hour_dollars: float) -> str:
     _devices(out, driver, snapshot)
     _money(out, driver, gpu_hour_dollars)
     return out.render()
+
+
+def _tenant(driver: Driver, name: str) -> TenantMetrics:
+    """The tenant's counters; all 0 when it has asked for nothing."""
+    return driver.metrics.tenants.get(name) or TenantMetrics(name, -1)
 
 
 def _service(out: Page, driver: Driver, gpu_hour_dollars: float) -> None:
@@ -132,7 +137,7 @@ def _shares(out: Page, driver: Driver, snapshot: Snapshot) -> None:
         "aps_shared_tokens_total",
         "counter",
         "Prompt and output tokens computed for the tenant in that time.",
-        [({"tenant": name}, tokens) for name, tokens in shared.tokens.items()],
+        [({"tenant": name}, shared.tokens.get(name, 0)) for name in {**snapshot.tenants, **shared.tokens}],
     )
 
 

@@ -1,6 +1,9 @@
 """The driver's "no" in words: what was asked, what the limit is, what would do."""
 
+from math import floor, inf
+
 from aps.driver import Driver, Result
+from aps.scheduler import Scheduler
 from aps.service.errors import Refusal
 from aps.service.schemas import InferRequest
 from aps.tenants import Tenant
@@ -21,7 +24,7 @@ def refusal_of(result: Result, asked: InferRequest, prompt_tokens: int, driver: 
     if result.status == "rejected" and result.verdict.admitted:
         return Refusal(result.reason, "the limits changed while it waited, and it can no longer be served")
     if result.status == "rejected":
-        return _never(result, asked, prompt_tokens, tenant)
+        return _never(result, asked, prompt_tokens, tenant, _largest(driver.scheduler, tenant, prompt_tokens, result))
     if result.status == "throttled" and result.reason != "deadline_expired":
         return _later(result, tenant, result.verdict.retry_after_s / driver.backend.time_scale)
     if result.status == "failed":
@@ -35,8 +38,24 @@ def refusal_of(result: Result, asked: InferRequest, prompt_tokens: int, driver: 
     return Refusal("cancelled", f"the request was ended: {result.reason}")
 
 
-def _never(result: Result, asked: InferRequest, prompt_tokens: int, tenant: Tenant) -> Refusal:
-    largest = result.verdict.largest or 0
+def _largest(scheduler: Scheduler, tenant: Tenant, prompt_tokens: int, result: Result) -> int:
+    """The largest max_tokens that passes every test; the verdict's passes the one that failed."""
+    premium = 1.0 + scheduler.policy.bid_premium * (result.verdict.bid - 1)
+    blocks = [floor(scheduler.policy.kv_high_watermark * device.kv_blocks) for device in scheduler.devices]
+    share = floor(tenant.kv_share * sum(device.kv_blocks for device in scheduler.devices))
+    tokens = [
+        prompt_tokens + (result.verdict.largest or 0),
+        min(max(blocks), share) * scheduler.block_tokens,
+        tenant.burst / premium,
+        scheduler.limits.max_context or inf,
+    ]
+    most = int(min(tokens))
+    if most * premium > tenant.burst:  # the quotient was rounded up
+        most -= 1
+    return max(0, most - prompt_tokens)
+
+
+def _never(result: Result, asked: InferRequest, prompt_tokens: int, tenant: Tenant, largest: int) -> Refusal:
     over = {
         "exceeds_context": CONTEXT,
         "exceeds_kv_cache": KV_CACHE,

@@ -75,15 +75,16 @@ async def metrics(request: Request) -> Response:
     return Response(page(state.driver, state.gpu_hour_dollars), media_type=prometheus.CONTENT_TYPE)
 
 
-@router.get("/health", response_model=Health)
-async def health(request: Request) -> Health:
-    """Whether it runs and takes requests. Always 200 while it runs; see `/health/ready`."""
-    return _health(request.app.state.driver)
+@router.get("/health", response_model=Health, responses={503: {"model": Health, "description": "It has failed."}})
+async def health(request: Request) -> Response:
+    """Whether it runs and takes requests. 200 while it runs, draining included: restart it when it is not."""
+    state = _health(request.app.state.driver)
+    return Response(state.model_dump_json(), 200 if state.live else 503, media_type="application/json")
 
 
 @router.get("/health/ready", response_model=Health, responses={503: {"model": Health, "description": "Not ready."}})
 async def ready(request: Request) -> Response:
-    """200 while it takes requests, else 503: a load balancer's question."""
+    """200 while it takes requests, else 503: send requests elsewhere."""
     state = _health(request.app.state.driver)
     return Response(state.model_dump_json(), 200 if state.ready else 503, media_type="application/json")
 
@@ -132,10 +133,10 @@ def _answer(result: Result, counted_by: str, driver: Driver) -> InferAnswer:
         counted_by=counted_by,
         seconds=_seconds(driver),
         time_scale=driver.backend.time_scale,
-        arrived_at=result.arrived_at,
-        queue_wait_s=result.queue_wait_s,
-        ttft_s=result.ttft_s,
-        e2e_s=result.e2e_s,
+        arrived_at=_nanoseconds(result.arrived_at - driver.opened_at),
+        queue_wait_s=_nanoseconds(result.queue_wait_s),
+        ttft_s=_nanoseconds(result.ttft_s),
+        e2e_s=_nanoseconds(result.e2e_s),
         batch_size=result.batch_size,
         device=result.device,
         verdict=Verdict.model_construct(
@@ -143,6 +144,11 @@ def _answer(result: Result, counted_by: str, driver: Driver) -> InferAnswer:
         ),
         charge=result.charge,
     )
+
+
+def _nanoseconds(seconds: float | None) -> float | None:
+    """Instants are whole nanoseconds; below that there is only rounding."""
+    return None if seconds is None else max(0.0, round(seconds, 9))
 
 
 def _seconds(driver: Driver) -> str:
@@ -221,7 +227,7 @@ def _percentiles(times: Histogram) -> Percentiles | None:
     p50, p95, p99 = (times.quantile(q) for q in (0.5, 0.95, 0.99))
     if p50 is None or p95 is None or p99 is None:
         return None
-    return Percentiles(count=times.count, p50=p50, p95=p95, p99=p99)
+    return Percentiles(count=times.count, p50=round(p50, 9), p95=round(p95, 9), p99=round(p99, 9))
 
 
 def _finite(value: float) -> float | None:

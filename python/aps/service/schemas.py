@@ -67,7 +67,7 @@ class InferAnswer(BaseModel):
         Literal["simulated", "wall"], Field(description="simulated: `time_scale` of these pass in one second of yours.")
     ]
     time_scale: float
-    arrived_at: Annotated[float, Field(description="Arrival, on the service's clock.")]
+    arrived_at: Annotated[float, Field(description="Arrival: seconds since the service started.")]
     queue_wait_s: Annotated[float, Field(description="Arrival to the first scheduled step.")]
     ttft_s: Annotated[float, Field(description="Arrival to the first output token.")]
     e2e_s: Annotated[float, Field(description="Arrival to the last output token.")]

@@ -15,12 +15,16 @@ from aps.stress.workloads import Call
 RETRIED = (429, 503)
 
 
+class ServiceError(Exception):
+    """Nothing answers there, or not as a service of aps."""
+
+
 @dataclass(slots=True)
 class Outcome:
     """What became of one call: `answer` is the service's if it completed, else `failure` says why not.
 
     `refused` counts refusals by reason, one for each attempt that was refused. `total_s`: simulated seconds from the
-    first attempt to the end, by the client's clock.
+    first attempt to the end, by the client's clock; None in a burst, whose bodies are held back.
     """
 
     call: Call
@@ -28,17 +32,18 @@ class Outcome:
     refused: Counter[str] = field(default_factory=Counter)
     answer: dict[str, Any] | None = None
     failure: str | None = None
-    total_s: float = 0.0
+    total_s: float | None = None
 
 
 class Client:
     """Sends calls to the service at `url` (such as `http://127.0.0.1:8000`). An async context manager.
 
     Every call has a connection of its own. Times of calls are simulated seconds: the service's `time_scale`, read
-    from it at the start, converts them.
+    from it at the start, converts them. ServiceError when it is not there.
     """
 
     def __init__(self, url: str, *, timeout_s: float = 600.0) -> None:
+        self.url = url
         self._http = httpx.AsyncClient(
             base_url=url,
             timeout=httpx.Timeout(timeout_s, connect=10.0),
@@ -49,10 +54,15 @@ class Client:
         self.health: dict[str, Any] = {}
 
     async def __aenter__(self) -> "Client":
-        reply = await self._http.get("/health")
-        reply.raise_for_status()
-        self.health = reply.json()
-        self.time_scale = float(self.health["time_scale"])
+        try:
+            self.health = _json(await self._get("/health"))
+            self.time_scale = float(self.health["time_scale"])
+        except (KeyError, TypeError, ValueError) as error:
+            await self._http.aclose()
+            raise ServiceError(f"{self.url} does not answer as a service of aps") from error
+        except ServiceError:
+            await self._http.aclose()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -60,9 +70,15 @@ class Client:
 
     async def metrics(self) -> str:
         """The text of `GET /metrics`."""
-        reply = await self._http.get("/metrics")
-        reply.raise_for_status()
-        return reply.text
+        return (await self._get("/metrics")).text
+
+    async def _get(self, path: str) -> httpx.Response:
+        try:
+            reply = await self._http.get(path)
+            reply.raise_for_status()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ServiceError(f"{self.url} does not answer: {type(error).__name__}: {error}") from error
+        return reply
 
     async def burst(self, calls: Sequence[Call], done: Callable[[], None]) -> list[Outcome]:
         """Send all at once, whatever their `at_s`: every body but its last byte goes ahead, then all the last bytes.
@@ -97,7 +113,8 @@ class Client:
             outcome.failure = f"{type(error).__name__}: {error}"
             if gate is not None:
                 await gate.abort()  # the others must not wait for one that will never come
-        outcome.total_s = (time.monotonic() - began) * self.time_scale
+        if gate is None:
+            outcome.total_s = (time.monotonic() - began) * self.time_scale
         done()
         return outcome
 

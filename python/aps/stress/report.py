@@ -10,6 +10,7 @@ from aps.stress.client import Outcome
 from aps.stress.counters import Counters
 
 PERCENTILES = (50, 95, 99)
+ROUNDING_S = 1e-6  # instants are sums of rounded durations
 
 DEFINITIONS = {
     "seconds": "all times are simulated seconds: wall seconds times the service's time scale",
@@ -21,10 +22,13 @@ DEFINITIONS = {
     "with retries": "first attempt to the answer, by the client's clock: what Retry-After cost is in it",
     "makespan": "first arrival to last output token of the completed requests",
     "tokens/s": "tokens over the makespan; tokens are the differences of the service's counters",
-    "share": "the tenant's part of the service given while all wait; promised: its weight over the sum of weights",
-    "service": "prompt tokens evenly from the start to the first token, output tokens evenly from there to the last",
-    "while all wait": "the instants at which every tenant of the phase has an admitted request that has not started",
-    "Jain": "(sum x)^2 / (n sum x^2), x the service of each tenant while all wait, not divided by weights",
+    "all wait": "the longest stretch in which every tenant of the phase has an admitted request that has not started "
+    "(short ones are waits for a step to end)",
+    "share": "the tenant's part of what started while all waited (prompt + output tokens); promised: by weights",
+    "Jain": "(sum x)^2 / (n sum x^2) over the tenants, raw: x is not divided by weights",
+    "of what started": "x: prompt + output tokens of the tenant's requests that started while all waited",
+    "of what was computed": "x: tokens computed for it (service's counters) while two or more tenants had requests "
+    "and each that had any had one waiting; includes requests that started before",
     "busy": "part of the makespan in which a device runs any request, the mean over devices (service's counters)",
     "occupancy": "slots in use over slots, weighted by time over the makespan (service's counters)",
     "dollars": "per million prompt + output tokens: makespan x devices x the GPU-hour price that the service states",
@@ -32,38 +36,31 @@ DEFINITIONS = {
 
 
 class Times(NamedTuple):
-    """One completed request: instants in simulated seconds since the service's start, and its tokens."""
+    """One completed request: instants in simulated seconds since the service's start; prompt + output tokens."""
 
     tenant: str
     arrived_at: float
     started_at: float
-    first_token_at: float
     finished_at: float
-    prompt_tokens: int
-    output_tokens: int
-
-    def service_until(self, at: float) -> float:
-        """Prompt + output tokens given until `at`."""
-        prompt = _ramp(at, self.started_at, self.first_token_at) * self.prompt_tokens
-        return prompt + _ramp(at, self.first_token_at, self.finished_at) * self.output_tokens
+    tokens: int
 
 
 def phase(outcomes: Sequence[Outcome], before: Counters, after: Counters) -> dict[str, Any]:
     """The report of one phase as plain data: `tenants` by name, and the whole. Definitions: `DEFINITIONS`."""
     names = list(dict.fromkeys(outcome.call.tenant for outcome in outcomes))
     times = [_times(outcome) for outcome in outcomes if outcome.answer is not None]
-    windows = while_all_wait(times, names)
-    received = {name: service_in(windows, (t for t in times if t.tenant == name)) for name in names}
+    stretch = max(while_all_wait(times, names), key=lambda interval: interval[1] - interval[0], default=(0.0, 0.0))
+    given = {name: started_in(stretch, (t for t in times if t.tenant == name)) for name in names}
     makespan_s = max(t.finished_at for t in times) - min(t.arrived_at for t in times) if times else 0.0
     weights = sum(after.total("aps_tenant_weight", tenant=name) for name in names)
-    whole = _whole(_Difference(before, after), makespan_s)
+    counters = _Difference(before, after)
     return {
         "tenants": {
             name: _tenant(
                 [outcome for outcome in outcomes if outcome.call.tenant == name],
-                _Difference(before, after),
+                counters,
                 makespan_s,
-                share=_part(received[name], sum(received.values())),
+                share=_part(given[name], sum(given.values())),
                 promised_share=_part(after.total("aps_tenant_weight", tenant=name), weights),
             )
             for name in names
@@ -72,9 +69,9 @@ def phase(outcomes: Sequence[Outcome], before: Counters, after: Counters) -> dic
         "completed": len(times),
         "failures": dict(Counter(outcome.failure for outcome in outcomes if outcome.failure)),
         "arrivals_spread_s": _spread(t.arrived_at for t in times),
-        "all_wait_s": sum(end - begin for begin, end in windows),
-        "jain": jain(list(received.values())) if windows else None,
-        **whole,
+        "all_wait_s": stretch[1] - stretch[0],
+        "jain": jain(list(given.values())),
+        **_whole(counters, names, makespan_s),
     }
 
 
@@ -105,9 +102,12 @@ def while_all_wait(times: Iterable[Times], tenants: Iterable[str]) -> list[tuple
     return intervals
 
 
-def service_in(intervals: Sequence[tuple[float, float]], times: Iterable[Times]) -> float:
-    """Prompt + output tokens given to these requests within the intervals."""
-    return sum(t.service_until(end) - t.service_until(begin) for t in times for begin, end in intervals)
+def started_in(interval: tuple[float, float], times: Iterable[Times]) -> int:
+    """Prompt + output tokens of the requests that started within the interval, ends included; 0 in an empty one."""
+    begin, end = interval
+    if begin == end:
+        return 0
+    return sum(t.tokens for t in times if begin - ROUNDING_S <= t.started_at <= end + ROUNDING_S)
 
 
 class _Difference:
@@ -123,7 +123,7 @@ class _Difference:
         return self._after.total(name)
 
 
-def _whole(counters: _Difference, makespan_s: float) -> dict[str, Any]:
+def _whole(counters: _Difference, names: Sequence[str], makespan_s: float) -> dict[str, Any]:
     prompt = counters.grew("aps_prompt_tokens_total")
     output = counters.grew("aps_output_tokens_total")
     devices = counters.now("aps_devices")
@@ -138,6 +138,8 @@ def _whole(counters: _Difference, makespan_s: float) -> dict[str, Any]:
         "occupancy": _part(
             counters.grew("aps_device_slot_seconds_total"), makespan_s * counters.now("aps_device_slots")
         ),
+        "shared_s": counters.grew("aps_shared_seconds_total"),
+        "jain_computed": jain([counters.grew("aps_shared_tokens_total", tenant=name) for name in names]),
         "gpu_hour_dollars": counters.now("aps_gpu_hour_dollars"),
         "dollars_per_million_tokens": _part(dollars * 1e6, prompt + output),
     }
@@ -158,7 +160,7 @@ def _tenant(
         "queue_wait_s": _percentiles([answer["queue_wait_s"] for answer in answers]),
         "ttft_s": _percentiles([answer["ttft_s"] for answer in answers]),
         "e2e_s": _percentiles([answer["e2e_s"] for answer in answers]),
-        "with_retries_s": _percentiles([outcome.total_s for outcome in outcomes if outcome.answer is not None]),
+        "with_retries_s": _percentiles([o.total_s for o in outcomes if o.answer is not None and o.total_s is not None]),
         "prompt_tokens": prompt,
         "output_tokens": output,
         "output_tokens_per_s": _part(output, makespan_s),
@@ -175,10 +177,8 @@ def _times(outcome: Outcome) -> Times:
         outcome.call.tenant,
         arrived_at,
         arrived_at + answer["queue_wait_s"],
-        arrived_at + answer["ttft_s"],
         arrived_at + answer["e2e_s"],
-        answer["prompt_tokens"],
-        answer["output_tokens"],
+        answer["prompt_tokens"] + answer["output_tokens"],
     )
 
 
@@ -187,12 +187,6 @@ def _percentiles(values: Sequence[float]) -> dict[str, float] | None:
     if not values:
         return None
     return {f"p{q}": float(value) for q, value in zip(PERCENTILES, np.percentile(values, PERCENTILES), strict=True)}
-
-
-def _ramp(at: float, begin: float, end: float) -> float:
-    if at >= end:
-        return 1.0
-    return 0.0 if at <= begin else (at - begin) / (end - begin)
 
 
 def _part(value: float, whole: float) -> float | None:

@@ -32,7 +32,7 @@ class Progress(Protocol):
 async def stress(url: str, plan: Plan, progress: Progress) -> dict[str, Any]:
     """Run `plan` against the service at `url`; the report as plain data.
 
-    `passed` is True when every request of the burst completed. Raises httpx.HTTPError when there is no service.
+    `passed` is True when every request of the burst completed. ServiceError when there is no service.
     """
     async with Client(url) as client:
         calls = burst(plan.per_tenant, plan.seed)
@@ -61,7 +61,7 @@ async def stress(url: str, plan: Plan, progress: Progress) -> dict[str, Any]:
         "seed": plan.seed,
         "phases": phases,
         "passed": completed == sent,
-        "verdict": f"{completed} of {sent} requests of the burst completed",
+        "verdict": f"{completed} of {sent} requests of the burst completed{_hint(phases[0])}",
         "definitions": DEFINITIONS,
     }
 
@@ -81,10 +81,16 @@ async def _phase(
     return {"name": name, "title": title, **phase(outcomes, before, after)}
 
 
+def _hint(burst: dict[str, Any]) -> str:
+    if not any("unknown_tenant" in tenant["refused"] for tenant in burst["tenants"].values()):
+        return ""
+    return ": the service lacks the tenants that `aps serve` has by default"
+
+
 def _burst_title(plan: Plan) -> str:
     return f"Burst: {plan.per_tenant} VIP (bid 10) and {plan.per_tenant} free (bid 1) requests at once, weights 85:15"
 
 
 def _trace_title(plan: Plan) -> str:
     begin, end = plan.trace_start_s, plan.trace_start_s + plan.trace_s
-    return f"Trace: Azure code 2023, seconds {begin:g} to {end:g}, dealt to synthetic tenants who obey Retry-After"
+    return f"Trace: Azure code 2023, {begin:g} to {end:g} s, synthetic tenants that obey Retry-After"

@@ -13,8 +13,9 @@ TIMES = {"queue wait": "queue_wait_s", "TTFT": "ttft_s", "E2E": "e2e_s", "with r
 NOTHING = "-"
 
 
-def print_report(report: dict[str, Any], out: Console) -> None:
-    """The tables of each phase, then the definition of every figure and the verdict."""
+def print_report(report: dict[str, Any]) -> None:
+    """To stdout: the tables of each phase, then the definition of every figure and the verdict."""
+    out = Console()
     service = report["service"]
     for phase in report["phases"]:
         out.print(f"\n[bold]{phase['title']}[/bold]", highlight=False)
@@ -53,6 +54,8 @@ def _tenant_rows(tenants: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]
     if any(tenant["gave_up"] for tenant in every):
         yield ("gave up retrying", *(str(tenant["gave_up"]) for tenant in every))
     for name, key in TIMES.items():
+        if all(tenant[key] is None for tenant in every):
+            continue
         yield (f"{name} p50/p95/p99, s", *(_percentiles(tenant[key]) for tenant in every))
     yield ("output tokens/s", *(_number(tenant["output_tokens_per_s"], ".1f") for tenant in every))
     yield ("prompt + output tokens/s", *(_number(tenant["tokens_per_s"], ".0f") for tenant in every))
@@ -70,11 +73,16 @@ def _whole_rows(phase: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     yield ("output tokens/s", _number(phase["output_tokens_per_s"], ".1f"))
     yield ("prompt + output tokens/s", _number(phase["tokens_per_s"], ".0f"))
     yield ("busy; occupancy", f"{_number(phase['busy'], '.1%')}; {_number(phase['occupancy'], '.1%')}")
-    yield ("Jain while all wait; for, s", f"{_number(phase['jain'], '.3f')}; {phase['all_wait_s']:.1f}")
+    yield ("Jain of what started while all waited; for, s", _for(phase["jain"], phase["all_wait_s"]))
+    yield ("Jain of what was computed meanwhile; for, s", _for(phase["jain_computed"], phase["shared_s"]))
     yield (
         f"dollars per million tokens at ${phase['gpu_hour_dollars']:.2f} a GPU-hour",
         _number(phase["dollars_per_million_tokens"], ".3f"),
     )
+
+
+def _for(jain: float | None, seconds: float) -> str:
+    return f"{_number(jain, '.3f')}; {seconds:.1f}"
 
 
 def _percentiles(values: dict[str, float] | None) -> str:

@@ -1,0 +1,11 @@
+from typing import final
+
+from aps_core.contention import Contention
+
+@final
+class Admission:
+    """Judges and admits: the scheduler's own, driven from C."""
+
+    def __new__(
+        cls, contention: Contention, max_context: int, expected_output: int, epoch: float
+    ) -> Admission: ...

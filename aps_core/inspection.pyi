@@ -1,0 +1,1 @@
+"""C functions only (inspection.pxd): what `Scheduler.explain` and `Scheduler.snapshot` return."""

@@ -1,0 +1,125 @@
+"""When timers fire changes nothing; the clock slips only when the machine cannot keep up."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from math import inf
+from typing import Any
+
+import pytest
+
+from aps import Policy, Scheduler
+from aps.backends import SimulatedBackend
+from aps.driver import Driver, Result
+from tests.driving import CROWD, POLICIES, A, assert_nothing_held, opened
+from tests.virtual_loop import VirtualLoop, run
+
+# The clock: late timers, determinism
+
+
+def arrivals(seed: int, n: int) -> list[tuple[float, dict[str, Any]]]:
+    rng = random.Random(seed)
+    times = sorted(rng.uniform(0, 20) for _ in range(n))
+    return [
+        (
+            at,
+            {
+                "tenant": rng.choice("abc"),
+                "prompt_tokens": rng.randint(1, 400),
+                "max_tokens": rng.randint(1, 60),
+                "bid": rng.randint(1, 10),
+                "deadline_s": rng.choice([None, None, rng.uniform(0.5, 30)]),
+            },
+        )
+        for at in times
+    ]
+
+
+def injected(policy: Policy, gpus: int, between: Callable[[random.Random], Awaitable[None]]) -> list[Result]:
+    """Arrivals at given instants of a clock of our own, whatever the loop does in between."""
+
+    async def main(loop: VirtualLoop) -> list[Result]:
+        rng = random.Random(1)
+        clock = 0.0
+        backend = SimulatedBackend(gpus=gpus, slots=4, kv_tokens=2400, clock=lambda: clock)
+        async with Driver(Scheduler(CROWD, policy=policy, devices=backend.devices), backend) as driver:
+            tickets = []
+            for i, (at, asked) in enumerate(arrivals(5, 120 * gpus)):
+                clock = at
+                await between(rng)
+                tickets.append(driver.submit(**asked, id=i))
+            while driver.outstanding:
+                clock += rng.choice([0.001, 0.5, 20.0])
+                await asyncio.sleep(1)
+                driver.snapshot()  # plays what is due
+            assert_nothing_held(driver)
+            return [await ticket.result() for ticket in tickets]
+
+    return run(main)
+
+
+@pytest.mark.parametrize("gpus", [1, 3])
+@pytest.mark.parametrize("mode", POLICIES)
+def test_when_timers_fire_changes_nothing(mode: str, gpus: int) -> None:
+    async def never(rng: random.Random) -> None:
+        return None
+
+    async def often(rng: random.Random) -> None:
+        await asyncio.sleep(rng.choice([0, 0.01, 1]))
+
+    late, prompt = injected(POLICIES[mode], gpus, never), injected(POLICIES[mode], gpus, often)
+    assert late == prompt
+    assert {"finished", "expired"} <= {r.status for r in late}
+    assert any(r.queue_wait_s and r.queue_wait_s > 1 for r in late)
+
+
+def test_a_blocked_loop_does_not_stretch_simulated_time() -> None:
+    def burst(blocks: bool) -> tuple[list[Result], float]:
+        async def main(loop: VirtualLoop) -> tuple[list[Result], float]:
+            async with opened(loop, time_scale=10.0) as driver:
+                tickets = [driver.submit("a", prompt_tokens=200 + i, max_tokens=5 + i, id=i) for i in range(60)]
+                rng = random.Random(2)
+                while driver.outstanding:
+                    await asyncio.sleep(0.01)
+                    if blocks:
+                        loop.block(rng.choice([0.0, 0.05, 0.3]))
+                return [await ticket.result() for ticket in tickets], loop.time()
+
+        return run(main)
+
+    assert burst(True)[0] == burst(False)[0]
+
+
+def test_a_blocked_loop_on_real_time() -> None:
+    async def burst(block: bool) -> list[Result]:
+        began = inf  # the clock stands until all have been submitted
+        backend = SimulatedBackend(time_scale=50.0, clock=lambda: max(0.0, time.monotonic() - began))
+        async with Driver(Scheduler([A], devices=backend.devices), backend) as driver:
+            tickets = [driver.submit("a", prompt_tokens=100, max_tokens=10 + i, id=i) for i in range(40)]
+            began = time.monotonic()
+            if block:
+                await asyncio.sleep(0.01)
+                time.sleep(0.05)
+            results = [await ticket.result() for ticket in tickets]
+            assert driver.metrics.slipped_s == 0
+            return results
+
+    assert asyncio.run(burst(True)) == asyncio.run(burst(False))
+
+
+def test_when_the_machine_cannot_keep_up_the_clock_slips_and_the_loop_lives() -> None:
+    async def main() -> None:
+        backend = SimulatedBackend(time_scale=1e6)
+        async with Driver(Scheduler([A], devices=backend.devices), backend) as driver:
+            tickets = [driver.submit("a", prompt_tokens=1, max_tokens=8_000) for _ in range(16)]
+            turns = 0
+            while not all(ticket.done for ticket in tickets):
+                await asyncio.sleep(0)
+                turns += 1
+            assert turns >= 2
+            assert driver.metrics.slipped_s > 0
+            results = [await ticket.result() for ticket in tickets]
+            assert {r.output_tokens for r in results} == {8_000}
+
+    asyncio.run(main())

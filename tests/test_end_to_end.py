@@ -1,0 +1,168 @@
+"""The whole path: the stress test against a real service, the demo, and a service that is told to stop."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import httpx
+import pytest
+
+from aps.cli import main
+from aps.stress.run import Plan, stress
+from aps.tenants import Tenant
+from tests.serving import serving
+
+
+class Calls:
+    """Counts the progress it is told."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, list[int]] = {}
+
+    def begin(self, name: str, calls: int) -> None:
+        self.current = self.phases[name] = [calls, 0]
+
+    def advance(self) -> None:
+        self.current[1] += 1
+
+
+def test_the_promised_burst_and_a_trace_over_http() -> None:
+    progress = Calls()
+    with serving(time_scale=50.0) as service:
+        report = asyncio.run(stress(service.url, Plan(trace_s=15.0, patience_s=20.0), progress))
+    assert progress.phases == {"burst": [100, 100], "trace": [12, 12]}
+    burst, trace = report["phases"]
+    assert report["passed"]
+    assert (burst["sent"], burst["completed"], burst["failures"]) == (100, 100, {})
+    # W1 in virtual time over seeds 0-199: occupancy 0.976-0.989, $0.522-0.538, Jain 0.662-0.682, 125-134 tokens/s.
+    # Here requests arrive within a few wall milliseconds, a simulated second at this scale: wider bounds.
+    assert burst["arrivals_spread_s"] < 10.0
+    assert burst["busy"] == pytest.approx(1.0, abs=0.02)
+    assert burst["occupancy"] > 0.9
+    assert 0.49 < burst["dollars_per_million_tokens"] < 0.58
+    assert 0.6 < burst["jain"] < 0.75
+    assert burst["jain_computed"] == pytest.approx(burst["jain"], abs=0.06)
+    assert burst["shared_s"] == pytest.approx(burst["all_wait_s"], rel=0.05)
+    vip, free = (burst["tenants"][name] for name in ("stress_vip", "stress_free"))
+    assert vip["queue_wait_s"]["p50"] < free["queue_wait_s"]["p50"]
+    assert vip["share"] == pytest.approx(0.85, abs=0.05)
+    assert vip["promised_share"] == pytest.approx(0.85)
+    assert burst["prompt_tokens"] + burst["output_tokens"] == pytest.approx(burst["tokens_per_s"] * burst["makespan_s"])
+    assert trace["sent"] == 12
+    for tenant in trace["tenants"].values():
+        assert tenant["attempts"] == tenant["completed"] + sum(tenant["refused"].values())
+
+
+def test_a_burst_that_is_refused_does_not_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    tenants = (Tenant("stress_vip", weight=0.85), Tenant("stress_free", weight=0.15, rate=1.0, burst=2000.0))
+    with serving(tenants, time_scale=100.0) as service:
+        assert main(["stress", "--url", service.url, "--per-tenant", "5", "--trace-s", "0", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert not report["passed"]
+    free = report["phases"][0]["tenants"]["stress_free"]
+    assert free["completed"] + free["refused"]["over_rate"] == 5
+    assert 1 <= free["completed"] < 5
+    assert report["phases"][0]["tenants"]["stress_vip"]["completed"] == 5
+
+
+def test_a_service_without_the_stress_tenants_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving((Tenant("somebody"),)) as service:
+        assert main(["stress", "--url", service.url, "--per-tenant", "2", "--trace-s", "0"]) == 1
+    assert "0 of 4 requests of the burst completed: the service lacks the tenants" in capsys.readouterr().out
+
+
+def test_what_is_no_service_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        assert main(["stress", "--url", f"http://127.0.0.1:{other.server_port}"]) == 2
+        other.shutdown()
+        thread.join()
+    assert "does not answer as a service of aps" in capsys.readouterr().err
+
+
+def test_stress_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(time_scale=100.0) as service:
+        assert main(["stress", "--url", service.url, "--per-tenant", "3", "--trace-s", "3", "--patience-s", "1"]) == 0
+    text = capsys.readouterr().out
+    for said in ("stress_vip", "tenant_c", "queue wait p50/p95/p99", "Jain", "dollars per million", "6 of 6", "PASSED"):
+        assert said in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@contextmanager
+def process(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """`aps` in a process of its own, which does not outlive the test."""
+    command = [sys.executable, "-m", "aps", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def test_the_demo() -> None:
+    began = time.monotonic()
+    arguments = ("--time-scale", "50", "--per-tenant", "10", "--trace-s", "3", "--patience-s", "1", "--json")
+    with process("demo", *arguments) as demo:
+        text, _ = demo.communicate(timeout=50)
+    assert demo.returncode == 0
+    assert json.loads(text)["passed"]
+    assert time.monotonic() - began < 30
+
+
+def test_a_service_whose_output_nobody_reads_stops_too() -> None:
+    with process("serve", "--port", "0") as serve:
+        assert serve.stdout is not None
+        found = re.search(r"http://\S+", serve.stdout.readline())
+        assert found is not None
+        while "OPEN" not in serve.stdout.readline():
+            pass
+        serve.stdout.close()
+        assert httpx.get(f"{found[0]}/health").status_code == 200
+        serve.send_signal(signal.SIGTERM)
+        assert serve.wait(10) == 0
+
+
+@pytest.mark.parametrize(("drain_s", "status"), [(20, 200), (1, 503)])
+def test_sigterm_drains_and_loses_no_request_silently(drain_s: float, status: int) -> None:
+    with process("serve", "--port", "0", "--time-scale", "2", "--drain-s", str(drain_s)) as serve:
+        assert serve.stdout is not None
+        found = re.search(r"http://\S+", serve.stdout.readline())
+        assert found is not None
+        url = found[0]
+        replies: list[httpx.Response] = []
+        body = {"tenant_id": "tenant_c", "prompt_tokens": 6000, "max_tokens": 1}
+        caller = threading.Thread(target=lambda: replies.append(httpx.post(f"{url}/infer", json=body, timeout=30)))
+        caller.start()
+        while httpx.get(f"{url}/tenants/tenant_c/status").json()["in_flight"] == 0:
+            time.sleep(0.02)
+        serve.send_signal(signal.SIGTERM)
+        while not httpx.get(f"{url}/health").json()["draining"]:
+            time.sleep(0.01)
+        refused = httpx.post(f"{url}/infer", json=body)
+        assert (refused.status_code, refused.json()["error"]["reason"]) == (503, "draining")
+        text, _ = serve.communicate(timeout=20)
+        caller.join()
+        assert replies[0].status_code == status
+        assert "drained" in text
+        assert ("1 cancelled" in text) == (status == 503)
+    assert serve.returncode == 0
