@@ -99,3 +99,35 @@ def test_no_slot_idles_while_somebody_may_go(preemption: int) -> None:
             assert full or snapshot["contending"] == 0, f"seed {seed}"
             idle += not full and snapshot["waiting"] > 0
     assert idle > 0, "nobody was ever held back by its own limits"
+
+
+@pytest.mark.parametrize("window", [0.0, 20.0, 40.0])
+@pytest.mark.parametrize("devices", [((4, 16), (40, 36)), ((4, 4), (40, 40))], ids=["unequal", "equal"])
+def test_a_large_request_is_not_passed_for_ever_by_its_own_tenant_on_another_device(
+    window: float, devices: tuple[tuple[int, ...], tuple[int, ...]]
+) -> None:
+    """Its tenant's small ones may not carry the tenant out of the window around it, whichever device they start on."""
+    slots, blocks = devices
+    for seed in range(scale(4)):
+        rng = random.Random(seed)
+        pair = Solo(
+            {
+                "slots": list(slots),
+                "kv_blocks": list(blocks),
+                "token_budgets": [0, 0],
+                "block_tokens": 1,
+                "aging_horizon_s": 1.0,
+                "fairness_window": window,
+            }
+        )
+        mixed, other = pair.add_tenant(), pair.add_tenant()
+        large, steps = 0, 0
+        while large == 0 or large in pair.waiting:
+            for tenant, size in ((mixed, 2), (other, 20)):
+                while sum(pair.waiting[h].prompt_tokens == size // 2 for h in pair.waiting) < 6:
+                    pair.submit(tenant, size // 2, size // 2, 5, rng.randint(1, size // 2))
+            if steps == 20:
+                large = pair.submit(mixed, 20, 20, 5, 20)
+            pair.cycle(0.01)
+            steps += 1
+            assert steps < 20 + 300, "the large request starves"

@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), str(ROOT / "python")]
+    sys.path.append(str(ROOT))  # last: an installed aps_core wins
 
 from loadtests.micro import timing  # noqa: E402
 from loadtests.micro.rows import BY_NAME, PROMISES, Row  # noqa: E402
