@@ -6,4 +6,6 @@ from aps_core.contention import Contention
 class Admission:
     """Judges and admits: the scheduler's own, driven from C."""
 
-    def __new__(cls, contention: Contention, max_context: int, expected_output: int, epoch: float) -> Admission: ...
+    def __new__(
+        cls, contention: Contention, max_context: int, expected_output: int, epoch: float
+    ) -> Admission: ...

@@ -3,8 +3,6 @@ from typing import SupportsFloat, SupportsIndex, final
 import numpy as np
 import numpy.typing as npt
 
-from aps_core.request_table import RequestTable
-
 @final
 class AgingHeap:
     """A priority queue of requests with bids 1..10 that age; the highest effective bid first, ties by arrival.
@@ -18,7 +16,6 @@ class AgingHeap:
         tenants: SupportsIndex = 16,
         aging_horizon_s: SupportsFloat = 30.0,
         capacity: SupportsIndex = 1024,
-        table: RequestTable | None = None,
     ) -> AgingHeap: ...
     @property
     def tenants(self) -> int:
@@ -56,7 +53,7 @@ class AgingHeap:
         *,
         out: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.int64]:
-        """Add requests in array order, all arriving at `now`; their handles, shape (n,), a view of `out` if given."""
+        """Add requests in array order, all arriving at `now`; their handles, shape (n,), `out` if given."""
     def pop_many(self, n: SupportsIndex, *, out: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
         """Take out the open tenants' first n, fewer when fewer wait; their handles, a view of `out` if given."""
     def hold_many(

@@ -44,13 +44,3 @@ cdef inline double positive(object value, str field, bint infinite) except? -1:
         allowed = "above 0" if infinite else "finite and above 0"
         raise ValueError(f"{field} must be {allowed}, got {value!r}")
     return number
-
-
-cdef inline int is_array(object values, str field, object dtype) except -1:
-    """A contiguous array of one dimension, as it is: converting would hide a wrong dtype, or fill a copy of `out`."""
-    if not hasattr(values, "__array_interface__") or not hasattr(values, "flags"):
-        raise TypeError(f"{field} must be a NumPy array, got {type(values).__name__}")
-    if values.dtype != dtype or values.ndim != 1 or not values.flags.c_contiguous:
-        got = f"{values.dtype} of shape {values.shape} and strides {values.strides}"
-        raise ValueError(f"{field} must be a contiguous {dtype} array of one dimension, got {got}")
-    return 0

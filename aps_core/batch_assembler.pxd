@@ -53,8 +53,9 @@ cdef class BatchAssembler:
     cdef bint filled(self, int32_t device) noexcept nogil
     cdef int64_t window_end_ns(self, int32_t device) noexcept nogil
     cdef void assemble(self, int32_t device, int64_t now_ns) noexcept nogil
+    cdef bint stays(self, int32_t row) noexcept nogil
     cdef bint may_backfill(
-        self, int32_t device, int32_t row, const KVNeed* need, int32_t holder, const KVNeed* held, int64_t step
+        self, int32_t device, const KVNeed* need, int32_t holder, const KVNeed* held, int64_t step
     ) noexcept nogil
     cdef void start(
         self, int32_t device, int32_t row, const KVNeed* need, double penalty, int64_t now_ns

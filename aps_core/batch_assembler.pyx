@@ -121,6 +121,7 @@ cdef class BatchAssembler:
         cdef KVNeed need, held
         cdef Request* request
         cdef int32_t row, holder = NONE
+        cdef bint waiting
         cdef int64_t step = 0
         if self.kv.running(device) >= self.kv.slots(device):
             return                                # nothing is decided anew: who calls when must not matter
@@ -134,14 +135,21 @@ cdef class BatchAssembler:
             if row == NONE:
                 break
             request = &self.table.rows[row]
-            if self.contention.blocks(row) > self.kv.limit(device) or (
-                request.state == WAITING and not self.contention.permits(request.tenant, row, now_ns)
-            ):
+            waiting = request.state == WAITING
+            if waiting and not self.contention.permits(request.tenant, row, now_ns):
+                self.set_aside(row)
+                continue
+            if self.contention.blocks(row) > self.kv.limit(device):
+                if waiting:
+                    self.guarded[request.tenant] = self.call
+                self.set_aside(row)
+                continue
+            if waiting and self.guarded[request.tenant] == self.call and not self.stays(row):
                 self.set_aside(row)
                 continue
             self.need(row, &need)
             if holder != NONE and not self.contention.lanes.outranks(row, holder):
-                if self.may_backfill(device, row, &need, holder, &held, step):
+                if self.may_backfill(device, &need, holder, &held, step):
                     self.start(device, row, &need, 0.0, now_ns)
                 else:
                     self.set_aside(row)
@@ -156,7 +164,7 @@ cdef class BatchAssembler:
                 held = need
                 self.reserved[device] = row
                 step = self.kv.earliest_start(device, &held)
-            if request.state == WAITING:
+            if waiting:
                 self.guarded[request.tenant] = self.call
             self.set_aside(row)
             if self.rules.max_passes == 0:
@@ -174,19 +182,19 @@ cdef class BatchAssembler:
         self.contention.aside[self.contention.aside_count] = row
         self.contention.aside_count += 1
 
+    cdef bint stays(self, int32_t row) noexcept nogil:
+        """Charged for this request, its tenant would still be in the window."""
+        cdef Request* request = &self.table.rows[row]
+        return self.contention.fair.stays(
+            request.tenant, self.service_cost(row, request.prompt_tokens, request.expected_output, request.bid)
+        )
+
     cdef bint may_backfill(
-        self, int32_t device, int32_t row, const KVNeed* need, int32_t holder, const KVNeed* held, int64_t step
+        self, int32_t device, const KVNeed* need, int32_t holder, const KVNeed* held, int64_t step
     ) noexcept nogil:
         """Around the holder of the reservation, which starts by `step` all the same; counts the pass."""
-        cdef Request* request = &self.table.rows[row]
         cdef Request* reserved = &self.table.rows[holder]
-        cdef Backfill fit
-        cdef double cost
-        if request.state == WAITING and self.guarded[request.tenant] == self.call:
-            cost = self.service_cost(row, request.prompt_tokens, request.expected_output, request.bid)
-            if self.contention.fair.threshold_after(request.tenant, cost) > self.contention.fair.virtual_time:
-                return False
-        fit = self.kv.backfill(device, need, held, step)
+        cdef Backfill fit = self.kv.backfill(device, need, held, step)
         if fit == BLOCKED:
             return False
         if fit == ENDS_AFTER:

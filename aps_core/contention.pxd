@@ -1,11 +1,11 @@
 """See contention.pyx."""
 cimport cython
 
-from aps_core.aging_heap cimport AgingHeap
 from aps_core.deadlines cimport DeadlineWheel
 from aps_core.fair_share cimport FairShare
 from aps_core.indexed_heap cimport IndexedHeap
 from aps_core.kv_cache cimport KVCache
+from aps_core.lanes cimport Lanes
 from aps_core.request_table cimport RequestTable
 from aps_core.tenant_table cimport TenantTable
 from aps_core.token_buckets cimport TokenBuckets
@@ -15,7 +15,7 @@ from aps_core.types cimport int32_t, int64_t
 @cython.final
 cdef class Contention:
     cdef RequestTable table
-    cdef AgingHeap lanes
+    cdef Lanes lanes
     cdef DeadlineWheel wheel
     cdef TokenBuckets buckets
     cdef FairShare fair

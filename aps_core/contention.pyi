@@ -1,9 +1,9 @@
 from typing import final
 
-from aps_core.aging_heap import AgingHeap
 from aps_core.deadlines import DeadlineWheel
 from aps_core.fair_share import FairShare
 from aps_core.kv_cache import KVCache
+from aps_core.lanes import Lanes
 from aps_core.request_table import RequestTable
 from aps_core.tenant_table import TenantTable
 from aps_core.token_buckets import TokenBuckets
@@ -15,7 +15,7 @@ class Contention:
     def __new__(
         cls,
         table: RequestTable,
-        lanes: AgingHeap,
+        lanes: Lanes,
         wheel: DeadlineWheel,
         buckets: TokenBuckets,
         fair: FairShare,

@@ -20,7 +20,7 @@ cdef class Contention:
     def __cinit__(
         self,
         RequestTable table,
-        AgingHeap lanes,
+        Lanes lanes,
         DeadlineWheel wheel,
         TokenBuckets buckets,
         FairShare fair,

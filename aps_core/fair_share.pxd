@@ -31,7 +31,9 @@ cdef class FairShare:
     cdef void stop(self, int32_t slot) noexcept nogil
     cdef void charge(self, int32_t slot, double cost) noexcept nogil
     cdef void settle(self, int32_t slot, double unused) noexcept nogil
-    cdef double threshold_after(self, int32_t slot, double cost) noexcept nogil       # were it charged that
+    cdef bint stays(self, int32_t slot, double cost) noexcept nogil   # in the window, were it charged that
+    cdef double least_other(self, int32_t slot) noexcept nogil
+    cdef bint settle_top(self) noexcept nogil
     cdef bint in_window(self, int32_t slot) noexcept nogil
     cdef bint enter(self, int32_t slot) noexcept nogil        # in the window? else park it until V reaches it
     cdef void advance(self) noexcept nogil                                    # V follows the least S

@@ -117,10 +117,28 @@ cdef class FairShare:
         share.service = share.service + (cost - offset) / share.weight
         self.place(slot)
 
-    cdef double threshold_after(self, int32_t slot, double cost) noexcept nogil:
+    cdef bint stays(self, int32_t slot, double cost) noexcept nogil:
         cdef Share* share = &self.shares[slot]
         cdef double offset = share.credit if share.credit < cost else cost
-        return share.service + (cost - offset) / share.weight - self.window / share.weight
+        cdef double service = share.service + (cost - offset) / share.weight
+        cdef double least = self.least_other(slot)
+        if service < least:
+            least = service
+        return service - self.window / share.weight <= larger(self.virtual_time, least)
+
+    cdef double least_other(self, int32_t slot) noexcept nogil:
+        """The least S of the contending tenants but one; infinity when there is no other."""
+        cdef double least = FOREVER
+        cdef int64_t key = 0
+        cdef bint present = self.least.place[slot] != NONE
+        if present:
+            key = self.least.entries[self.least.place[slot]].key
+            heap_drop(&self.least, slot)
+        if self.settle_top():
+            least = self.shares[self.least.entries[0].id].service
+        if present:
+            heap_put(&self.least, slot, key)
+        return least
 
     cdef void settle(self, int32_t slot, double unused) noexcept nogil:
         self.shares[slot].credit = self.shares[slot].credit + unused
@@ -139,6 +157,11 @@ cdef class FairShare:
         return False
 
     cdef void advance(self) noexcept nogil:
+        if self.settle_top():
+            self.virtual_time = larger(self.virtual_time, self.shares[self.least.entries[0].id].service)
+
+    cdef bint settle_top(self) noexcept nogil:
+        """Bring the contending tenant with the least S to the top; whether there is one."""
         cdef HeapEntry top
         cdef int64_t key
         while self.least.size:
@@ -147,12 +170,11 @@ cdef class FairShare:
                 heap_drop(&self.least, top.id)
                 continue
             key = sortable(self.shares[top.id].service)
-            if key != top.key:
-                top.key = key
-                sift_down(&self.least, 0, top)
-                continue
-            self.virtual_time = larger(self.virtual_time, self.shares[top.id].service)
-            return
+            if key == top.key:
+                return True
+            top.key = key
+            sift_down(&self.least, 0, top)
+        return False
 
     cdef int32_t release(self) noexcept nogil:
         cdef int32_t slot

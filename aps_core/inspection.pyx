@@ -1,7 +1,6 @@
 """Looking at the scheduler without changing it: why a request waits, and everything at once."""
 import numpy as np
 
-from aps_core.aging_heap cimport effective_bid
 from aps_core.kv_cache cimport KVNeed
 from aps_core.request_table cimport PAID, Request
 from aps_core.tenant_table cimport ALL, VACANT, Tenant
@@ -102,7 +101,7 @@ cdef dict explain(Contention contention, BatchAssembler assembler, int32_t row, 
         "state": "waiting" if waiting else "running" if running else "returning",
         "tenant": request.tenant,
         "bid": request.bid,
-        "effective_bid": effective_bid(contention.lanes, row, now_ns),
+        "effective_bid": contention.lanes.effective_bid(row, now_ns),
         "position": ahead,
         "waits_for": "" if running else waits_for(contention, assembler, row, now_ns),
         "start_in_s": start_in_s(contention, row, ahead, now_ns) if waiting else None,

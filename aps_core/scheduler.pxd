@@ -2,12 +2,12 @@
 cimport cython
 
 from aps_core.admission cimport Admission
-from aps_core.aging_heap cimport AgingHeap
 from aps_core.batch_assembler cimport BatchAssembler
 from aps_core.contention cimport Contention
 from aps_core.deadlines cimport DeadlineWheel
 from aps_core.fair_share cimport FairShare
 from aps_core.kv_cache cimport KVCache
+from aps_core.lanes cimport Lanes
 from aps_core.request_table cimport RequestTable
 from aps_core.settlement cimport Settlement
 from aps_core.timeline cimport Timeline
@@ -19,7 +19,7 @@ from aps_core.types cimport int32_t, int64_t
 @cython.final
 cdef class Scheduler:
     cdef RequestTable table
-    cdef AgingHeap lanes
+    cdef Lanes lanes
     cdef DeadlineWheel wheel
     cdef TokenBuckets buckets
     cdef FairShare fair

@@ -4,6 +4,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+_IntArray = NDArray[np.integer[Any]]
+
 @final
 class Scheduler:
     def __new__(
@@ -104,15 +106,15 @@ class Scheduler:
     def snapshot(self, now: float) -> dict[str, Any]: ...
     def submit_many(
         self,
-        tenants: NDArray[np.int64],
-        prompts: NDArray[np.int64],
-        max_tokens: NDArray[np.int64],
-        bids: NDArray[np.int64],
+        tenants: _IntArray,
+        prompts: _IntArray,
+        max_tokens: _IntArray,
+        bids: _IntArray,
         now: float,
     ) -> NDArray[np.int64]: ...
-    def settle_many(self, handles: NDArray[np.int64], outputs: NDArray[np.int64], now: float) -> None: ...
+    def settle_many(self, handles: _IntArray, outputs: _IntArray, now: float) -> None: ...
     def progress_many(
-        self, handles: NDArray[np.int64], computed: NDArray[np.int64], generated: NDArray[np.int64], now: float
+        self, handles: _IntArray, computed: _IntArray, generated: _IntArray, now: float
     ) -> None: ...
     @property
     def started(self) -> NDArray[np.int64]: ...

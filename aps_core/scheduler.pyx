@@ -8,7 +8,6 @@ from libc.stdint cimport INT32_MAX, INT64_MAX
 import numpy as np
 
 from aps_core.admission cimport Admission
-from aps_core.aging_heap cimport AgingHeap, to_horizon_ns
 from aps_core.arguments cimport real, whole
 from aps_core.batch_assembler cimport SWAP, BatchAssembler
 from aps_core.clock cimport FOREVER, MAX_SECONDS, llrint, to_ns
@@ -17,6 +16,7 @@ from aps_core.deadlines cimport DeadlineWheel
 from aps_core.fair_share cimport FairShare
 from aps_core.inspection cimport explain, snapshot
 from aps_core.kv_cache cimport KVCache
+from aps_core.lanes cimport Lanes, to_horizon_ns
 from aps_core.request_table cimport NAMED, TIMED, Request, RequestTable
 from aps_core.settlement cimport Settlement
 from aps_core.tenant_table cimport ACTIVE, ALL, DRAINING, VACANT, Limits, Tenant, TenantTable, parse_limits
@@ -53,7 +53,7 @@ cdef class Scheduler:
         premium = real(bid_premium, "bid_premium", 0.0, 1e6)
         depth = whole(backfill_depth, "backfill_depth", 0, 1 << 20)
         self.table = RequestTable()
-        self.lanes = AgingHeap(16, aging_horizon_s, 0, self.table)
+        self.lanes = Lanes(self.table, 16, aging_horizon_s)
         self.wheel = DeadlineWheel(self.table)
         self.buckets = TokenBuckets(16)
         self.fair = FairShare(16, real(fairness_window, "fairness_window", 0.0, FOREVER))
@@ -71,7 +71,7 @@ cdef class Scheduler:
         rules.max_passes = whole(max_passes, "max_passes", 0, 65535)
         rules.backfill_depth = depth
         rules.preemption = whole(preemption, "preemption", 0, SWAP)
-        rules.preempt_margin = whole(preempt_margin, "preempt_margin", 0, BIDS)
+        rules.preempt_margin = whole(preempt_margin, "preempt_margin", 1, BIDS - 1)
         rules.max_preemptions = whole(max_preemptions, "max_preemptions", 0, 255)
         rules.micro = bool(micro)
         total = &self.tenants.rows[ALL]

@@ -5,7 +5,7 @@ from libc.stdint cimport INT32_MAX, INT64_MAX
 
 import numpy as np
 
-from aps_core.arguments cimport positive, whole
+from aps_core.arguments cimport positive, real, whole
 from aps_core.clock cimport FOREVER
 from aps_core.types cimport BIDS, NONE, int32_t, int64_t
 
@@ -33,7 +33,7 @@ cdef Limits parse_limits(dict given) except *:
     unknown = set(given) - KEYWORDS
     if unknown:
         raise TypeError(f"unknown keyword {min(unknown)!r}: allowed are {', '.join(sorted(KEYWORDS))}")
-    limits.weight = positive(given.get("weight", 1.0), "weight", False)
+    limits.weight = real(given.get("weight", 1.0), "weight", 1e-9, 1e9)
     limits.rate = positive(given.get("rate", FOREVER), "rate", True)
     limits.burst = positive(given.get("burst", FOREVER), "burst", True)
     if (limits.rate == FOREVER) != (limits.burst == FOREVER):

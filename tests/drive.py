@@ -55,7 +55,7 @@ def random_config(rng: random.Random) -> dict[str, Any]:
         "max_passes": rng.choice((0, 1, 3, 64)),
         "backfill_depth": rng.choice((0, 1, 5, 32)),
         "preemption": rng.choice((0, 1, 2)),
-        "preempt_margin": rng.choice((0, 1, 3)),
+        "preempt_margin": rng.choice((1, 1, 3)),
         "max_preemptions": rng.choice((0, 1, 2, 5)),
         "micro": rng.random() < 0.2,
         "batch_window_s": rng.choice((0.0, 0.01, 0.1)),

@@ -112,7 +112,7 @@ def test_when_the_machine_cannot_keep_up_the_clock_slips_and_the_loop_lives() ->
     async def main() -> None:
         backend = SimulatedBackend(time_scale=1e6)
         async with Driver(Scheduler([A], devices=backend.devices), backend) as driver:
-            tickets = [driver.submit("a", prompt_tokens=1, max_tokens=8_000) for _ in range(16)]
+            tickets = [driver.submit("a", prompt_tokens=1, max_tokens=8_000) for _ in range(128)]
             turns = 0
             while not all(ticket.done for ticket in tickets):
                 await asyncio.sleep(0)

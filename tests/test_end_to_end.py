@@ -129,6 +129,19 @@ def test_the_demo() -> None:
     assert time.monotonic() - began < 30
 
 
+def test_a_service_whose_output_nobody_reads_stops_too() -> None:
+    with process("serve", "--port", "0") as serve:
+        assert serve.stdout is not None
+        found = re.search(r"http://\S+", serve.stdout.readline())
+        assert found is not None
+        while "OPEN" not in serve.stdout.readline():
+            pass
+        serve.stdout.close()
+        assert httpx.get(f"{found[0]}/health").status_code == 200
+        serve.send_signal(signal.SIGTERM)
+        assert serve.wait(10) == 0
+
+
 @pytest.mark.parametrize(("drain_s", "status"), [(20, 200), (1, 503)])
 def test_sigterm_drains_and_loses_no_request_silently(drain_s: float, status: int) -> None:
     with process("serve", "--port", "0", "--time-scale", "2", "--drain-s", str(drain_s)) as serve:

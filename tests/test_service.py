@@ -19,8 +19,6 @@ from aps.stress.counters import Counters
 from aps.tenants import Tenant
 from tests.serving import Service, serving
 
-A_YEAR = 1e9  # a rate so low that nothing comes back while a test runs
-
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:

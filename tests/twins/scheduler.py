@@ -65,7 +65,7 @@ class Scheduler(Requests):
         self._max_passes = whole("max_passes", max_passes, 0, 2**31 - 1)
         self._backfill_depth = whole("backfill_depth", backfill_depth, 0, 2**31 - 1)
         self._preemption = whole("preemption", preemption, 0, 2)
-        self._preempt_margin = whole("preempt_margin", preempt_margin, 0, 10)
+        self._preempt_margin = whole("preempt_margin", preempt_margin, 1, 9)
         self._max_preemptions = whole("max_preemptions", max_preemptions, 0, 2**31 - 1)
         self._micro = bool(micro)
         self._batch_window = round(real("batch_window_s", batch_window_s, 0.0, MAX_SECONDS) * 1e9)

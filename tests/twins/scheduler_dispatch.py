@@ -133,8 +133,14 @@ class Dispatch(Rules):
                 break
             c = min(candidates, key=self._order)
             reserved: Request | None = device.reserved
-            held = c.state is State.WAITING and self._held_by(c.tenant, c, at) != ""
-            if held or c.max_blocks > device.limit:
+            waiting = c.state is State.WAITING
+            if waiting and self._held_by(c.tenant, c, at) != "":
+                aside.append(c)
+            elif c.max_blocks > device.limit:
+                if waiting:
+                    guarded.append(c.tenant)
+                aside.append(c)
+            elif waiting and c.tenant in guarded and not self._stays(c):
                 aside.append(c)
             elif reserved is None or self._order(c) < self._order(reserved):
                 if self._fits(c, device, self._running(device)):
@@ -152,7 +158,7 @@ class Dispatch(Rules):
                 if self._max_passes == 0:
                     break
             else:
-                late = self._may_pass(c, reserved, step, device, guarded)
+                late = self._may_pass(c, reserved, step, device)
                 if late is None:
                     aside.append(c)
                     continue
@@ -161,14 +167,16 @@ class Dispatch(Rules):
                 reserved.passes += late
         return started
 
-    def _may_pass(self, c: Request, reserved: Request, step: int, device: Device, guarded: list[Tenant]) -> bool | None:
-        """Whether c would end after the reserved step; None when it may not start before the holder."""
+    def _stays(self, c: Request) -> bool:
+        """Whether its tenant would still be in the window if it were charged for c."""
         tenant = c.tenant
-        if c.state is State.WAITING and tenant in guarded:
-            cost = self._service_cost(c.prompt_tokens, c.expected_output, c.bid)
-            service, _ = self._after_charge(tenant, cost)
-            if service - self._window / tenant.limits.weight > self._virtual_time:
-                return None
+        service, _ = self._after_charge(tenant, self._service_cost(c.prompt_tokens, c.expected_output, c.bid))
+        others = [t.service for t in self._tenants.values() if t.contending and t is not tenant]
+        virtual_time = max(self._virtual_time, min([service, *others]))
+        return service - self._window / tenant.limits.weight <= virtual_time
+
+    def _may_pass(self, c: Request, reserved: Request, step: int, device: Device) -> bool | None:
+        """Whether c would end after the reserved step; None when it may not start before the holder."""
         running = self._running(device)
         if not self._fits(c, device, running):
             return None

@@ -21,7 +21,8 @@ class Job(Protocol):
     handle: what `Progress.handles` calls it. id: the caller's name for it. account: its tenant's number, 0, 1, ...
     prompt: its text, None when only the length is known. generated: output tokens before this start, more than 0
     after a preemption. prefill: tokens to compute first; None: its prompt. After a swap, what was left when
-    it was displaced (0: all is swapped in). simulated_output_tokens: what a simulation is to generate; None: max_tokens.
+    it was displaced (0: all is swapped in). simulated_output_tokens: what a simulation is to generate; None:
+    max_tokens.
     """
 
     @property

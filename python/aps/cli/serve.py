@@ -2,6 +2,8 @@
 
 import argparse
 import ipaddress
+import os
+import sys
 from pathlib import Path
 
 from aps.cli.common import UsageError, count, need_service_extra, not_negative_or_inf, port, positive
@@ -130,4 +132,8 @@ def _check_host(host: str, insecure_open: bool) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    """To stdout; when nobody reads that any more the service goes on without."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -39,8 +39,8 @@ class Server(uvicorn.Server):
             self._draining = asyncio.create_task(self._drained())
 
     async def _drained(self) -> None:
-        self._say(f"draining {self._driver.outstanding} requests, at most {self._drain_s:g} s")
         try:
+            self._say(f"draining {self._driver.outstanding} requests, at most {self._drain_s:g} s")
             cancelled = await self._driver.drain(self._drain_s)
             self._say(f"drained; {cancelled} cancelled" if cancelled else "drained")
         finally:
