@@ -78,6 +78,8 @@ VALUE_ERRORS: dict[str, tuple[Callable[[Setting], object], str, str]] = {
     "weight 0": (add(weight=0.0), "weight", "0.0"),
     "weight negative": (add(weight=-1.0), "weight", "-1.0"),
     "weight infinite": (add(weight=INF), "weight", "inf"),
+    "weight too small": (add(weight=0.99e-9), "weight", "9.9e-10"),
+    "weight too large": (add(weight=1.01e9), "weight", "1010000000.0"),
     "rate 0": (add(rate=0.0, burst=5.0), "rate", "0.0"),
     "burst negative": (add(rate=1.0, burst=-5.0), "burst", "-5.0"),
     "rate without burst": (add(rate=77.0), "burst", "inf"),

@@ -7,13 +7,15 @@ from typing import Any, Literal
 
 from aps import _checks as check
 
+MIN_WEIGHT, MAX_WEIGHT = 1e-9, 1e9  # within these no service, and no sum of it, overflows
+
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """One customer, team or application, with its share and its limits. Immutable and checked when made.
 
     name: what it is called everywhere; any non-empty string.
-    weight: its share of the service against the other tenants' weights, finite > 0.
+    weight: its share of the service against the other tenants' weights, 1e-9..1e9.
     rate, burst: its token bucket, in tokens a second and tokens; both finite > 0, or both infinite (unlimited).
         A request takes `prompt_tokens + max_tokens` from it (times the bid premium) and gets back what it did not use.
     over_rate: "refuse" throttles a request that the bucket cannot pay now; "queue" lets it wait for the bucket.
@@ -42,7 +44,7 @@ class Tenant:
 
     def __post_init__(self) -> None:
         check.text("Tenant.name", self.name)
-        check.number("Tenant.weight", self.weight, "a finite number > 0", lambda x: 0 < x < inf)
+        check.number("Tenant.weight", self.weight, "a number in 1e-9..1e9", lambda x: MIN_WEIGHT <= x <= MAX_WEIGHT)
         check.number("Tenant.rate", self.rate, "a number > 0 (tokens/s; inf: unlimited)", lambda x: x > 0)
         allowed = "a number of tokens > 0, finite exactly when Tenant.rate is"
         check.number("Tenant.burst", self.burst, allowed, lambda x: x > 0 and (x == inf) == (self.rate == inf))

@@ -47,7 +47,7 @@ def tenant_keywords(
     kv_share: Any = 1.0,
 ) -> dict[str, Any]:
     checked: dict[str, Any] = {
-        "weight": real("weight", weight, 0.0, above=True, finite=True),
+        "weight": real("weight", weight, 1e-9, 1e9),
         "rate": real("rate", rate, 0.0, above=True),
         "burst": real("burst", burst, 0.0, above=True),
         "queue_over_rate": bool(queue_over_rate),
