@@ -9,6 +9,7 @@ import pytest
 from aps import Device, Policy, Scheduler
 from aps.tenants import MAX_WEIGHT, MIN_WEIGHT, Roster, Tenant, core_options
 
+NAME = 'Tenant.name must be a str of 1 to 256 printable characters without "/", got '
 RATE = "Tenant.rate must be a number > 0 (tokens/s; inf: unlimited), got "
 BURST = "Tenant.burst must be a number of tokens > 0, finite exactly when Tenant.rate is, got "
 
@@ -16,7 +17,13 @@ BURST = "Tenant.burst must be a number of tokens > 0, finite exactly when Tenant
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("name", "", "Tenant.name must be a non-empty str, got ''"),
+        ("name", "", NAME + "''"),
+        ("name", "a/b", NAME + "'a/b'"),
+        ("name", "a\n", NAME + "'a\\n'"),
+        ("name", "a\u2028b", NAME + "'a\\u2028b'"),
+        ("name", "\x85", NAME + "'\\x85'"),
+        ("name", "\udc80", NAME + "'\\udc80'"),
+        ("name", "n" * 257, NAME + repr("n" * 257)),
         ("weight", -1, "Tenant.weight must be a number in 1e-9..1e9, got -1"),
         ("weight", 0, "Tenant.weight must be a number in 1e-9..1e9, got 0"),
         ("weight", 0.99e-9, "Tenant.weight must be a number in 1e-9..1e9, got 9.9e-10"),
@@ -74,6 +81,11 @@ def test_a_value_out_of_range_is_named(field: str, value: Any, message: str) -> 
 def test_a_wrong_type_is_named(field: str, value: Any) -> None:
     with pytest.raises(TypeError, match=f"^Tenant.{field} must be .*, got {value!r}$"):
         Tenant(**{"name": "acme", field: value})
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "Zoë & söhne, 東京 #1", "0", ".", "a b"])
+def test_names_that_people_use(name: str) -> None:
+    assert Tenant(name).name == name
 
 
 def test_a_tenant_is_a_frozen_value() -> None:

@@ -32,12 +32,14 @@ def choice(field: str, value: object, options: Collection[str]) -> None:
         raise ValueError(_message(field, value, " or ".join(repr(option) for option in options)))
 
 
-def text(field: str, value: object) -> None:
-    """A string that is not empty. TypeError for other types, ValueError for an empty one."""
+def text(
+    field: str, value: object, allowed: str = "a non-empty str", test: Callable[[str], bool] = lambda _: True
+) -> None:
+    """A string that is not empty and passes `test`. TypeError for other types, ValueError otherwise."""
     if not isinstance(value, str):
-        raise TypeError(_message(field, value, "a non-empty str"))
-    if not value:
-        raise ValueError(_message(field, value, "a non-empty str"))
+        raise TypeError(_message(field, value, allowed))
+    if not value or not test(value):
+        raise ValueError(_message(field, value, allowed))
 
 
 def _message(field: str, value: object, allowed: str) -> str:

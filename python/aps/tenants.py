@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from aps import _checks as check
 
+NAME = 'a str of 1 to 256 printable characters without "/"'
 MIN_WEIGHT, MAX_WEIGHT = 1e-9, 1e9  # within these no service, and no sum of it, overflows
 
 
@@ -14,7 +15,8 @@ MIN_WEIGHT, MAX_WEIGHT = 1e-9, 1e9  # within these no service, and no sum of it,
 class Tenant:
     """One customer, team or application, with its share and its limits. Immutable and checked when made.
 
-    name: what it is called everywhere; any non-empty string.
+    name: what it is called everywhere; 1 to 256 printable characters, no "/" (it stands in
+        paths of URLs and in labels of metrics).
     weight: its share of the service against the other tenants' weights, 1e-9..1e9.
     rate, burst: its token bucket, in tokens a second and tokens; both finite > 0, or both infinite (unlimited).
         A request takes `prompt_tokens + max_tokens` from it (times the bid premium) and gets back what it did not use.
@@ -43,7 +45,7 @@ class Tenant:
     kv_share: float = 1.0
 
     def __post_init__(self) -> None:
-        check.text("Tenant.name", self.name)
+        check.text("Tenant.name", self.name, NAME, lambda x: len(x) <= 256 and x.isprintable() and "/" not in x)
         check.number("Tenant.weight", self.weight, "a number in 1e-9..1e9", lambda x: MIN_WEIGHT <= x <= MAX_WEIGHT)
         check.number("Tenant.rate", self.rate, "a number > 0 (tokens/s; inf: unlimited)", lambda x: x > 0)
         allowed = "a number of tokens > 0, finite exactly when Tenant.rate is"
