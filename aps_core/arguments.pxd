@@ -32,6 +32,8 @@ cdef inline double real(object value, str field, double lowest, double highest) 
         number = value
     except TypeError:
         raise TypeError(f"{field} must be a number, got {value!r}") from None
+    except OverflowError:                        # an int beyond every double
+        raise ValueError(f"{field} must be from {lowest:g} to {highest:g}, got {value!r}") from None
     if not lowest <= number <= highest:
         raise ValueError(f"{field} must be from {lowest:g} to {highest:g}, got {value!r}")
     return number

@@ -80,6 +80,13 @@ VALUE_ERRORS: dict[str, tuple[Callable[[Setting], object], str, str]] = {
     "weight infinite": (add(weight=INF), "weight", "inf"),
     "weight too small": (add(weight=0.99e-9), "weight", "9.9e-10"),
     "weight too large": (add(weight=1.01e9), "weight", "1010000000.0"),
+    "weight beyond floats": (add(weight=10**400), "weight", str(10**400)),
+    "rate beyond floats": (add(rate=10**400, burst=5.0), "rate", str(10**400)),
+    "window beyond floats": (
+        lambda s: s.scheduler.set_fairness_window(10**400, NOW),
+        "fairness_window",
+        str(10**400),
+    ),
     "rate 0": (add(rate=0.0, burst=5.0), "rate", "0.0"),
     "burst negative": (add(rate=1.0, burst=-5.0), "burst", "-5.0"),
     "rate without burst": (add(rate=77.0), "burst", "inf"),

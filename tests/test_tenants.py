@@ -30,6 +30,7 @@ BURST = "Tenant.burst must be a number of tokens > 0, finite exactly when Tenant
         ("weight", 1.01e9, "Tenant.weight must be a number in 1e-9..1e9, got 1010000000.0"),
         ("weight", inf, "Tenant.weight must be a number in 1e-9..1e9, got inf"),
         ("weight", nan, "Tenant.weight must be a number in 1e-9..1e9, got nan"),
+        ("weight", 10**400, f"Tenant.weight must be a number in 1e-9..1e9, got {10**400}"),
         ("rate", 0, RATE + "0"),
         ("rate", -5.0, RATE + "-5.0"),
         ("rate", nan, RATE + "nan"),

@@ -11,7 +11,11 @@ def number(field: str, value: object, allowed: str, test: Callable[[float], bool
     """A real number that passes `test` (NaN passes no comparison). TypeError for other types, ValueError otherwise."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(_message(field, value, allowed))
-    if not test(float(value)):
+    try:
+        good = test(float(value))
+    except OverflowError:  # an int or a fraction beyond every float
+        good = False
+    if not good:
         raise ValueError(_message(field, value, allowed))
 
 

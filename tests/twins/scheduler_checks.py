@@ -24,7 +24,10 @@ def real(
     name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False, finite: bool = False
 ) -> float:
     """A float in [low, high], or in (low, high] with `above`; NaN never, infinity unless `finite`."""
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a double holds, not {value}") from None
     good = (number > low if above else number >= low) and number <= high
     if not good or (finite and math.isinf(number)):
         raise ValueError(
