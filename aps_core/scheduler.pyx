@@ -138,8 +138,8 @@ cdef class Scheduler:
         cdef int32_t slot = self.tenants.vacant()
         if slot == NONE:
             slot = self.tenants.capacity
-            self.contention.reserve(2 * slot)
             self.assembler.reserve(2 * slot)
+            self.contention.reserve(2 * slot)         # last: it makes the slots
         self.tenants.open(slot, &parsed, self.kv.total_blocks)
         self.fair.open(slot, parsed.weight)
         self.buckets.open(slot, parsed.rate, parsed.burst, self.timeline.now_ns)

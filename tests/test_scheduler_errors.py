@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aps_core.scheduler import Scheduler
 from tests.scheduler_pair import scheduler_under_test
 
 NAN, INF = math.nan, math.inf
@@ -246,6 +247,47 @@ def test_schedulers_that_cannot_be(changes: dict[str, Any]) -> None:
     keywords: dict[str, Any] = {"slots": [2], "kv_blocks": [40], "token_budgets": [16], **changes}
     with pytest.raises(ValueError, match=next(iter(changes))):
         scheduler_under_test()(**keywords)
+
+
+class OutOfMemory:
+    """NumPy's allocations fail from the n-th on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+        self.left = n
+        for name in ("zeros", "empty", "ones", "full", "arange", "concatenate"):
+            monkeypatch.setattr(np, name, self.failing(getattr(np, name)))
+
+    def failing(self, allocate: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise MemoryError
+            return allocate(*arguments, **keywords)
+
+        return call
+
+
+def test_without_memory_for_a_tenant_no_slot_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever allocation fails, the next tenant needs them all again."""
+    for n in range(100):
+        scheduler = Scheduler([1], [40], [0], block_tokens=4)
+        for _ in range(15):  # those there is room for at first
+            scheduler.add_tenant(now=0.0)
+        with monkeypatch.context() as patch:
+            memory = OutOfMemory(patch, n)
+            try:
+                scheduler.add_tenant(now=0.0)
+                break
+            except MemoryError:
+                memory.left = 0
+            with pytest.raises(MemoryError):
+                scheduler.add_tenant(now=0.0)
+        slot = scheduler.add_tenant(now=0.0, rate=10.0, burst=50.0)
+        assert slot == 16
+        handle = scheduler.submit(slot, 10, 20, 5, 0.0)
+        assert scheduler.next_batch(0, 0.0) == 1
+        assert scheduler.settle(handle, 20, 1.0) == 30.0
+    assert n > 10
 
 
 def test_numpy_integers_are_integers() -> None:
