@@ -188,6 +188,8 @@ cdef class TokenBuckets:
             out = np.empty(n, np.bool_)
         elif getattr(out, "dtype", None) != np.bool_ or out.shape != (n,):
             raise ValueError(f"out must be a bool array of shape ({n},)")
+        elif np.may_share_memory(out, slots) or np.may_share_memory(out, amounts):
+            raise ValueError("out must not share memory with slots or amounts")
         cdef uint8_t[::1] taken = out.view(np.uint8)
         for i in range(n):
             slot, amount = slots[i], amounts[i]

@@ -319,6 +319,8 @@ def test_bad_arrays_change_nothing() -> None:
         (slots, amounts, np.empty(3, np.int8)),
         (slots, amounts, np.empty(6, np.bool_)[::2]),
         (slots, amounts, [False] * 3),
+        (slots, amounts, slots.view(np.bool_)[9:]),
+        (slots, amounts, amounts.view(np.bool_)[:3]),
     ]
     for bad_slots, bad_amounts, out in bad:
         with pytest.raises(ValueError):
