@@ -3,12 +3,12 @@
 Sans-IO and sans-clock: every call that needs time takes `now` in seconds and first plays what happens by itself up
 to then.
 """
-from libc.stdint cimport INT32_MAX, INT64_MAX
+from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN
 
 import numpy as np
 
 from aps_core.admission cimport Admission
-from aps_core.arguments cimport real, whole
+from aps_core.arguments cimport real, whole, whole_array
 from aps_core.batch_assembler cimport SWAP, BatchAssembler
 from aps_core.clock cimport FOREVER, MAX_SECONDS, llrint, to_ns
 from aps_core.contention cimport Contention
@@ -245,10 +245,10 @@ cdef class Scheduler:
         """`submit` for each element of int arrays of one length, in order; an int64 array of handles or negated
         reason codes."""
         cdef int64_t now_ns = self.timeline.check(now)
-        cdef const int32_t[::1] slots = np.ascontiguousarray(tenants, np.int32)
-        cdef const int32_t[::1] prompt = np.ascontiguousarray(prompts, np.int32)
-        cdef const int32_t[::1] most = np.ascontiguousarray(max_tokens, np.int32)
-        cdef const int32_t[::1] offered = np.ascontiguousarray(bids, np.int32)
+        cdef const long long[::1] slots = whole_array(tenants, "tenants", INT64_MIN, INT64_MAX, np.int64)
+        cdef const int32_t[::1] prompt = whole_array(prompts, "prompts", 1, MOST_TOKENS, np.int32)
+        cdef const int32_t[::1] most = whole_array(max_tokens, "max_tokens", 1, MOST_TOKENS, np.int32)
+        cdef const int32_t[::1] offered = whole_array(bids, "bids", 1, BIDS, np.int32)
         cdef Py_ssize_t i, n = slots.shape[0]
         cdef long long[::1] answers = np.empty(n, np.int64)
         if prompt.shape[0] != n or most.shape[0] != n or offered.shape[0] != n:
@@ -266,7 +266,7 @@ cdef class Scheduler:
             self.timeline.play(now, now_ns)
             for i in range(n):
                 answers[i] = self.admission.offer(
-                    slots[i], prompt[i], most[i], offered[i], INT64_MAX, NONE, now_ns, now
+                    <int32_t>slots[i], prompt[i], most[i], offered[i], INT64_MAX, NONE, now_ns, now
                 )
         return answers.base
 
@@ -355,9 +355,9 @@ cdef class Scheduler:
     def progress_many(self, handles, computed, generated, double now):
         """`progress` for each element of int64 arrays of one length; each handle at most once."""
         cdef int64_t now_ns = self.timeline.check(now)
-        cdef const long long[::1] names = np.ascontiguousarray(handles, np.int64)
-        cdef const long long[::1] prefilled = np.ascontiguousarray(computed, np.int64)
-        cdef const long long[::1] output = np.ascontiguousarray(generated, np.int64)
+        cdef const long long[::1] names = whole_array(handles, "handles", INT64_MIN, INT64_MAX, np.int64)
+        cdef const long long[::1] prefilled = whole_array(computed, "computed", 0, INT64_MAX, np.int64)
+        cdef const long long[::1] output = whole_array(generated, "generated", 0, MOST_TOKENS, np.int64)
         cdef Py_ssize_t i, n = names.shape[0]
         if prefilled.shape[0] != n or output.shape[0] != n:
             raise ValueError(
@@ -400,8 +400,8 @@ cdef class Scheduler:
     def settle_many(self, handles, outputs, double now):
         """`settle` for each element of int64 arrays of one length; each handle at most once."""
         cdef int64_t now_ns = self.timeline.check(now)
-        cdef const long long[::1] names = np.ascontiguousarray(handles, np.int64)
-        cdef const long long[::1] output = np.ascontiguousarray(outputs, np.int64)
+        cdef const long long[::1] names = whole_array(handles, "handles", INT64_MIN, INT64_MAX, np.int64)
+        cdef const long long[::1] output = whole_array(outputs, "outputs", 0, MOST_TOKENS, np.int64)
         cdef Py_ssize_t i, n = names.shape[0]
         if output.shape[0] != n:
             raise ValueError(f"handles and outputs must have one length, got {n} and {output.shape[0]}")

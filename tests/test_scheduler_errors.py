@@ -132,8 +132,31 @@ KEY_ERRORS: dict[str, Callable[[Setting], object]] = {
     "foreign handle": lambda s: s.scheduler.explain(987654321, NOW),
     "handle 0": lambda s: s.scheduler.rebid(0, 5, NOW),
     "negative handle": lambda s: s.scheduler.bid_of(-7),
+    "many, a huge tenant": lambda s: s.scheduler.submit_many(
+        np.array([s.tenant + 2**32]), np.array([5]), np.array([5]), np.array([5]), NOW
+    ),
     "many, an unknown tenant": lambda s: s.scheduler.submit_many([s.tenant, 99], [5, 5], [5, 5], [5, 5], NOW),
 }
+
+SUBMITTED = ("tenants", "prompts", "max_tokens", "bids")
+SETTLED = ("handles", "outputs")
+PROGRESSED = ("handles", "computed", "generated")
+
+
+def many(method: str, field: str, value: object) -> Callable[[Setting], object]:
+    """A call of one element a column, all good but the one of `field`."""
+
+    def call(setting: Setting) -> object:
+        good = {
+            "submit_many": {"tenants": setting.tenant, "prompts": 5, "max_tokens": 5, "bids": 5},
+            "settle_many": {"handles": setting.running, "outputs": 5},
+            "progress_many": {"handles": setting.running, "computed": 10, "generated": 5},
+        }
+        columns = {name: np.array([number]) for name, number in (good[method] | {field: value}).items()}
+        return getattr(setting.scheduler, method)(**columns, now=NOW)
+
+    return call
+
 
 OTHERS: dict[str, tuple[Callable[[Setting], object], type[Exception]]] = {
     "device": (lambda s: s.scheduler.next_batch(1, NOW), IndexError),
@@ -142,6 +165,16 @@ OTHERS: dict[str, tuple[Callable[[Setting], object], type[Exception]]] = {
     "bid as text": (submit(bid="5"), TypeError),
     "rebid 5.5": (lambda s: s.scheduler.rebid(s.waiting, 5.5, NOW), TypeError),
     "tokens as float": (submit(prompt_tokens=5.0), TypeError),
+    **{f"many submitted, {name} as floats": (many("submit_many", name, 5.9), TypeError) for name in SUBMITTED},
+    **{f"many submitted, {name} as bools": (many("submit_many", name, True), TypeError) for name in SUBMITTED},
+    **{
+        f"many submitted, {name} beyond 32 bits": (many("submit_many", name, 2**32 + 5), ValueError)
+        for name in SUBMITTED[1:]
+    },
+    **{f"many settled, {name} as floats": (many("settle_many", name, 5.0), TypeError) for name in SETTLED},
+    **{f"much progress, {name} as floats": (many("progress_many", name, 10.0), TypeError) for name in PROGRESSED},
+    "many settled, beyond 32 bits": (many("settle_many", "outputs", 2**32 + 5), ValueError),
+    "many settled, unsigned 64 bits": (many("settle_many", "handles", 2**64 - 1), ValueError),
 }
 
 
@@ -288,6 +321,17 @@ def test_without_memory_for_a_tenant_no_slot_is_given(monkeypatch: pytest.Monkey
         assert scheduler.next_batch(0, 0.0) == 1
         assert scheduler.settle(handle, 20, 1.0) == 30.0
     assert n > 10
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
+def test_columns_of_any_integers_mean_the_same(dtype: type[np.integer[Any]]) -> None:
+    s = Setting()
+    column = np.full((2, 2), 5, dtype)[:, 0]  # not contiguous
+    tenants = np.full(2, s.tenant, dtype)
+    assert (s.scheduler.submit_many(tenants, column, column, column, NOW) > 0).all()
+    assert (s.scheduler.submit_many([s.tenant], [5], [dtype(5)], [5], NOW) > 0).all()
+    assert s.scheduler.submit_many([], [], [], [], NOW).size == 0
+    assert s.scheduler.waiting == 5
 
 
 def test_numpy_integers_are_integers() -> None:
