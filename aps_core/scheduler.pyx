@@ -100,11 +100,13 @@ cdef class Scheduler:
 
     # Arguments
 
-    cdef int32_t slot_of(self, object tenant) except -1:
-        cdef int64_t slot = whole(tenant, "tenant", -(1 << 62), 1 << 62)
-        if not 0 < slot < self.tenants.capacity or self.tenants.rows[slot].state == VACANT:
-            raise KeyError(f"tenant {tenant} is unknown")
-        return <int32_t>slot
+    cdef int32_t slot_of(self, object tenant, int64_t now_ns) except -1:
+        """The slot, if the tenant has not drained by `now`."""
+        cdef int64_t slot = whole(tenant, "tenant", INT64_MIN, INT64_MAX)
+        if 0 < slot < self.tenants.capacity and self.tenants.rows[slot].state != VACANT:
+            if not self.settlement.drains_by(<int32_t>slot, now_ns):
+                return <int32_t>slot
+        raise KeyError(f"tenant {tenant} is unknown")
 
     cdef int32_t device_of(self, object device) except -1:
         cdef int64_t index = whole(device, "device", -(1 << 62), 1 << 62)
@@ -148,16 +150,17 @@ cdef class Scheduler:
     def set_tenant(self, tenant, *, double now, **limits):
         """Replace a tenant's weight and limits. Waiting requests that became impossible end (see `ended`)."""
         cdef Limits parsed = parse_limits(limits)
-        self.slot_of(tenant)
-        self.timeline.play(now, self.timeline.check(now))
-        self.change(self.slot_of(tenant), &parsed)
+        cdef int64_t now_ns = self.timeline.check(now)
+        cdef int32_t slot = self.slot_of(tenant, now_ns)
+        self.timeline.play(now, now_ns)
+        self.change(slot, &parsed)
 
     def remove_tenant(self, tenant, double now):
         """No new requests; what was accepted is still served. True: nothing was under way and the slot is free;
         False: it drains."""
-        self.slot_of(tenant)
-        self.timeline.play(now, self.timeline.check(now))
-        cdef int32_t slot = self.slot_of(tenant)
+        cdef int64_t now_ns = self.timeline.check(now)
+        cdef int32_t slot = self.slot_of(tenant, now_ns)
+        self.timeline.play(now, now_ns)
         self.tenants.rows[slot].state = DRAINING
         self.settlement.free_if_drained(slot)
         return self.tenants.rows[slot].state == VACANT
@@ -166,10 +169,11 @@ cdef class Scheduler:
         """A draining tenant comes back with its service, credit and bucket level. ValueError when it is not
         draining."""
         cdef Limits parsed = parse_limits(limits)
-        if self.tenants.rows[self.slot_of(tenant)].state != DRAINING:
+        cdef int64_t now_ns = self.timeline.check(now)
+        cdef int32_t slot = self.slot_of(tenant, now_ns)
+        if self.tenants.rows[slot].state != DRAINING:
             raise ValueError(f"tenant {tenant} must be draining to be readmitted, it is active")
-        self.timeline.play(now, self.timeline.check(now))
-        cdef int32_t slot = self.slot_of(tenant)
+        self.timeline.play(now, now_ns)
         self.tenants.rows[slot].state = ACTIVE
         self.change(slot, &parsed)
 
@@ -226,7 +230,7 @@ cdef class Scheduler:
         deadline_at: seconds; a request not started by then ends. expected_output: its forecast of output tokens.
         """
         cdef int64_t now_ns = self.timeline.check(now)
-        cdef int32_t slot = self.slot_of(tenant)
+        cdef int32_t slot = self.slot_of(tenant, now_ns)
         cdef int64_t prompt = whole(prompt_tokens, "prompt_tokens", 1, MOST_TOKENS)
         cdef int64_t most = whole(max_tokens, "max_tokens", 1, MOST_TOKENS)
         cdef int64_t offered = whole(bid, "bid", 1, BIDS)
@@ -256,7 +260,7 @@ cdef class Scheduler:
                              f"{n}, {prompt.shape[0]}, {most.shape[0]} and {offered.shape[0]}")
         for i in range(n):
             if not 0 < slots[i] < self.tenants.capacity or self.tenants.rows[slots[i]].state != ACTIVE:
-                self.must_be_active(self.slot_of(slots[i]))
+                self.must_be_active(self.slot_of(slots[i], now_ns))
             if prompt[i] < 1 or most[i] < 1 or not 1 <= offered[i] <= BIDS:
                 whole(prompt[i], f"prompts[{i}]", 1, MOST_TOKENS)
                 whole(most[i], f"max_tokens[{i}]", 1, MOST_TOKENS)

@@ -219,6 +219,30 @@ def test_other_errors(name: str) -> None:
     assert setting.state() == before
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s: s.set_tenant(1, now=5.0),
+        lambda s: s.remove_tenant(1, 5.0),
+        lambda s: s.readmit_tenant(1, now=5.0),
+        lambda s: s.submit(1, 10, 20, 5, 5.0),
+        lambda s: s.submit_many([1], [10], [20], [5], 5.0),
+    ],
+)
+def test_a_tenant_that_will_have_drained_by_now_is_unknown(call: Callable[[Any], object]) -> None:
+    """The refusal plays no time: the request that is due has not ended."""
+    scheduler = scheduler_under_test()([2], [40], [16], block_tokens=4)
+    slot = scheduler.add_tenant(now=0.0)
+    for deadline in (1.0, 2.0):
+        scheduler.submit(slot, 10, 20, 5, 0.0, deadline)
+    assert not scheduler.remove_tenant(slot, 0.5)
+    with pytest.raises(KeyError):
+        call(scheduler)
+    assert (scheduler.now, scheduler.waiting, scheduler.tenant_state(slot)) == (0.5, 2, 2)
+    scheduler.readmit_tenant(slot, now=1.5)
+    assert (scheduler.waiting, scheduler.tenant_state(slot)) == (1, 1)
+
+
 def test_a_request_settles_once() -> None:
     setting = Setting()
     setting.scheduler.settle(setting.running, 5, NOW)
