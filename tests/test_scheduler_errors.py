@@ -82,6 +82,7 @@ VALUE_ERRORS: dict[str, tuple[Callable[[Setting], object], str, str]] = {
     "weight too small": (add(weight=0.99e-9), "weight", "9.9e-10"),
     "weight too large": (add(weight=1.01e9), "weight", "1010000000.0"),
     "weight beyond floats": (add(weight=10**400), "weight", str(10**400)),
+    "rate too small": (add(rate=0.99e-6, burst=5.0), "rate", "9.9e-07"),
     "rate beyond floats": (add(rate=10**400, burst=5.0), "rate", str(10**400)),
     "window beyond floats": (
         lambda s: s.scheduler.set_fairness_window(10**400, NOW),
@@ -241,6 +242,15 @@ def test_a_tenant_that_will_have_drained_by_now_is_unknown(call: Callable[[Any],
     assert (scheduler.now, scheduler.waiting, scheduler.tenant_state(slot)) == (0.5, 2, 2)
     scheduler.readmit_tenant(slot, now=1.5)
     assert (scheduler.waiting, scheduler.tenant_state(slot)) == (1, 1)
+
+
+@pytest.mark.parametrize(("tokens", "seconds"), [(100, 1e8), (10_000, 4e8), (2**30, 4e8)])
+def test_the_wait_for_the_slowest_bucket_is_finite(tokens: int, seconds: float) -> None:
+    scheduler = scheduler_under_test()([2], [2**31 - 1], [0])
+    slot = scheduler.add_tenant(rate=1e-6, burst=float(tokens), now=0.0)
+    assert scheduler.submit(slot, tokens - 1, 1, 5, 0.0) > 0
+    assert scheduler.submit(slot, tokens - 1, 1, 5, 0.0) < 0
+    assert scheduler.retry_after == pytest.approx(seconds)
 
 
 def test_a_request_settles_once() -> None:

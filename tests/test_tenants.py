@@ -10,7 +10,7 @@ from aps import Device, Policy, Scheduler
 from aps.tenants import MAX_WEIGHT, MIN_WEIGHT, Roster, Tenant, core_options
 
 NAME = 'Tenant.name must be a str of 1 to 256 printable characters without "/", got '
-RATE = "Tenant.rate must be a number > 0 (tokens/s; inf: unlimited), got "
+RATE = "Tenant.rate must be tokens/s, at least 1e-6 (inf: unlimited), got "
 BURST = "Tenant.burst must be a number of tokens > 0, finite exactly when Tenant.rate is, got "
 
 
@@ -32,6 +32,7 @@ BURST = "Tenant.burst must be a number of tokens > 0, finite exactly when Tenant
         ("weight", nan, "Tenant.weight must be a number in 1e-9..1e9, got nan"),
         ("weight", 10**400, f"Tenant.weight must be a number in 1e-9..1e9, got {10**400}"),
         ("rate", 0, RATE + "0"),
+        ("rate", 0.99e-6, RATE + "9.9e-07"),
         ("rate", -5.0, RATE + "-5.0"),
         ("rate", nan, RATE + "nan"),
         ("rate", 10.0, BURST + "inf"),

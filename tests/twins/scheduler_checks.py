@@ -51,7 +51,7 @@ def tenant_keywords(
 ) -> dict[str, Any]:
     checked: dict[str, Any] = {
         "weight": real("weight", weight, 1e-9, 1e9),
-        "rate": real("rate", rate, 0.0, above=True),
+        "rate": real("rate", rate, 1e-6),
         "burst": real("burst", burst, 0.0, above=True),
         "queue_over_rate": bool(queue_over_rate),
         "max_bid": whole("max_bid", max_bid, 1, 10),

@@ -192,7 +192,7 @@ class Requests(Dispatch):
         return Reason.ADMITTED
 
     def _retry_when_affordable(self, tenant: Tenant, cost: float, at: int) -> None:
-        self.retry_after = self._wait_s(tenant.bucket.affordable_at(cost, at))
+        self.retry_after = min(self._wait_s(tenant.bucket.affordable_at(cost, at)), MAX_SECONDS)
 
     def progress(self, handle: int, computed: int, generated: int, now: float) -> None:
         request = self._check_running(handle, now)
