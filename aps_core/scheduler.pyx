@@ -114,14 +114,18 @@ cdef class Scheduler:
             raise IndexError(f"device must be from 0 to {self.kv.devices - 1}, got {device}")
         return <int32_t>index
 
-    cdef int32_t row_of(self, int64_t handle, int64_t now_ns) except -1:
-        """The row, if the request has not ended by `now`."""
-        cdef int32_t row = self.table.find(handle)
+    cdef bint lives(self, int32_t row, int64_t now_ns) noexcept nogil:
+        """The row is of a request that has not ended by `now`."""
         cdef Request* request
-        if row != NONE:
-            request = &self.table.rows[row]
-            if request.state != ENDED and not (request.flags & TIMED and self.table.deadline_ns[row] <= now_ns):
-                return row
+        if row == NONE:
+            return False
+        request = &self.table.rows[row]
+        return request.state != ENDED and not (request.flags & TIMED and self.table.deadline_ns[row] <= now_ns)
+
+    cdef int32_t row_of(self, int64_t handle, int64_t now_ns) except -1:
+        cdef int32_t row = self.table.find(handle)
+        if self.lives(row, now_ns):
+            return row
         raise KeyError(f"handle {handle} is stale or foreign: the request has ended, or is not this scheduler's")
 
     cdef int32_t running_row(self, int64_t handle, int64_t now_ns) except -1:
@@ -466,6 +470,10 @@ cdef class Scheduler:
         return 0
 
     # Looking
+
+    def is_live(self, Py_ssize_t handle, double now):
+        """Whether the request has not ended by `now`; plays no time, for a caller who checks its arguments."""
+        return self.lives(self.table.find(handle), self.timeline.check(now))
 
     def bid_of(self, Py_ssize_t handle):
         """The bid it has now, after clamping and re-bids."""

@@ -66,6 +66,31 @@ def test_an_expired_request_s_id_may_be_used_again_and_its_end_is_still_reported
     assert scheduler.next_batch(now=2.0).started == ("x",)
 
 
+@pytest.mark.parametrize("called", [None, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_id_is_free_again_however_often_anybody_called(called: float | None, cancelled: bool) -> None:
+    scheduler = make()
+    scheduler.submit("a", **ROOMY, id="x", deadline_at=1.0)
+    if called is not None:
+        scheduler.next_wakeup(now=called)
+    if cancelled:
+        assert scheduler.cancel("x", now=2.0) is None  # it has ended by then
+    admitted(scheduler.submit("b", **ROOMY | {"now": 2.0}, id="x"))
+    assert scheduler.ended() == [Ended("x", "deadline_expired")]
+    assert scheduler.explain("x", now=2.0).tenant == "b"
+    assert scheduler.waiting == 1
+
+
+def test_a_refused_id_plays_no_time() -> None:
+    scheduler = make()
+    scheduler.submit("a", **ROOMY, id="x", deadline_at=1.0)
+    scheduler.submit("a", **ROOMY, id="y")
+    for id, error in (("y", "unique"), ("x", "prompt_tokens")):
+        with pytest.raises(ValueError, match=error):
+            scheduler.submit("a", prompt_tokens=0, now=2.0, id=id)
+    assert (scheduler.now, scheduler.waiting, scheduler.ended()) == (0.0, 2, [])
+
+
 def test_own_and_default_ids_live_together() -> None:
     scheduler = make(policy=Policy.fifo())
     ids = [admitted(scheduler.submit("a", **ROOMY, id=own)) for own in ("x", None, 5, None)]

@@ -140,7 +140,7 @@ class Scheduler:
         elif type(bid) is not int:
             bid = _as_bid(bid)
         if id is not None:
-            self._check_new(id)
+            self._check_new(id, now)
         if deadline_at is None and expected_output is None:
             handle = self._core_submit(slot, prompt_tokens, max_tokens, bid, now)
         else:
@@ -157,6 +157,8 @@ class Scheduler:
         if id is None:
             id = handle
         else:
+            if id in self._handles:  # whose request has just ended
+                self._collect_ended()
             self._handles[id] = handle
             self._ids[handle] = id
         return _new(Verdict, ("admitted", "admitted", id, bid, clamped, 0.0, None))
@@ -343,13 +345,12 @@ class Scheduler:
             return handle
         raise KeyError(f"no live request {id!r}")
 
-    def _check_new(self, id: Hashable) -> None:
+    def _check_new(self, id: Hashable, now: float) -> None:
         if isinstance(id, int) and FIRST_HANDLE <= id <= LAST_HANDLE:
             raise ValueError(f"id must not be an int in 2**53..2**63-1 (the scheduler's own), got {id!r}")
-        if id in self._handles:
-            self._collect_ended()
-            if id in self._handles:
-                raise ValueError(f"id must be unique among live requests, got {id!r} again")
+        handle = self._handles.get(id)
+        if handle is not None and self._core.is_live(handle, now):
+            raise ValueError(f"id must be unique among live requests, got {id!r} again")
 
     def _collect_ended(self) -> None:
         for handle, code in self._core.ended():

@@ -299,5 +299,10 @@ class Requests(Dispatch):
         self._after(tenant, at)
         return 0
 
+    def is_live(self, handle: int, now: float) -> bool:
+        at = self._check_now(now)
+        request = self._requests.get(handle)
+        return request is not None and not self._expires(request, at)
+
     def bid_of(self, handle: int) -> int:
         return self._check_handle(handle).bid
