@@ -3,9 +3,10 @@
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from math import inf
+from numbers import Number
 from operator import index
 from types import MappingProxyType
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from aps import _checks as check
 from aps.devices import Device
@@ -346,8 +347,8 @@ class Scheduler:
         raise KeyError(f"no live request {id!r}")
 
     def _check_new(self, id: Hashable, now: float) -> None:
-        if isinstance(id, int) and FIRST_HANDLE <= id <= LAST_HANDLE:
-            raise ValueError(f"id must not be an int in 2**53..2**63-1 (the scheduler's own), got {id!r}")
+        if isinstance(id, Number) and FIRST_HANDLE <= _whole_of(id) <= LAST_HANDLE:
+            raise ValueError(f"id must not equal an int in 2**53..2**63-1 (the scheduler's own), got {id!r}")
         handle = self._handles.get(id)
         if handle is not None and self._core.is_live(handle, now):
             raise ValueError(f"id must be unique among live requests, got {id!r} again")
@@ -376,6 +377,15 @@ def _as_bid(bid: SupportsIndex) -> int:
         return index(bid)
     except TypeError:
         raise TypeError(f"bid must be an int in 1..10, got {bid!r}") from None
+
+
+def _whole_of(number: Any) -> int:
+    """The int that a number equals, and so is as a dictionary's key; 0 when it equals none."""
+    try:
+        whole = int(number.real)
+    except (ArithmeticError, AttributeError, TypeError, ValueError):  # NaN, infinity, or no number like others
+        return 0
+    return whole if whole == number else 0
 
 
 def _check_devices(devices: tuple[Device, ...]) -> None:
