@@ -208,7 +208,7 @@ def test_start_refuses(changed: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("value", [1.0, 1.9, True, "1"])
 def test_start_takes_integers_only(field: str, value: Any) -> None:
     engine = Engine(ReferenceModel(), 2, 100)
-    good = {"request_id": 2, "prompt_tokens": 10, "output_tokens": 5, "bid": 5}
+    good: dict[str, Any] = {"request_id": 2, "prompt_tokens": 10, "output_tokens": 5, "bid": 5}
     with pytest.raises(TypeError, match=f"{field} must be an integer"):
         engine.start(**good | {field: value})
     assert engine.running == 0
@@ -258,7 +258,7 @@ def test_engine_refuses(field: str) -> None:
     with pytest.raises(TypeError):
         Engine(None, 1, 1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=f"{field} must be an integer, got 2.9"):
-        Engine(ReferenceModel(), **{"slots": 1, "kv_blocks": 1, field: 2.9})
+        Engine(ReferenceModel(), **{"slots": 1, "kv_blocks": 1, field: 2.9})  # type: ignore[arg-type]
 
 
 def test_models_refuse() -> None:
