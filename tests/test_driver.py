@@ -91,6 +91,7 @@ def test_no_is_a_value() -> None:
         ({"bid": 5.5}, TypeError, "bid"),
         ({"deadline_s": float("nan")}, ValueError, "deadline_at"),
         ({"id": "taken"}, ValueError, "'taken'"),
+        ({"prompt": b"bytes"}, TypeError, "prompt must be a str or None, got b'bytes'"),
         ({"simulated_output_tokens": 0}, ValueError, "simulated_output_tokens must be at least 1, got 0"),
     ],
 )

@@ -117,6 +117,8 @@ class Driver:
         """
         now = self._advance()
         pump = self._pump
+        if prompt is not None and not isinstance(prompt, str):
+            raise TypeError(f"prompt must be a str or None, got {prompt!r}")
         if id is not None and id in pump.named:
             raise ValueError(f"id must be new among outstanding requests, got {id!r} again")
         if simulated_output_tokens is not None and simulated_output_tokens < 1:
