@@ -7,6 +7,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from aps import Policy, Scheduler, Tenant
@@ -86,13 +87,17 @@ def test_no_is_a_value() -> None:
         ({"tenant": "nobody"}, KeyError, "nobody"),
         ({"tenant": "nobody", "max_tokens": 1}, KeyError, "nobody"),
         ({"prompt_tokens": 0}, ValueError, "prompt_tokens"),
+        ({"prompt_tokens": 1.5}, TypeError, r"prompt_tokens must be an int, got 1\.5"),
+        ({"prompt_tokens": True}, TypeError, "prompt_tokens"),
         ({"max_tokens": 0}, ValueError, "max_tokens"),
+        ({"max_tokens": 2.0}, TypeError, "max_tokens"),
         ({"bid": 11}, ValueError, "bid"),
         ({"bid": 5.5}, TypeError, "bid"),
         ({"deadline_s": float("nan")}, ValueError, "deadline_at"),
         ({"id": "taken"}, ValueError, "'taken'"),
         ({"prompt": b"bytes"}, TypeError, "prompt must be a str or None, got b'bytes'"),
         ({"simulated_output_tokens": 0}, ValueError, "simulated_output_tokens must be at least 1, got 0"),
+        ({"simulated_output_tokens": 1.5}, TypeError, "simulated_output_tokens"),
     ],
 )
 def test_mistakes_are_errors_and_change_nothing(asked: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -106,6 +111,22 @@ def test_mistakes_are_errors_and_change_nothing(asked: dict[str, Any], error: ty
             assert driver.snapshot() == before
             assert driver.outstanding == 1
             assert (await taken.result()).status == "finished"
+
+    run(main)
+
+
+def test_numpy_integers_count_as_ints() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop) as driver:
+            small: dict[str, Any] = {"max_tokens": np.int16(3), "simulated_output_tokens": np.uint8(2)}
+            hundred: Any = np.int8(100)
+            for _ in range(3):
+                result = await driver.infer("a", prompt_tokens=hundred, **small)
+                assert [type(n) for n in (result.prompt_tokens, result.output_tokens)] == [int, int]
+            counted = driver.metrics.tenants["a"]
+            assert (counted.prompt_tokens, counted.output_tokens) == (300, 6)  # more than an int8 holds
+            tokens = [token async for token in driver.stream("a", prompt_tokens=hundred, max_tokens=300)]
+            assert len(tokens) == 300
 
     run(main)
 

@@ -7,8 +7,9 @@ import asyncio
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from math import inf
+from operator import index
 from types import TracebackType
-from typing import Self, TypedDict, Unpack
+from typing import Self, SupportsIndex, TypedDict, Unpack
 
 from aps.backends.protocol import Backend
 from aps.metrics import Metrics
@@ -117,12 +118,17 @@ class Driver:
         """
         now = self._advance()
         pump = self._pump
+        prompt_tokens = _as_int("prompt_tokens", prompt_tokens)
+        if max_tokens is not None:
+            max_tokens = _as_int("max_tokens", max_tokens)
         if prompt is not None and not isinstance(prompt, str):
             raise TypeError(f"prompt must be a str or None, got {prompt!r}")
         if id is not None and id in pump.named:
             raise ValueError(f"id must be new among outstanding requests, got {id!r} again")
-        if simulated_output_tokens is not None and simulated_output_tokens < 1:
-            raise ValueError(f"simulated_output_tokens must be at least 1, got {simulated_output_tokens!r}")
+        if simulated_output_tokens is not None:
+            simulated_output_tokens = _as_int("simulated_output_tokens", simulated_output_tokens)
+            if simulated_output_tokens < 1:
+                raise ValueError(f"simulated_output_tokens must be at least 1, got {simulated_output_tokens}")
         if max_tokens is None:
             max_tokens = self._tenant(tenant).default_max_tokens
         if self.draining:
@@ -354,3 +360,15 @@ class Driver:
         if settings is None:
             raise KeyError(f"unknown tenant {name!r}")
         return settings
+
+
+def _as_int(field: str, value: SupportsIndex) -> int:
+    """Counters add these up: a NumPy integer would overflow in them."""
+    if type(value) is int:
+        return value
+    if not isinstance(value, bool):
+        try:
+            return index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{field} must be an int, got {value!r}")
