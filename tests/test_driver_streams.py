@@ -57,6 +57,22 @@ def test_streams_that_begin_late() -> None:
     run(main)
 
 
+def test_a_second_reader_of_a_stream_does_not_end_the_first() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop) as driver:
+            stream = driver.stream("a", prompt_tokens=10, max_tokens=20)
+            tokens = []
+            async for token in stream:
+                tokens.append(token)
+                if len(tokens) == 5:
+                    with pytest.raises(RuntimeError, match="streamed already"):
+                        await anext(aiter(stream))
+            assert len(tokens) == 20
+            assert (await stream.result()).status == "finished"
+
+    run(main)
+
+
 def test_leaving_a_stream_cancels_its_request() -> None:
     async def main(loop: VirtualLoop) -> None:
         async with opened(loop) as driver:
