@@ -259,10 +259,32 @@ def test_drain_waits_and_refuses() -> None:
             await asyncio.sleep(0.1)
             late = await driver.infer("a", prompt_tokens=10)
             assert (late.status, late.reason) == ("throttled", "draining")
-            with pytest.raises(KeyError, match="nobody"):
-                driver.submit("nobody", prompt_tokens=1)
             assert await draining == 0
             assert all(ticket.done for ticket in tickets)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"tenant": "nobody", "max_tokens": 1, "bid": 1}, KeyError, "nobody"),
+        ({"prompt_tokens": -5}, ValueError, "prompt_tokens"),
+        ({"max_tokens": 0}, ValueError, "max_tokens"),
+        ({"bid": 11}, ValueError, "bid"),
+        ({"bid": "x"}, TypeError, "bid"),
+    ],
+)
+def test_mistakes_are_errors_while_draining_too(asked: dict[str, Any], error: type[Exception], message: str) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop, Tenant("a", max_bid=7)) as driver:
+            await driver.drain()
+            full: dict[str, Any] = {"tenant": "a", "prompt_tokens": 10} | asked
+            with pytest.raises(error, match=message):
+                driver.submit(**full)
+            assert not driver.metrics.tenants
+            verdict = driver.submit("a", prompt_tokens=10, bid=9).verdict
+            assert (verdict.reason, verdict.bid, verdict.clamped) == ("draining", 7, True)
 
     run(main)
 

@@ -11,6 +11,7 @@ from operator import index
 from types import TracebackType
 from typing import Self, SupportsIndex, TypedDict, Unpack
 
+from aps import _checks as check
 from aps.backends.protocol import Backend
 from aps.metrics import Metrics
 from aps.pump import Pump
@@ -118,9 +119,9 @@ class Driver:
         """
         now = self._advance()
         pump = self._pump
+        settings = self._tenant(tenant)
         prompt_tokens = _as_int("prompt_tokens", prompt_tokens)
-        if max_tokens is not None:
-            max_tokens = _as_int("max_tokens", max_tokens)
+        max_tokens = settings.default_max_tokens if max_tokens is None else _as_int("max_tokens", max_tokens)
         if prompt is not None and not isinstance(prompt, str):
             raise TypeError(f"prompt must be a str or None, got {prompt!r}")
         if id is not None and id in pump.named:
@@ -129,11 +130,8 @@ class Driver:
             simulated_output_tokens = _as_int("simulated_output_tokens", simulated_output_tokens)
             if simulated_output_tokens < 1:
                 raise ValueError(f"simulated_output_tokens must be at least 1, got {simulated_output_tokens}")
-        if max_tokens is None:
-            max_tokens = self._tenant(tenant).default_max_tokens
         if self.draining:
-            asked = self._tenant(tenant).default_bid if bid is None else bid
-            verdict = Verdict("throttled", "draining", None, asked, False, DRAINING_RETRY_S, None)
+            verdict = self._refusal(settings, prompt_tokens, max_tokens, bid)
         else:
             verdict = self.scheduler.submit(
                 tenant,
@@ -348,6 +346,15 @@ class Driver:
     def _listen(self, ticket: Ticket) -> list[str]:
         self._advance()
         return [] if ticket.done else list(self._pump.listen(ticket))
+
+    def _refusal(self, tenant: Tenant, prompt_tokens: int, max_tokens: int, bid: int | None) -> Verdict:
+        """While draining. The scheduler is not asked, so its checks are made here."""
+        asked = tenant.default_bid if bid is None else bid
+        check.integer("prompt_tokens", prompt_tokens, 1, check.INT32_MAX)
+        check.integer("max_tokens", max_tokens, 1, check.INT32_MAX)
+        check.integer("bid", asked, 1, 10)
+        counts = min(asked, tenant.max_bid)
+        return Verdict("throttled", "draining", None, counts, bid is not None and counts < bid, DRAINING_RETRY_S, None)
 
     def _known(self, id: Hashable) -> Ticket:
         ticket = self.ticket(id)
