@@ -277,7 +277,7 @@ def test_drain_waits_and_refuses() -> None:
 )
 def test_mistakes_are_errors_while_draining_too(asked: dict[str, Any], error: type[Exception], message: str) -> None:
     async def main(loop: VirtualLoop) -> None:
-        async with opened(loop, Tenant("a", max_bid=7)) as driver:
+        async with opened(loop, Tenant("a", max_bid=7), time_scale=20.0) as driver:
             await driver.drain()
             full: dict[str, Any] = {"tenant": "a", "prompt_tokens": 10} | asked
             with pytest.raises(error, match=message):
@@ -285,6 +285,7 @@ def test_mistakes_are_errors_while_draining_too(asked: dict[str, Any], error: ty
             assert not driver.metrics.tenants
             verdict = driver.submit("a", prompt_tokens=10, bid=9).verdict
             assert (verdict.reason, verdict.bid, verdict.clamped) == ("draining", 7, True)
+            assert verdict.retry_after_s == 20.0  # a wall second
 
     run(main)
 

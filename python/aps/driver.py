@@ -23,7 +23,7 @@ from aps.verdicts import Explanation, Snapshot, Verdict
 __all__ = ["Asked", "Driver", "DriverError", "Result", "Stream", "Ticket"]
 
 LONGEST_TURN_S = 0.1  # wall seconds of playing simulated time before the loop gets a turn
-DRAINING_RETRY_S = 1.0  # nobody knows when a draining service is back
+DRAINING_RETRY_S = 1.0  # wall seconds: nobody knows when a draining service is back
 
 
 class Asked(TypedDict, total=False):
@@ -354,7 +354,8 @@ class Driver:
         check.integer("max_tokens", max_tokens, 1, check.INT32_MAX)
         check.integer("bid", asked, 1, 10)
         counts = min(asked, tenant.max_bid)
-        return Verdict("throttled", "draining", None, counts, bid is not None and counts < bid, DRAINING_RETRY_S, None)
+        later_s = DRAINING_RETRY_S * self.backend.time_scale  # in seconds of the scheduler's clock, as every verdict's
+        return Verdict("throttled", "draining", None, counts, bid is not None and counts < bid, later_s, None)
 
     def _known(self, id: Hashable) -> Ticket:
         ticket = self.ticket(id)
