@@ -74,6 +74,28 @@ def test_when_timers_fire_changes_nothing(mode: str, gpus: int) -> None:
     assert any(r.queue_wait_s and r.queue_wait_s > 1 for r in late)
 
 
+@pytest.mark.parametrize("epoch", [-1000.0, -1e10, 1.7e9, 1e10])
+def test_the_epoch_changes_nothing(epoch: float) -> None:
+    def results(epoch: float) -> list[Result]:
+        async def main(loop: VirtualLoop) -> list[Result]:
+            backend = SimulatedBackend(clock=loop.time, slots=2)
+            async with Driver(Scheduler([A], devices=backend.devices, epoch=epoch), backend) as driver:
+                tickets = [driver.submit("a", prompt_tokens=100, max_tokens=5 + i, id=i) for i in range(5)]
+                await asyncio.sleep(0.7)
+                tickets.append(driver.submit("a", prompt_tokens=100, max_tokens=5, id=5))
+                return [await ticket.result() for ticket in tickets]
+
+        return run(main)
+
+    for far, near in zip(results(epoch), results(0.0), strict=True):
+        # A double near 1e10 tells 2 microseconds apart.
+        assert far.arrived_at - epoch == pytest.approx(near.arrived_at, abs=1e-4)
+        for field in ("queue_wait_s", "ttft_s", "e2e_s"):
+            assert getattr(far, field) == pytest.approx(getattr(near, field), abs=1e-4)
+            assert getattr(far, field) >= 0
+        assert far[:10] == near[:10] and far[-3:] == near[-3:]
+
+
 def test_a_blocked_loop_does_not_stretch_simulated_time() -> None:
     def burst(blocks: bool) -> tuple[list[Result], float]:
         async def main(loop: VirtualLoop) -> tuple[list[Result], float]:

@@ -75,13 +75,14 @@ class SimulatedBackend:
         )
         self._ends = [inf] * gpus  # of the steps that run, in seconds
         self._clock = clock
+        self._opened_at = 0.0  # the engines count from here, so any epoch will do
         self._start = 0.0
         self._zero = clock()
 
     # The clock
 
     async def open(self, now: float, wake: Callable[[], None]) -> None:
-        self._start = now
+        self._opened_at = self._start = now
         self._zero = self._clock()
 
     async def close(self) -> None:
@@ -114,8 +115,9 @@ class SimulatedBackend:
         )
 
     def run(self, device: int, now: float) -> None:
-        end_ns = self.engines[device].begin_step(max(round(now * 1e9), self.engines[device].end_ns))
-        self._ends[device] = end_ns / 1e9 if end_ns >= 0 else inf
+        engine = self.engines[device]
+        end_ns = engine.begin_step(max(round((now - self._opened_at) * 1e9), engine.end_ns))
+        self._ends[device] = self._seconds(end_ns) if end_ns >= 0 else inf
 
     def abort(self, device: int, job: Job) -> None:
         self.engines[device].abort(job.handle)
@@ -134,13 +136,16 @@ class SimulatedBackend:
         return Progress(
             device,
             at,
-            engine.began_ns / 1e9,
+            self._seconds(engine.began_ns),
             engine.request_ids[:n],
             engine.computed[:n],
             engine.generated[:n],
             engine.flags[:n],
             engine.ended,
         )
+
+    def _seconds(self, ns: int) -> float:
+        return self._opened_at + ns / 1e9
 
     def tokens(self, job: Job, start: int, stop: int) -> Sequence[str]:
         seed = job.prompt_tokens if job.prompt is None else crc32(job.prompt.encode("utf-8", "surrogatepass"))
