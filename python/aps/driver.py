@@ -5,7 +5,7 @@ With `tickets` the only asyncio code of the library. One owner thread, the loop'
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
 from operator import index
 from types import TracebackType
@@ -58,7 +58,8 @@ class Driver:
         self.opened_at = scheduler.now
         self._pump = Pump(scheduler, backend)
         self._opened = False
-        self._loop: asyncio.AbstractEventLoop | None = None  # None: not open
+        self._or_fail = _OrFail(self._fail)
+        self._loop: asyncio.AbstractEventLoop | None = None  # None: not open, or failed
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
 
@@ -76,7 +77,8 @@ class Driver:
     ) -> None:
         try:
             if self.failed is None:
-                self._cancel_all()
+                with suppress(DriverError):  # who waits is told, and so is whoever looks at `failed`
+                    self._cancel_all()
         finally:
             self._stop_timer()
             self._loop = None
@@ -90,12 +92,11 @@ class Driver:
         try:
             return await ticket.result()
         finally:
-            if not ticket.done:
-                self._cancel(ticket)
+            self._abandon(ticket)
 
     def stream(self, tenant: str, *, prompt_tokens: int, **asked: Unpack[Asked]) -> Stream:
         """Ask now, and get the tokens one by one: `async for token in driver.stream(...)`. See `submit`."""
-        return Stream(self.submit(tenant, prompt_tokens=prompt_tokens, **asked), self._cancel)
+        return Stream(self.submit(tenant, prompt_tokens=prompt_tokens, **asked), self._abandon)
 
     def submit(
         self,
@@ -152,10 +153,11 @@ class Driver:
             metrics.refused[verdict.reason] += 1
             ticket.conclude(verdict.status, verdict.reason, now)  # type: ignore[arg-type]
             return ticket
-        pump.enter(ticket, id is not None)
-        # While every device is in the middle of a step nothing can start before one ends.
-        if deadline_s is not None or pump.idle():
-            self._look_again()
+        with self._or_fail:
+            pump.enter(ticket, id is not None)
+            # While every device is in the middle of a step nothing can start before one ends.
+            if deadline_s is not None or pump.idle():
+                self._look_again()
         return ticket
 
     def cancel(self, id: Hashable) -> bool:
@@ -234,7 +236,10 @@ class Driver:
     @property
     def now(self) -> float:
         """The scheduler's clock, in seconds."""
-        return max(self._pump.now, self.backend.now()) if self._loop is not None else self._pump.now
+        if self._loop is not None:
+            with suppress(DriverError), self._or_fail:
+                return max(self._pump.now, self.backend.now())
+        return self._pump.now
 
     @property
     def outstanding(self) -> int:
@@ -248,33 +253,29 @@ class Driver:
         if self._loop is None or self.failed is not None:
             raise DriverError("the driver has failed" if self.failed else "the driver is not open") from self.failed
         pump = self._pump
-        now = self.backend.now()
-        if pump.next_at > now:
-            if now > pump.now:
-                pump.now = now
-        else:
-            self._play(now)
+        with self._or_fail:
+            now = self.backend.now()
+            if pump.next_at > now:
+                if now > pump.now:
+                    pump.now = now
+            else:
+                self._play(now)
         return pump.now
 
     def _play(self, now: float) -> None:
-        try:
-            self._pump.play(now, self._turn())
-            self._arm()
-        except Exception as error:
-            raise self._fail(error) from error
+        self._pump.play(now, self._turn())
+        self._arm()
 
     def _look_again(self) -> None:
-        try:
-            self._pump.fill()
-            self._arm()
-        except Exception as error:
-            raise self._fail(error) from error
+        self._pump.fill()
+        self._arm()
 
     @contextmanager
     def _change(self) -> Iterator[float]:
         """The caller changes the scheduler at the instant this gives."""
         yield self._advance()
-        self._look_again()
+        with self._or_fail:
+            self._look_again()
 
     def _turn(self) -> Callable[[], bool]:
         """Says when the turn that begins now has lasted too long."""
@@ -298,15 +299,15 @@ class Driver:
 
     def _ring(self) -> None:
         self._timer = None
-        try:
+        with suppress(DriverError), self._or_fail:  # everybody concerned has been told
             self._play(self.backend.now())
-        except DriverError:
-            pass  # everybody concerned has been told
 
     def _wake(self) -> None:
         """For the backend: there are news."""
         self._pump.next_at = -inf
-        self._arm()
+        if self._loop is not None:
+            with suppress(DriverError), self._or_fail:
+                self._arm()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -316,8 +317,9 @@ class Driver:
     # Failing, and giving up
 
     def _fail(self, error: Exception) -> DriverError:
-        """An error in the pump leaves nothing to rely on: it stops the driver, and everybody who waits hears of it."""
+        """It stops the driver, and everybody who waits hears of it."""
         self.failed = error
+        self._loop = None
         self._stop_timer()
         for ticket in self._pump.tickets.values():
             ticket.fail(error)
@@ -331,21 +333,29 @@ class Driver:
         self._advance()
         if ticket.done:
             return False
-        self._pump.cancel(ticket)
-        self._look_again()
+        with self._or_fail:
+            self._pump.cancel(ticket)
+            self._look_again()
         return True
+
+    def _abandon(self, ticket: Ticket) -> None:
+        """Its caller leaves, most likely with an exception of their own: that one counts."""
+        with suppress(DriverError):
+            self._cancel(ticket)
 
     def _cancel_all(self) -> int:
         self._advance()
         tickets = tuple(self._pump.tickets.values())
-        for ticket in tickets:
-            self._pump.cancel(ticket)
-        self._look_again()
+        with self._or_fail:
+            for ticket in tickets:
+                self._pump.cancel(ticket)
+            self._look_again()
         return len(tickets)
 
     def _listen(self, ticket: Ticket) -> list[str]:
         self._advance()
-        return [] if ticket.done else list(self._pump.listen(ticket))
+        with self._or_fail:
+            return [] if ticket.done else list(self._pump.listen(ticket))
 
     def _refusal(self, tenant: Tenant, prompt_tokens: int, max_tokens: int, bid: int | None) -> Verdict:
         """While draining. The scheduler is not asked, so its checks are made here."""
@@ -368,6 +378,22 @@ class Driver:
         if settings is None:
             raise KeyError(f"unknown tenant {name!r}")
         return settings
+
+
+class _OrFail:
+    """Around whatever touches the pump or the backend: an error in there leaves nothing to rely on."""
+
+    __slots__ = ("_fail",)
+
+    def __init__(self, fail: Callable[[Exception], DriverError]) -> None:
+        self._fail = fail
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, DriverError):
+            raise self._fail(error) from error
 
 
 def _as_int(field: str, value: SupportsIndex) -> int:

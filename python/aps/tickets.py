@@ -230,7 +230,7 @@ class Stream:
 
     __slots__ = ("_cancel", "ticket")
 
-    def __init__(self, ticket: Ticket, cancel: Callable[[Ticket], bool]) -> None:
+    def __init__(self, ticket: Ticket, cancel: Callable[[Ticket], None]) -> None:
         self.ticket = ticket
         self._cancel = cancel
 
