@@ -3,6 +3,7 @@
 import asyncio
 import re
 import runpy
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -461,6 +462,42 @@ def test_the_schedulers_own_calls() -> None:
             await stuck.result()
             assert driver.metrics.tenants["c"].dropped == 1
             del driver.metrics.tenants["c"]  # the scheduler has forgotten it too
+
+    run(main)
+
+
+@pytest.mark.parametrize("starts", [False, True])
+def test_a_scheduler_with_requests_of_others_is_refused(starts: bool) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        backend = SimulatedBackend(clock=loop.time)
+        scheduler = Scheduler([A], devices=backend.devices)
+        others = scheduler.submit("a", prompt_tokens=5, max_tokens=5, now=0.0).id
+        if starts:
+            assert scheduler.next_batch(now=0.0).started == (others,)
+        driver = Driver(scheduler, backend)
+        with pytest.raises(ValueError, match="scheduler must have no live requests when a driver opens, got 1"):
+            await driver.__aenter__()
+        scheduler.cancel(others, now=1.0)
+        async with driver:
+            assert (await driver.infer("a", prompt_tokens=5, max_tokens=5)).arrived_at == 1.0
+
+    run(main)
+
+
+def test_a_backend_that_does_not_open_leaves_the_driver_closed() -> None:
+    class Closed(SimulatedBackend):
+        async def open(self, now: float, wake: Callable[[], None]) -> None:
+            wake()
+            raise OSError("no route")
+
+    async def main(loop: VirtualLoop) -> None:
+        backend = Closed(clock=loop.time)
+        driver = Driver(Scheduler([A], devices=backend.devices), backend)
+        with pytest.raises(OSError, match="no route"):
+            await driver.__aenter__()
+        with pytest.raises(DriverError, match="not open"):
+            driver.submit("a", prompt_tokens=1)
+        assert driver._timer is None
 
     run(main)
 

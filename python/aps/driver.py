@@ -40,10 +40,10 @@ class Asked(TypedDict, total=False):
 class Driver:
     """Drives a scheduler against a backend: `async with Driver(scheduler, backend) as driver`.
 
-    The scheduler's devices are the backend's (ValueError). While the driver is open nobody else may call the scheduler.
-    All methods are called on the loop's thread. Leaving the block cancels what is outstanding (those callers get a
-    Result with status "cancelled"); `drain` first lets it finish. A timer that fires late changes nothing but when
-    callers hear of it. Durations are seconds of the scheduler's clock, unless they say wall.
+    The scheduler's devices are the backend's, and it has no requests yet (ValueError). While the driver is open nobody
+    else may call it. All methods are called on the loop's thread. Leaving the block cancels what is outstanding (those
+    callers get a Result with status "cancelled"); `drain` first lets it finish. A timer that fires late changes nothing
+    but when callers hear of it. Durations are seconds of the scheduler's clock, unless they say wall.
 
     metrics: see `Metrics`. draining: whether new requests are refused. failed: what stopped the driver; None: nothing.
     """
@@ -66,10 +66,13 @@ class Driver:
     async def __aenter__(self) -> Self:
         if self._opened:
             raise DriverError("a driver is opened once")
-        self._opened = True
-        self._loop = asyncio.get_running_loop()
         self.opened_at = self._pump.now = self.scheduler.now
+        self._check_empty()
+        self._opened = True
         await self.backend.open(self.opened_at, self._wake)
+        self._loop = asyncio.get_running_loop()
+        with self._or_fail:
+            self._arm()  # news may have come already
         return self
 
     async def __aexit__(
@@ -366,6 +369,12 @@ class Driver:
         counts = min(asked, tenant.max_bid)
         later_s = DRAINING_RETRY_S * self.backend.time_scale  # in seconds of the scheduler's clock, as every verdict's
         return Verdict("throttled", "draining", None, counts, bid is not None and counts < bid, later_s, None)
+
+    def _check_empty(self) -> None:
+        snapshot = self.scheduler.snapshot(now=self.opened_at)
+        live = snapshot.waiting + sum(tenant.in_flight for tenant in snapshot.tenants.values())
+        if live:
+            raise ValueError(f"scheduler must have no live requests when a driver opens, got {live}")
 
     def _known(self, id: Hashable) -> Ticket:
         ticket = self.ticket(id)
