@@ -11,7 +11,7 @@ import pytest
 
 from aps import Policy, Scheduler
 from aps.backends import Progress, SimulatedBackend
-from aps.driver import Driver, Result
+from aps.driver import Driver, DriverError, Result
 from tests.driving import CROWD, POLICIES, A, assert_nothing_held, opened
 from tests.virtual_loop import VirtualLoop, run
 
@@ -94,6 +94,35 @@ def test_the_epoch_changes_nothing(epoch: float) -> None:
             assert getattr(far, field) == pytest.approx(getattr(near, field), abs=1e-4)
             assert getattr(far, field) >= 0
         assert far[:10] == near[:10] and far[-3:] == near[-3:]
+
+
+@pytest.mark.parametrize("epoch", [0.0, -1000.0])
+def test_at_the_end_of_time_the_driver_has_failed(epoch: float) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        def opened() -> Driver:
+            backend = SimulatedBackend(time_scale=1e4, clock=loop.time)
+            return Driver(Scheduler([A], devices=backend.devices, epoch=epoch), backend)
+
+        async with opened() as idle:
+            loop.block(39_999)
+            assert (await idle.infer("a", prompt_tokens=1, max_tokens=1)).status == "finished"
+            loop.block(2)
+            assert idle.now < epoch + 4e8
+            assert isinstance(idle.failed, OverflowError)
+        async with opened() as idle:
+            loop.block(40_001)
+            with pytest.raises(DriverError, match="clock ends 4e\\+08 s after its epoch"):
+                idle.submit("a", prompt_tokens=1)
+            assert isinstance(idle.failed, OverflowError)
+        async with opened() as busy:
+            task = asyncio.create_task(busy.infer("a", prompt_tokens=100, max_tokens=100))
+            await asyncio.sleep(0)
+            loop.block(40_001)
+            with pytest.raises(DriverError, match="clock ends"):
+                await task
+            assert isinstance(busy.failed, OverflowError)
+
+    run(main)
 
 
 def test_a_blocked_loop_does_not_stretch_simulated_time() -> None:

@@ -22,6 +22,7 @@ from aps.verdicts import Explanation, Snapshot, Verdict
 
 __all__ = ["Asked", "Driver", "DriverError", "Result", "Stream", "Ticket"]
 
+LASTS_S = 4e8  # of the scheduler's clock, from its epoch on
 LONGEST_TURN_S = 0.1  # wall seconds of playing simulated time before the loop gets a turn
 DRAINING_RETRY_S = 1.0  # wall seconds: nobody knows when a draining service is back
 
@@ -241,7 +242,7 @@ class Driver:
         """The scheduler's clock, in seconds."""
         if self._loop is not None:
             with suppress(DriverError), self._or_fail:
-                return max(self._pump.now, self.backend.now())
+                return max(self._pump.now, self._clock())
         return self._pump.now
 
     @property
@@ -257,13 +258,21 @@ class Driver:
             raise DriverError("the driver has failed" if self.failed else "the driver is not open") from self.failed
         pump = self._pump
         with self._or_fail:
-            now = self.backend.now()
+            now = self._clock()
             if pump.next_at > now:
                 if now > pump.now:
                     pump.now = now
             else:
                 self._play(now)
         return pump.now
+
+    def _clock(self) -> float:
+        now = self.backend.now()
+        if not now - self.scheduler.epoch <= LASTS_S:
+            raise OverflowError(
+                f"the scheduler's clock ends {LASTS_S:g} s after its epoch, the backend's is at {now!r}"
+            )
+        return now
 
     def _play(self, now: float) -> None:
         self._pump.play(now, self._turn())
@@ -303,7 +312,7 @@ class Driver:
     def _ring(self) -> None:
         self._timer = None
         with suppress(DriverError), self._or_fail:  # everybody concerned has been told
-            self._play(self.backend.now())
+            self._play(self._clock())
 
     def _wake(self) -> None:
         """For the backend: there are news."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from math import inf, isfinite
+from math import inf
 from zlib import crc32
 
 import numpy as np
@@ -23,10 +23,13 @@ WORDS = tuple(
 )
 _TEXT = WORDS * 16
 
+TIME_SCALES = 1e-4, 1e4  # the scheduler's clock lasts 4e8 s: eleven hours at the fastest
+
 
 class SimulatedBackend:
     """`gpus` equal devices of a profile. now = start + time_scale * wall time; steps end at their computed instants.
 
+    time_scale: 1e-4 to 1e4 simulated seconds in a wall second. The scheduler's clock lasts 4e8 s: 463 days at 10.
     profile: a name or a Profile. slots, kv_tokens, token_budget: instead of the profile's (token_budget 0: whole
     prompts). clock: monotonic wall seconds. A request generates its max_tokens, or what it asks to be simulated.
     ValueError names what is out of range.
@@ -48,8 +51,9 @@ class SimulatedBackend:
     ) -> None:
         if not isinstance(gpus, int) or gpus < 1:
             raise ValueError(f"gpus must be an int, at least 1, got {gpus!r}")
-        if not isfinite(time_scale) or time_scale <= 0:
-            raise ValueError(f"time_scale must be a finite number above 0, got {time_scale!r}")
+        slowest, fastest = TIME_SCALES
+        if not slowest <= time_scale <= fastest:
+            raise ValueError(f"time_scale must be a number from {slowest:g} to {fastest:g}, got {time_scale!r}")
         self.spec = profile_named(profile) if isinstance(profile, str) else profile
         self.profile = self.spec.name
         self.time_scale = time_scale
