@@ -3,16 +3,18 @@
 import asyncio
 import re
 import runpy
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from aps import Policy, Scheduler, Tenant
 from aps.backends import SimulatedBackend
 from aps.driver import Driver, DriverError, Stream, Ticket
-from tests.driving import A, opened
+from tests.driving import A, B, opened
 from tests.virtual_loop import VirtualLoop, run
 
 # One request
@@ -86,12 +88,17 @@ def test_no_is_a_value() -> None:
         ({"tenant": "nobody"}, KeyError, "nobody"),
         ({"tenant": "nobody", "max_tokens": 1}, KeyError, "nobody"),
         ({"prompt_tokens": 0}, ValueError, "prompt_tokens"),
+        ({"prompt_tokens": 1.5}, TypeError, r"prompt_tokens must be an int, got 1\.5"),
+        ({"prompt_tokens": True}, TypeError, "prompt_tokens"),
         ({"max_tokens": 0}, ValueError, "max_tokens"),
+        ({"max_tokens": 2.0}, TypeError, "max_tokens"),
         ({"bid": 11}, ValueError, "bid"),
         ({"bid": 5.5}, TypeError, "bid"),
         ({"deadline_s": float("nan")}, ValueError, "deadline_at"),
         ({"id": "taken"}, ValueError, "'taken'"),
+        ({"prompt": b"bytes"}, TypeError, "prompt must be a str or None, got b'bytes'"),
         ({"simulated_output_tokens": 0}, ValueError, "simulated_output_tokens must be at least 1, got 0"),
+        ({"simulated_output_tokens": 1.5}, TypeError, "simulated_output_tokens"),
     ],
 )
 def test_mistakes_are_errors_and_change_nothing(asked: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -105,6 +112,22 @@ def test_mistakes_are_errors_and_change_nothing(asked: dict[str, Any], error: ty
             assert driver.snapshot() == before
             assert driver.outstanding == 1
             assert (await taken.result()).status == "finished"
+
+    run(main)
+
+
+def test_numpy_integers_count_as_ints() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop) as driver:
+            small: dict[str, Any] = {"max_tokens": np.int16(3), "simulated_output_tokens": np.uint8(2)}
+            hundred: Any = np.int8(100)
+            for _ in range(3):
+                result = await driver.infer("a", prompt_tokens=hundred, **small)
+                assert [type(n) for n in (result.prompt_tokens, result.output_tokens)] == [int, int]
+            counted = driver.metrics.tenants["a"]
+            assert (counted.prompt_tokens, counted.output_tokens) == (300, 6)  # more than an int8 holds
+            tokens = [token async for token in driver.stream("a", prompt_tokens=hundred, max_tokens=300)]
+            assert len(tokens) == 300
 
     run(main)
 
@@ -237,10 +260,33 @@ def test_drain_waits_and_refuses() -> None:
             await asyncio.sleep(0.1)
             late = await driver.infer("a", prompt_tokens=10)
             assert (late.status, late.reason) == ("throttled", "draining")
-            with pytest.raises(KeyError, match="nobody"):
-                driver.submit("nobody", prompt_tokens=1)
             assert await draining == 0
             assert all(ticket.done for ticket in tickets)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"tenant": "nobody", "max_tokens": 1, "bid": 1}, KeyError, "nobody"),
+        ({"prompt_tokens": -5}, ValueError, "prompt_tokens"),
+        ({"max_tokens": 0}, ValueError, "max_tokens"),
+        ({"bid": 11}, ValueError, "bid"),
+        ({"bid": "x"}, TypeError, "bid"),
+    ],
+)
+def test_mistakes_are_errors_while_draining_too(asked: dict[str, Any], error: type[Exception], message: str) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop, Tenant("a", max_bid=7), time_scale=20.0) as driver:
+            await driver.drain()
+            full: dict[str, Any] = {"tenant": "a", "prompt_tokens": 10} | asked
+            with pytest.raises(error, match=message):
+                driver.submit(**full)
+            assert not driver.metrics.tenants
+            verdict = driver.submit("a", prompt_tokens=10, bid=9).verdict
+            assert (verdict.reason, verdict.bid, verdict.clamped) == ("draining", 7, True)
+            assert verdict.retry_after_s == 20.0  # a wall second
 
     run(main)
 
@@ -307,6 +353,84 @@ def test_an_error_inside_stops_the_driver_and_hangs_nobody() -> None:
     run(main)
 
 
+class Breaking(SimulatedBackend):
+    """One of its methods breaks when told to."""
+
+    broken = ""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == object.__getattribute__(self, "broken"):
+            raise OSError(f"no {name}")
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("method", ["now", "ready", "start", "run", "abort", "next_event_at", "take", "tokens"])
+def test_wherever_a_backend_breaks_the_driver_fails_and_nobody_hangs(method: str) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        backend = Breaking(clock=loop.time, slots=3)
+        async with Driver(Scheduler([A, B], devices=backend.devices), backend) as driver:
+
+            async def read() -> None:
+                async for _ in driver.stream("a", prompt_tokens=5, max_tokens=50):
+                    pass
+
+            asked: list[asyncio.Task[Any]] = [
+                asyncio.create_task(driver.infer("a", prompt_tokens=100, max_tokens=30 + i)) for i in range(5)
+            ]
+            asked.append(asyncio.create_task(read()))
+            await asyncio.sleep(0.2)
+            backend.broken = method
+            late = asyncio.create_task(driver.infer("b", prompt_tokens=10, max_tokens=1))
+            await asyncio.sleep(0.05)
+            asked[0].cancel()
+            done, pending = await asyncio.wait([*asked, late], timeout=60)
+            assert not pending
+            assert isinstance(driver.failed, OSError) and str(driver.failed) == f"no {method}"
+            assert all(task.cancelled() or isinstance(task.exception(), DriverError) for task in done)
+            assert driver.outstanding == 0
+            assert 0.1 < driver.now < 2.0
+            with pytest.raises(DriverError, match=f"no {method}|has failed"):
+                driver.submit("a", prompt_tokens=1)
+            driver._wake()  # news that come too late
+            assert driver._timer is None
+
+    run(main)
+
+
+def test_a_cancelled_caller_is_cancelled_though_the_backend_breaks_over_it() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        backend = Breaking(clock=loop.time)
+        async with Driver(Scheduler([A], devices=backend.devices), backend) as driver:
+            first, second = (
+                asyncio.create_task(driver.infer("a", prompt_tokens=100, max_tokens=100)) for _ in range(2)
+            )
+            await asyncio.sleep(0.2)
+            backend.broken = "abort"
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            with pytest.raises(DriverError, match="no abort"):
+                await second
+            assert isinstance(driver.failed, OSError)
+
+    run(main)
+
+
+@pytest.mark.parametrize("method", ["now", "abort"])
+def test_a_backend_that_breaks_when_the_driver_closes(method: str) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        backend = Breaking(clock=loop.time)
+        async with Driver(Scheduler([A], devices=backend.devices), backend) as driver:
+            task = asyncio.create_task(driver.infer("a", prompt_tokens=100, max_tokens=100))
+            await asyncio.sleep(0.2)
+            backend.broken = method
+        assert isinstance(driver.failed, OSError)
+        with pytest.raises(DriverError, match=f"no {method}"):
+            await task
+
+    run(main)
+
+
 def test_the_schedulers_own_calls() -> None:
     async def main(loop: VirtualLoop) -> None:
         async with opened(loop, slots=1) as driver:
@@ -338,6 +462,42 @@ def test_the_schedulers_own_calls() -> None:
             await stuck.result()
             assert driver.metrics.tenants["c"].dropped == 1
             del driver.metrics.tenants["c"]  # the scheduler has forgotten it too
+
+    run(main)
+
+
+@pytest.mark.parametrize("starts", [False, True])
+def test_a_scheduler_with_requests_of_others_is_refused(starts: bool) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        backend = SimulatedBackend(clock=loop.time)
+        scheduler = Scheduler([A], devices=backend.devices)
+        others = scheduler.submit("a", prompt_tokens=5, max_tokens=5, now=0.0).id
+        if starts:
+            assert scheduler.next_batch(now=0.0).started == (others,)
+        driver = Driver(scheduler, backend)
+        with pytest.raises(ValueError, match="scheduler must have no live requests when a driver opens, got 1"):
+            await driver.__aenter__()
+        scheduler.cancel(others, now=1.0)
+        async with driver:
+            assert (await driver.infer("a", prompt_tokens=5, max_tokens=5)).arrived_at == 1.0
+
+    run(main)
+
+
+def test_a_backend_that_does_not_open_leaves_the_driver_closed() -> None:
+    class Closed(SimulatedBackend):
+        async def open(self, now: float, wake: Callable[[], None]) -> None:
+            wake()
+            raise OSError("no route")
+
+    async def main(loop: VirtualLoop) -> None:
+        backend = Closed(clock=loop.time)
+        driver = Driver(Scheduler([A], devices=backend.devices), backend)
+        with pytest.raises(OSError, match="no route"):
+            await driver.__aenter__()
+        with pytest.raises(DriverError, match="not open"):
+            driver.submit("a", prompt_tokens=1)
+        assert driver._timer is None
 
     run(main)
 

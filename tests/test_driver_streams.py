@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import time
+from math import inf
 from typing import Any
 
 import pytest
@@ -51,6 +53,22 @@ def test_streams_that_begin_late() -> None:
             with pytest.raises(RuntimeError, match="streamed already"):
                 await anext(second)
             assert [len(chunk) async for chunk in first] == [1]
+
+    run(main)
+
+
+def test_a_second_reader_of_a_stream_does_not_end_the_first() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop) as driver:
+            stream = driver.stream("a", prompt_tokens=10, max_tokens=20)
+            tokens = []
+            async for token in stream:
+                tokens.append(token)
+                if len(tokens) == 5:
+                    with pytest.raises(RuntimeError, match="streamed already"):
+                        await anext(aiter(stream))
+            assert len(tokens) == 20
+            assert (await stream.result()).status == "finished"
 
     run(main)
 
@@ -182,7 +200,9 @@ def test_a_storm_of_cancels(mode: str, gpus: int) -> None:
 
 def test_two_thousand_at_once_on_real_time() -> None:
     async def main() -> None:
-        backend = SimulatedBackend(time_scale=1000.0, gpus=2)
+        stop = 0.02  # the clock stands there until the cancels are made, however slow the machine is
+        zero = time.monotonic()
+        backend = SimulatedBackend(time_scale=1000.0, gpus=2, clock=lambda: min(time.monotonic() - zero, stop))
         tenants = [Tenant("vip", weight=4.0), Tenant("free")]
         async with Driver(Scheduler(tenants, devices=backend.devices), backend) as driver:
             tasks = [
@@ -192,6 +212,7 @@ def test_two_thousand_at_once_on_real_time() -> None:
             await asyncio.sleep(0.02)
             for task in tasks[::7]:
                 task.cancel()
+            stop = inf
             results = await asyncio.gather(*tasks, return_exceptions=True)
             finished = [r for r in results if isinstance(r, Result)]
             assert all(r.status == "finished" and r.output_tokens for r in finished)

@@ -24,8 +24,9 @@ class PushBackend:
     simulated = False
     time_scale = 1.0
 
-    def __init__(self, clock: Callable[[], float], breaks_after: int = 10**9) -> None:
+    def __init__(self, clock: Callable[[], float], breaks_after: int = 10**9, began_early_s: float = 0.0) -> None:
         self.now = clock
+        self.began_early_s = began_early_s
         self.breaks_after = breaks_after
         self.wake: Callable[[], None] = lambda: None
         self.tasks: dict[int, asyncio.Task[None]] = {}
@@ -60,7 +61,8 @@ class PushBackend:
             self.done[:, job.account] += (job.prompt_tokens * (n == 1), 1)
             row = [np.array([x], dtype=np.int64) for x in (job.handle, job.prompt_tokens, n, flags)]
             ended = flags & (FINISHED | FAILED) > 0
-            self.news.append(Progress(device, self.now(), self.now(), row[0], row[1], row[2], row[3], ended))
+            at = self.now()
+            self.news.append(Progress(device, at, at - self.began_early_s, row[0], row[1], row[2], row[3], ended))
             self.wake()
             if ended:
                 return
@@ -111,6 +113,17 @@ def test_requests_run_and_join_whenever_there_is_room() -> None:
             assert ends == pytest.approx([0.1] * 3 + [0.2] * 3 + [ends[-1]], abs=1e-3)
             assert loop.time() == pytest.approx(0.3, abs=0.08)
             assert_nothing_held(driver)
+
+    run(main)
+
+
+def test_no_wait_is_negative_whatever_a_backend_says_of_its_steps() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with driven(loop, began_early_s=5.0) as driver:
+            await asyncio.sleep(1)
+            result = await driver.infer("a", prompt_tokens=10, max_tokens=3)
+            assert result.queue_wait_s == 0.0
+            assert driver.metrics.tenants["a"].queue_wait.largest == 0.0
 
     run(main)
 

@@ -1,6 +1,6 @@
 """Simulated GPUs behind the Backend protocol."""
 
-from math import inf
+from math import inf, nan
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,8 +38,10 @@ def test_sizes_may_be_given() -> None:
     [
         ({"gpus": 0}, "gpus must be an int, at least 1, got 0"),
         ({"gpus": 1.5}, "gpus must be"),
-        ({"time_scale": 0.0}, "time_scale must be a finite number above 0, got 0.0"),
+        ({"time_scale": 0.0}, "time_scale must be a number from 0.0001 to 10000, got 0.0"),
+        ({"time_scale": 10_001}, "time_scale must be"),
         ({"time_scale": inf}, "time_scale must be"),
+        ({"time_scale": nan}, "time_scale must be"),
         ({"profile": "h100"}, "profile must be one of reference, got 'h100'"),
         ({"slots": 0}, "slots"),
         ({"kv_tokens": 0}, "kv_blocks"),

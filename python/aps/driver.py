@@ -5,11 +5,13 @@ With `tickets` the only asyncio code of the library. One owner thread, the loop'
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
+from operator import index
 from types import TracebackType
-from typing import Self, TypedDict, Unpack
+from typing import Self, SupportsIndex, TypedDict, Unpack
 
+from aps import _checks as check
 from aps.backends.protocol import Backend
 from aps.metrics import Metrics
 from aps.pump import Pump
@@ -20,8 +22,9 @@ from aps.verdicts import Explanation, Snapshot, Verdict
 
 __all__ = ["Asked", "Driver", "DriverError", "Result", "Stream", "Ticket"]
 
+LASTS_S = 4e8  # of the scheduler's clock, from its epoch on
 LONGEST_TURN_S = 0.1  # wall seconds of playing simulated time before the loop gets a turn
-DRAINING_RETRY_S = 1.0  # nobody knows when a draining service is back
+DRAINING_RETRY_S = 1.0  # wall seconds: nobody knows when a draining service is back
 
 
 class Asked(TypedDict, total=False):
@@ -38,10 +41,10 @@ class Asked(TypedDict, total=False):
 class Driver:
     """Drives a scheduler against a backend: `async with Driver(scheduler, backend) as driver`.
 
-    The scheduler's devices are the backend's (ValueError). While the driver is open nobody else may call the scheduler.
-    All methods are called on the loop's thread. Leaving the block cancels what is outstanding (those callers get a
-    Result with status "cancelled"); `drain` first lets it finish. A timer that fires late changes nothing but when
-    callers hear of it. Durations are seconds of the scheduler's clock, unless they say wall.
+    The scheduler's devices are the backend's, and it has no requests yet (ValueError). While the driver is open nobody
+    else may call it. All methods are called on the loop's thread. Leaving the block cancels what is outstanding (those
+    callers get a Result with status "cancelled"); `drain` first lets it finish. A timer that fires late changes nothing
+    but when callers hear of it. Durations are seconds of the scheduler's clock, unless they say wall.
 
     metrics: see `Metrics`. draining: whether new requests are refused. failed: what stopped the driver; None: nothing.
     """
@@ -56,17 +59,21 @@ class Driver:
         self.opened_at = scheduler.now
         self._pump = Pump(scheduler, backend)
         self._opened = False
-        self._loop: asyncio.AbstractEventLoop | None = None  # None: not open
+        self._or_fail = _OrFail(self._fail)
+        self._loop: asyncio.AbstractEventLoop | None = None  # None: not open, or failed
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
 
     async def __aenter__(self) -> Self:
         if self._opened:
             raise DriverError("a driver is opened once")
-        self._opened = True
-        self._loop = asyncio.get_running_loop()
         self.opened_at = self._pump.now = self.scheduler.now
+        self._check_empty()
+        self._opened = True
         await self.backend.open(self.opened_at, self._wake)
+        self._loop = asyncio.get_running_loop()
+        with self._or_fail:
+            self._arm()  # news may have come already
         return self
 
     async def __aexit__(
@@ -74,7 +81,8 @@ class Driver:
     ) -> None:
         try:
             if self.failed is None:
-                self._cancel_all()
+                with suppress(DriverError):  # who waits is told, and so is whoever looks at `failed`
+                    self._cancel_all()
         finally:
             self._stop_timer()
             self._loop = None
@@ -88,12 +96,11 @@ class Driver:
         try:
             return await ticket.result()
         finally:
-            if not ticket.done:
-                self._cancel(ticket)
+            self._abandon(ticket)
 
     def stream(self, tenant: str, *, prompt_tokens: int, **asked: Unpack[Asked]) -> Stream:
         """Ask now, and get the tokens one by one: `async for token in driver.stream(...)`. See `submit`."""
-        return Stream(self.submit(tenant, prompt_tokens=prompt_tokens, **asked), self._cancel)
+        return Stream(self.submit(tenant, prompt_tokens=prompt_tokens, **asked), self._abandon)
 
     def submit(
         self,
@@ -117,15 +124,19 @@ class Driver:
         """
         now = self._advance()
         pump = self._pump
+        settings = self._tenant(tenant)
+        prompt_tokens = _as_int("prompt_tokens", prompt_tokens)
+        max_tokens = settings.default_max_tokens if max_tokens is None else _as_int("max_tokens", max_tokens)
+        if prompt is not None and not isinstance(prompt, str):
+            raise TypeError(f"prompt must be a str or None, got {prompt!r}")
         if id is not None and id in pump.named:
             raise ValueError(f"id must be new among outstanding requests, got {id!r} again")
-        if simulated_output_tokens is not None and simulated_output_tokens < 1:
-            raise ValueError(f"simulated_output_tokens must be at least 1, got {simulated_output_tokens!r}")
-        if max_tokens is None:
-            max_tokens = self._tenant(tenant).default_max_tokens
+        if simulated_output_tokens is not None:
+            simulated_output_tokens = _as_int("simulated_output_tokens", simulated_output_tokens)
+            if simulated_output_tokens < 1:
+                raise ValueError(f"simulated_output_tokens must be at least 1, got {simulated_output_tokens}")
         if self.draining:
-            asked = self._tenant(tenant).default_bid if bid is None else bid
-            verdict = Verdict("throttled", "draining", None, asked, False, DRAINING_RETRY_S, None)
+            verdict = self._refusal(settings, prompt_tokens, max_tokens, bid)
         else:
             verdict = self.scheduler.submit(
                 tenant,
@@ -146,10 +157,11 @@ class Driver:
             metrics.refused[verdict.reason] += 1
             ticket.conclude(verdict.status, verdict.reason, now)  # type: ignore[arg-type]
             return ticket
-        pump.enter(ticket, id is not None)
-        # While every device is in the middle of a step nothing can start before one ends.
-        if deadline_s is not None or pump.idle():
-            self._look_again()
+        with self._or_fail:
+            pump.enter(ticket, id is not None)
+            # While every device is in the middle of a step nothing can start before one ends.
+            if deadline_s is not None or pump.idle():
+                self._look_again()
         return ticket
 
     def cancel(self, id: Hashable) -> bool:
@@ -228,7 +240,10 @@ class Driver:
     @property
     def now(self) -> float:
         """The scheduler's clock, in seconds."""
-        return max(self._pump.now, self.backend.now()) if self._loop is not None else self._pump.now
+        if self._loop is not None:
+            with suppress(DriverError), self._or_fail:
+                return max(self._pump.now, self._clock())
+        return self._pump.now
 
     @property
     def outstanding(self) -> int:
@@ -242,33 +257,37 @@ class Driver:
         if self._loop is None or self.failed is not None:
             raise DriverError("the driver has failed" if self.failed else "the driver is not open") from self.failed
         pump = self._pump
-        now = self.backend.now()
-        if pump.next_at > now:
-            if now > pump.now:
-                pump.now = now
-        else:
-            self._play(now)
+        with self._or_fail:
+            now = self._clock()
+            if pump.next_at > now:
+                if now > pump.now:
+                    pump.now = now
+            else:
+                self._play(now)
         return pump.now
 
+    def _clock(self) -> float:
+        now = self.backend.now()
+        if not now - self.scheduler.epoch <= LASTS_S:
+            raise OverflowError(
+                f"the scheduler's clock ends {LASTS_S:g} s after its epoch, the backend's is at {now!r}"
+            )
+        return now
+
     def _play(self, now: float) -> None:
-        try:
-            self._pump.play(now, self._turn())
-            self._arm()
-        except Exception as error:
-            raise self._fail(error) from error
+        self._pump.play(now, self._turn())
+        self._arm()
 
     def _look_again(self) -> None:
-        try:
-            self._pump.fill()
-            self._arm()
-        except Exception as error:
-            raise self._fail(error) from error
+        self._pump.fill()
+        self._arm()
 
     @contextmanager
     def _change(self) -> Iterator[float]:
         """The caller changes the scheduler at the instant this gives."""
         yield self._advance()
-        self._look_again()
+        with self._or_fail:
+            self._look_again()
 
     def _turn(self) -> Callable[[], bool]:
         """Says when the turn that begins now has lasted too long."""
@@ -292,15 +311,15 @@ class Driver:
 
     def _ring(self) -> None:
         self._timer = None
-        try:
-            self._play(self.backend.now())
-        except DriverError:
-            pass  # everybody concerned has been told
+        with suppress(DriverError), self._or_fail:  # everybody concerned has been told
+            self._play(self._clock())
 
     def _wake(self) -> None:
         """For the backend: there are news."""
         self._pump.next_at = -inf
-        self._arm()
+        if self._loop is not None:
+            with suppress(DriverError), self._or_fail:
+                self._arm()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -310,8 +329,9 @@ class Driver:
     # Failing, and giving up
 
     def _fail(self, error: Exception) -> DriverError:
-        """An error in the pump leaves nothing to rely on: it stops the driver, and everybody who waits hears of it."""
+        """It stops the driver, and everybody who waits hears of it."""
         self.failed = error
+        self._loop = None
         self._stop_timer()
         for ticket in self._pump.tickets.values():
             ticket.fail(error)
@@ -325,21 +345,45 @@ class Driver:
         self._advance()
         if ticket.done:
             return False
-        self._pump.cancel(ticket)
-        self._look_again()
+        with self._or_fail:
+            self._pump.cancel(ticket)
+            self._look_again()
         return True
+
+    def _abandon(self, ticket: Ticket) -> None:
+        """Its caller leaves, most likely with an exception of their own: that one counts."""
+        with suppress(DriverError):
+            self._cancel(ticket)
 
     def _cancel_all(self) -> int:
         self._advance()
         tickets = tuple(self._pump.tickets.values())
-        for ticket in tickets:
-            self._pump.cancel(ticket)
-        self._look_again()
+        with self._or_fail:
+            for ticket in tickets:
+                self._pump.cancel(ticket)
+            self._look_again()
         return len(tickets)
 
     def _listen(self, ticket: Ticket) -> list[str]:
         self._advance()
-        return [] if ticket.done else list(self._pump.listen(ticket))
+        with self._or_fail:
+            return [] if ticket.done else list(self._pump.listen(ticket))
+
+    def _refusal(self, tenant: Tenant, prompt_tokens: int, max_tokens: int, bid: int | None) -> Verdict:
+        """While draining. The scheduler is not asked, so its checks are made here."""
+        asked = tenant.default_bid if bid is None else bid
+        check.integer("prompt_tokens", prompt_tokens, 1, check.INT32_MAX)
+        check.integer("max_tokens", max_tokens, 1, check.INT32_MAX)
+        check.integer("bid", asked, 1, 10)
+        counts = min(asked, tenant.max_bid)
+        later_s = DRAINING_RETRY_S * self.backend.time_scale  # in seconds of the scheduler's clock, as every verdict's
+        return Verdict("throttled", "draining", None, counts, bid is not None and counts < bid, later_s, None)
+
+    def _check_empty(self) -> None:
+        snapshot = self.scheduler.snapshot(now=self.opened_at)
+        live = snapshot.waiting + sum(tenant.in_flight for tenant in snapshot.tenants.values())
+        if live:
+            raise ValueError(f"scheduler must have no live requests when a driver opens, got {live}")
 
     def _known(self, id: Hashable) -> Ticket:
         ticket = self.ticket(id)
@@ -352,3 +396,31 @@ class Driver:
         if settings is None:
             raise KeyError(f"unknown tenant {name!r}")
         return settings
+
+
+class _OrFail:
+    """Around whatever touches the pump or the backend: an error in there leaves nothing to rely on."""
+
+    __slots__ = ("_fail",)
+
+    def __init__(self, fail: Callable[[Exception], DriverError]) -> None:
+        self._fail = fail
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, DriverError):
+            raise self._fail(error) from error
+
+
+def _as_int(field: str, value: SupportsIndex) -> int:
+    """Counters add these up: a NumPy integer would overflow in them."""
+    if type(value) is int:
+        return value
+    if not isinstance(value, bool):
+        try:
+            return index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{field} must be an int, got {value!r}")

@@ -51,8 +51,9 @@ class Pump:
                 self.now = max(self.now, self._wakeup)
             self.fill()
             if out_of_time():
+                late = backend.now()  # later than `now` by what playing took
                 backend.slip(self.now)
-                self.metrics.slipped_s += now - self.now
+                self.metrics.slipped_s += max(0.0, late - backend.now())
                 return
         self.now = max(self.now, now)
 

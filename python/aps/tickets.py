@@ -141,8 +141,7 @@ class Ticket:
 
         It ends with the request, however that ended; `result` says how. RuntimeError: it is being streamed already.
         """
-        if self._mail is not None:
-            raise RuntimeError(f"request {self.id!r} is being streamed already")
+        self.check_unread()
         mail = self._listen(self) if self._result is None else []
         if self._result is not None:
             if self._result.text:
@@ -163,6 +162,11 @@ class Ticket:
                     await self._woken()
         finally:
             self._mail = None
+
+    def check_unread(self) -> None:
+        """RuntimeError: somebody takes the chunks."""
+        if self._mail is not None:
+            raise RuntimeError(f"request {self.id!r} is being streamed already")
 
     async def _woken(self) -> None:
         """Until `wake`."""
@@ -226,11 +230,12 @@ class Stream:
 
     __slots__ = ("_cancel", "ticket")
 
-    def __init__(self, ticket: Ticket, cancel: Callable[[Ticket], bool]) -> None:
+    def __init__(self, ticket: Ticket, cancel: Callable[[Ticket], None]) -> None:
         self.ticket = ticket
         self._cancel = cancel
 
     async def __aiter__(self) -> AsyncIterator[str]:
+        self.ticket.check_unread()  # another's stream goes on
         try:
             async for chunk in self.ticket.chunks():
                 for token in chunk:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from math import inf, isfinite
+from math import inf
 from zlib import crc32
 
 import numpy as np
@@ -23,10 +23,13 @@ WORDS = tuple(
 )
 _TEXT = WORDS * 16
 
+TIME_SCALES = 1e-4, 1e4  # the scheduler's clock lasts 4e8 s: eleven hours at the fastest
+
 
 class SimulatedBackend:
     """`gpus` equal devices of a profile. now = start + time_scale * wall time; steps end at their computed instants.
 
+    time_scale: 1e-4 to 1e4 simulated seconds in a wall second. The scheduler's clock lasts 4e8 s: 463 days at 10.
     profile: a name or a Profile. slots, kv_tokens, token_budget: instead of the profile's (token_budget 0: whole
     prompts). clock: monotonic wall seconds. A request generates its max_tokens, or what it asks to be simulated.
     ValueError names what is out of range.
@@ -48,8 +51,9 @@ class SimulatedBackend:
     ) -> None:
         if not isinstance(gpus, int) or gpus < 1:
             raise ValueError(f"gpus must be an int, at least 1, got {gpus!r}")
-        if not isfinite(time_scale) or time_scale <= 0:
-            raise ValueError(f"time_scale must be a finite number above 0, got {time_scale!r}")
+        slowest, fastest = TIME_SCALES
+        if not slowest <= time_scale <= fastest:
+            raise ValueError(f"time_scale must be a number from {slowest:g} to {fastest:g}, got {time_scale!r}")
         self.spec = profile_named(profile) if isinstance(profile, str) else profile
         self.profile = self.spec.name
         self.time_scale = time_scale
@@ -75,13 +79,14 @@ class SimulatedBackend:
         )
         self._ends = [inf] * gpus  # of the steps that run, in seconds
         self._clock = clock
+        self._opened_at = 0.0  # the engines count from here, so any epoch will do
         self._start = 0.0
         self._zero = clock()
 
     # The clock
 
     async def open(self, now: float, wake: Callable[[], None]) -> None:
-        self._start = now
+        self._opened_at = self._start = now
         self._zero = self._clock()
 
     async def close(self) -> None:
@@ -114,8 +119,9 @@ class SimulatedBackend:
         )
 
     def run(self, device: int, now: float) -> None:
-        end_ns = self.engines[device].begin_step(max(round(now * 1e9), self.engines[device].end_ns))
-        self._ends[device] = end_ns / 1e9 if end_ns >= 0 else inf
+        engine = self.engines[device]
+        end_ns = engine.begin_step(max(round((now - self._opened_at) * 1e9), engine.end_ns))
+        self._ends[device] = self._seconds(end_ns) if end_ns >= 0 else inf
 
     def abort(self, device: int, job: Job) -> None:
         self.engines[device].abort(job.handle)
@@ -134,13 +140,16 @@ class SimulatedBackend:
         return Progress(
             device,
             at,
-            engine.began_ns / 1e9,
+            self._seconds(engine.began_ns),
             engine.request_ids[:n],
             engine.computed[:n],
             engine.generated[:n],
             engine.flags[:n],
             engine.ended,
         )
+
+    def _seconds(self, ns: int) -> float:
+        return self._opened_at + ns / 1e9
 
     def tokens(self, job: Job, start: int, stop: int) -> Sequence[str]:
         seed = job.prompt_tokens if job.prompt is None else crc32(job.prompt.encode("utf-8", "surrogatepass"))
