@@ -15,7 +15,7 @@ from aps_core.types cimport (
 cdef class Admission:
     """Judges and admits; "no" is a value, with `retry_after` or `largest` beside it."""
 
-    def __cinit__(self, Contention contention, int64_t max_context, int64_t expected_output, double epoch):
+    def __cinit__(self, Contention contention not None, int64_t max_context, int64_t expected_output, double epoch):
         self.contention = contention
         self.table = contention.table
         self.buckets = contention.buckets

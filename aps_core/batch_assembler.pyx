@@ -20,7 +20,7 @@ cdef class BatchAssembler:
     """Dispatch for all devices; one owner thread. The answers of the last `next_batch` stay in its arrays until the
     next."""
 
-    def __cinit__(self, Contention contention, int32_t devices, int32_t most_slots):
+    def __cinit__(self, Contention contention not None, int32_t devices, int32_t most_slots):
         cdef int32_t[::1] reserved = np.full(devices, NONE, np.int32)
         cdef int32_t[::1] victims = np.zeros(most_slots, np.int32)
         cdef long long[::1] idle = np.zeros(devices, np.int64)

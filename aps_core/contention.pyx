@@ -19,13 +19,13 @@ cdef class Contention:
 
     def __cinit__(
         self,
-        RequestTable table,
-        Lanes lanes,
-        DeadlineWheel wheel,
-        TokenBuckets buckets,
-        FairShare fair,
-        TenantTable tenants,
-        KVCache kv,
+        RequestTable table not None,
+        Lanes lanes not None,
+        DeadlineWheel wheel not None,
+        TokenBuckets buckets not None,
+        FairShare fair not None,
+        TenantTable tenants not None,
+        KVCache kv not None,
         double bid_premium,
         int32_t most_aside,
     ):

@@ -51,7 +51,7 @@ cdef class Lanes:
     tenants: lanes exist for tenant numbers 0..tenants-1 (grown by `reserve`). aging_horizon_s: see AgingHeap.
     """
 
-    def __cinit__(self, RequestTable table, int32_t tenants, object aging_horizon_s):
+    def __cinit__(self, RequestTable table not None, int32_t tenants, object aging_horizon_s):
         self.table = table
         self.horizon_ns = to_horizon_ns(aging_horizon_s)
         self.memory = None

@@ -11,7 +11,7 @@ cdef class Settlement:
     """Ends requests, whatever they are doing, and gives back what they held; keeps those that nobody has been told
     of yet."""
 
-    def __cinit__(self, BatchAssembler assembler):
+    def __cinit__(self, BatchAssembler assembler not None):
         self.assembler = assembler
         self.contention = assembler.contention
         self.table = assembler.table

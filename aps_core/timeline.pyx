@@ -7,7 +7,7 @@ from aps_core.types cimport DEADLINE_EXPIRED, NONE, int32_t, int64_t
 cdef class Timeline:
     """Plays deadlines and affordable bills in order of time, so that how often anybody calls changes nothing."""
 
-    def __cinit__(self, Settlement settlement, object epoch):
+    def __cinit__(self, Settlement settlement not None, object epoch):
         self.settlement = settlement
         self.contention = settlement.contention
         self.assembler = settlement.assembler
