@@ -26,17 +26,20 @@ cdef inline object to_index(object value, str field):
 
 
 cdef inline object whole_array(object values, str field, int64_t lowest, int64_t highest, object dtype):
-    """Integers in lowest..highest as a contiguous array of `dtype`, (n,); the bounds are tested only where `dtype` is
-    the narrower one. TypeError and ValueError as of `whole`."""
+    """Integers as a contiguous array, (n,), of `dtype` (an np.dtype); tested for lowest..highest where that takes a
+    conversion. TypeError and ValueError as of `whole`."""
+    if getattr(values, "dtype", None) is dtype and values.flags.c_contiguous:
+        return values
     import numpy as np
     if not isinstance(values, np.ndarray):
-        values = np.array([whole(value, field, lowest, highest) for value in values], np.int64)
+        return np.array([whole(value, field, lowest, highest) for value in values], dtype)
     if values.dtype.kind not in "iu":
         raise TypeError(f"{field} must be integers, got an array of {values.dtype}")
-    if values.size and not np.can_cast(values.dtype, dtype):
+    converted = np.ascontiguousarray(values, dtype)
+    if values.dtype.itemsize >= dtype.itemsize and not (converted == values).all():
         whole(values.min(), field, lowest, highest)
         whole(values.max(), field, lowest, highest)
-    return np.ascontiguousarray(values, dtype)
+    return converted
 
 
 cdef inline double real(object value, str field, double lowest, double highest) except? -1:

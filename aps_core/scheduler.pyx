@@ -26,6 +26,7 @@ from aps_core.types cimport ADMITTED, BIDS, ENDED, NONE, RETURNING, RUNNING, WAI
 
 cdef int64_t MOST_TOKENS = INT32_MAX
 cdef tuple STATES = ("free", "waiting", "running", "returning", "retired", "ended")
+cdef object INT32 = np.dtype(np.int32), INT64 = np.dtype(np.int64)
 cdef int64_t UNBOUNDED_TOKENS = <int64_t>1 << 62
 
 
@@ -253,10 +254,10 @@ cdef class Scheduler:
         """`submit` for each element of int arrays of one length, in order; an int64 array of handles or negated
         reason codes."""
         cdef int64_t now_ns = self.timeline.check(now)
-        cdef const long long[::1] slots = whole_array(tenants, "tenants", INT64_MIN, INT64_MAX, np.int64)
-        cdef const int32_t[::1] prompt = whole_array(prompts, "prompts", 1, MOST_TOKENS, np.int32)
-        cdef const int32_t[::1] most = whole_array(max_tokens, "max_tokens", 1, MOST_TOKENS, np.int32)
-        cdef const int32_t[::1] offered = whole_array(bids, "bids", 1, BIDS, np.int32)
+        cdef const long long[::1] slots = whole_array(tenants, "tenants", INT64_MIN, INT64_MAX, INT64)
+        cdef const int32_t[::1] prompt = whole_array(prompts, "prompts", 1, MOST_TOKENS, INT32)
+        cdef const int32_t[::1] most = whole_array(max_tokens, "max_tokens", 1, MOST_TOKENS, INT32)
+        cdef const int32_t[::1] offered = whole_array(bids, "bids", 1, BIDS, INT32)
         cdef Py_ssize_t i, n = slots.shape[0]
         cdef long long[::1] answers = np.empty(n, np.int64)
         if prompt.shape[0] != n or most.shape[0] != n or offered.shape[0] != n:
@@ -363,9 +364,9 @@ cdef class Scheduler:
     def progress_many(self, handles, computed, generated, double now):
         """`progress` for each element of int64 arrays of one length; each handle at most once."""
         cdef int64_t now_ns = self.timeline.check(now)
-        cdef const long long[::1] names = whole_array(handles, "handles", INT64_MIN, INT64_MAX, np.int64)
-        cdef const long long[::1] prefilled = whole_array(computed, "computed", 0, INT64_MAX, np.int64)
-        cdef const long long[::1] output = whole_array(generated, "generated", 0, MOST_TOKENS, np.int64)
+        cdef const long long[::1] names = whole_array(handles, "handles", INT64_MIN, INT64_MAX, INT64)
+        cdef const long long[::1] prefilled = whole_array(computed, "computed", 0, INT64_MAX, INT64)
+        cdef const long long[::1] output = whole_array(generated, "generated", 0, MOST_TOKENS, INT64)
         cdef Py_ssize_t i, n = names.shape[0]
         if prefilled.shape[0] != n or output.shape[0] != n:
             raise ValueError(
@@ -408,8 +409,8 @@ cdef class Scheduler:
     def settle_many(self, handles, outputs, double now):
         """`settle` for each element of int64 arrays of one length; each handle at most once."""
         cdef int64_t now_ns = self.timeline.check(now)
-        cdef const long long[::1] names = whole_array(handles, "handles", INT64_MIN, INT64_MAX, np.int64)
-        cdef const long long[::1] output = whole_array(outputs, "outputs", 0, MOST_TOKENS, np.int64)
+        cdef const long long[::1] names = whole_array(handles, "handles", INT64_MIN, INT64_MAX, INT64)
+        cdef const long long[::1] output = whole_array(outputs, "outputs", 0, MOST_TOKENS, INT64)
         cdef Py_ssize_t i, n = names.shape[0]
         if output.shape[0] != n:
             raise ValueError(f"handles and outputs must have one length, got {n} and {output.shape[0]}")
