@@ -10,8 +10,9 @@ BUILD_TOOLS = $$($(BIN)/python -c \
 INSTALL = $(PIP) $(BUILD_TOOLS) && $(PIP) --no-build-isolation -e
 CORE := setup.py $(wildcard aps_core/*.pyx aps_core/*.pxd)
 PYTEST := $(BIN)/python -m pytest -q
-CORE_TESTS := $(patsubst %,tests/test_%.py,call_frequency conservation corners deadlines gpu kv_cache micro_batching promises \
-	request_table scheduler_errors scheduler_machine token_buckets)
+# Whatever imports the core or its twin, and the face, which is all of Python that calls the core on its own.
+CORE_TESTS := tests/test_face.py tests/test_ids.py \
+	$(filter-out %_packaging.py,$(shell grep -lE '^from (aps_core|tests\.scheduler_pair)' tests/test_*.py))
 
 # Runs $(1), whose output is shown only when it fails.
 quietly = { $(1); } >build/log 2>&1 || { cat build/log; exit 1; }

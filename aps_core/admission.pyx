@@ -2,7 +2,7 @@
 4 and 8."""
 from libc.stdint cimport INT64_MAX
 
-from aps_core.clock cimport wait_until
+from aps_core.clock cimport MAX_SECONDS, wait_until
 from aps_core.request_table cimport PAID, TIMED, Request
 from aps_core.tenant_table cimport ALL, Tenant
 from aps_core.types cimport (
@@ -87,7 +87,7 @@ cdef class Admission:
         return reason
 
     cdef double wait_s(self, int64_t until_ns, double now) noexcept nogil:
-        return wait_until(until_ns, now, self.epoch)
+        return min(wait_until(until_ns, now, self.epoch), MAX_SECONDS)
 
     cdef int64_t admit(
         self, int32_t slot, int64_t prompt, int64_t most, int32_t bid, int64_t deadline_ns, int64_t forecast,

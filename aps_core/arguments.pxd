@@ -25,6 +25,20 @@ cdef inline object to_index(object value, str field):
     raise TypeError(f"{field} must be an integer, got {value!r}")
 
 
+cdef inline object whole_array(object values, str field, int64_t lowest, int64_t highest, object dtype):
+    """Integers in lowest..highest as a contiguous array of `dtype`, (n,); the bounds are tested only where `dtype` is
+    the narrower one. TypeError and ValueError as of `whole`."""
+    import numpy as np
+    if not isinstance(values, np.ndarray):
+        values = np.array([whole(value, field, lowest, highest) for value in values], np.int64)
+    if values.dtype.kind not in "iu":
+        raise TypeError(f"{field} must be integers, got an array of {values.dtype}")
+    if values.size and not np.can_cast(values.dtype, dtype):
+        whole(values.min(), field, lowest, highest)
+        whole(values.max(), field, lowest, highest)
+    return np.ascontiguousarray(values, dtype)
+
+
 cdef inline double real(object value, str field, double lowest, double highest) except? -1:
     """A number in lowest..highest (infinity only if `highest` is). ValueError outside and for NaN."""
     cdef double number
@@ -32,6 +46,8 @@ cdef inline double real(object value, str field, double lowest, double highest) 
         number = value
     except TypeError:
         raise TypeError(f"{field} must be a number, got {value!r}") from None
+    except OverflowError:                        # an int beyond every double
+        raise ValueError(f"{field} must be from {lowest:g} to {highest:g}, got {value!r}") from None
     if not lowest <= number <= highest:
         raise ValueError(f"{field} must be from {lowest:g} to {highest:g}, got {value!r}")
     return number

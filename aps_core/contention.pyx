@@ -43,11 +43,10 @@ cdef class Contention:
         self.reserve(tenants.capacity)
 
     cpdef void reserve(self, int32_t tenants) except *:
-        """Make room for tenant slots below `tenants`, in every part."""
+        """Make room for tenant slots below `tenants`, in every part; whatever fails, no slot is without its room."""
         cdef long long[::1] entries = np.zeros(2 * tenants, np.int64)
         cdef int32_t[::1] places = np.full(tenants, NONE, np.int32)
         cdef int32_t i, slot
-        self.tenants.reserve(tenants)
         self.lanes.reserve(tenants)
         self.buckets.reserve(tenants)
         self.fair.reserve(tenants)
@@ -59,6 +58,7 @@ cdef class Contention:
         self.affordable.entries = <HeapEntry*>&entries[0]
         self.affordable.place = &places[0]
         self.memory = (self.memory[0], (entries, places))
+        self.tenants.reserve(tenants)                 # last: slots are given out below its capacity
 
     # Costs
 

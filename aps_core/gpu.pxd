@@ -60,8 +60,9 @@ cdef class Engine:
     cdef void admit(self, int64_t request_id, int64_t prompt_tokens, int64_t output_tokens, int32_t bid,
                     int64_t generated, int64_t prefill, int32_t account) noexcept nogil  # has_room said yes
     cdef bint drop(self, int64_t request_id) noexcept nogil      # false: not here
-    cdef bint compose(self) noexcept nogil                       # false: the step's tokens overrun the KV cache
-    cdef int64_t begin(self, int64_t now_ns) noexcept nogil      # the step's end; -1 nothing runs, -2 KV overrun
+    cdef int64_t compose(self) noexcept nogil                    # KV blocks that the step needs
+    cdef void hold(self) noexcept nogil                         # takes them
+    cdef int64_t begin(self, int64_t now_ns) noexcept nogil      # the step's end, or what is below 0
     cdef void describe(self, StepShape* shape) noexcept nogil    # of the step just composed
     cdef int32_t finish(self) noexcept nogil                     # number of events
     cdef void report(self, Sequence* sequence, int32_t n) noexcept nogil

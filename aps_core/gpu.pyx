@@ -1,26 +1,29 @@
 """An iteration-level engine of one device in virtual time: slots, KV blocks, prefill and decode. It has no clock."""
 cimport cython
 from libc.math cimport rint
+from libc.stdint cimport INT64_MAX, INT64_MIN
 from libc.string cimport memmove, memset
 
 import numpy as np
 
+from aps_core.arguments cimport whole
+from aps_core.clock cimport MAX_SECONDS
 from aps_core.step_time cimport StepShape, StepTimeModel
 from aps_core.types cimport BIDS, int32_t, int64_t
 
 cdef int64_t _NO_BUDGET = <int64_t>1 << 62
 cdef int64_t _MOST = 2147483647  # tokens in a request, and anything counted; sums over slots stay far inside int64
+cdef int64_t _LATEST_NS = <int64_t>1 << 62  # for a step to begin; its end is far inside int64
+
+cdef enum:                   # instead of the end of a step
+    NOTHING = -1
+    OVERRUN = -2
+    ENDLESS = -3
 
 
 cdef int64_t* _data(object array) except NULL:
     cdef int64_t[::1] view = array
     return &view[0]
-
-
-cdef int _within(str name, int64_t value, int64_t least, int64_t most) except -1:
-    if not least <= value <= most:
-        raise ValueError(f"{name} must be {least} to {most}, not {value}")
-    return 0
 
 
 @cython.final
@@ -41,20 +44,15 @@ cdef class Engine:
     finished, each in start order. They are overwritten by the next `end_step`. One owner thread.
     """
 
-    def __cinit__(self, StepTimeModel model not None, int64_t slots, int64_t kv_blocks, *,
-                  int64_t block_tokens=16, int64_t token_budget=0):
-        _within("slots", slots, 1, _MOST)
-        _within("kv_blocks", kv_blocks, 1, _MOST)
-        _within("block_tokens", block_tokens, 1, _MOST)
-        _within("token_budget", token_budget, 0, _MOST)
+    def __cinit__(self, StepTimeModel model not None, slots, kv_blocks, *, block_tokens=16, token_budget=0):
         self.model = model
-        self.slots = <int32_t>slots
-        self.kv_blocks = kv_blocks
-        self.block_tokens = block_tokens
-        self.token_budget = token_budget
-        self.state = np.zeros(slots * sizeof(Sequence) // sizeof(int64_t), dtype=np.int64)
+        self.slots = <int32_t>whole(slots, "slots", 1, _MOST)
+        self.kv_blocks = whole(kv_blocks, "kv_blocks", 1, _MOST)
+        self.block_tokens = whole(block_tokens, "block_tokens", 1, _MOST)
+        self.token_budget = whole(token_budget, "token_budget", 0, _MOST)
+        self.state = np.zeros(self.slots * sizeof(Sequence) // sizeof(int64_t), dtype=np.int64)
         self.sequences = <Sequence*>_data(self.state)
-        self.request_ids, self.computed, self.generated, self.flags = np.zeros((4, slots), dtype=np.int64)
+        self.request_ids, self.computed, self.generated, self.flags = np.zeros((4, self.slots), dtype=np.int64)
         self.event_ids = _data(self.request_ids)
         self.event_computed = _data(self.computed)
         self.event_generated = _data(self.generated)
@@ -64,38 +62,38 @@ cdef class Engine:
 
     # ---- what comes and goes
 
-    def start(self, int64_t request_id, int64_t prompt_tokens, int64_t output_tokens, int64_t bid, *,
-              int64_t generated=0, object prefill=None, int64_t account=0):
+    def start(self, request_id, prompt_tokens, output_tokens, bid, *, generated=0, prefill=None, account=0):
         """Put a request into a slot; it joins the next step to begin.
 
         output_tokens: what it will generate in all; generated: of them, before this start (after a preemption);
         prefill: tokens to compute first, default prompt_tokens + generated, 0 for a cache that was swapped out and
         back; account: the column of `served` that its tokens are added to. Bids are 1 to 10.
-        ValueError: a number out of range, a request that is here already, or no room (slot or KV).
+        ValueError: a number out of range, a request that is here already, or no room (slot or KV). TypeError: no int.
         """
-        cdef int64_t left
-        _within("prompt_tokens", prompt_tokens, 1, _MOST)
-        _within("output_tokens", output_tokens, 1, _MOST)
-        _within("bid", bid, 1, BIDS)
-        _within("generated", generated, 0, output_tokens - 1)
-        _within("account", account, 0, _MOST - 1)
-        left = prompt_tokens + generated if prefill is None else prefill
-        _within("prefill", left, 0, prompt_tokens + generated)
-        if self.holds(request_id):
-            raise ValueError(f"request_id {request_id} is on the device already")
-        if not self.has_room(prompt_tokens, generated):
+        cdef int64_t number = whole(request_id, "request_id", INT64_MIN, INT64_MAX)
+        cdef int64_t prompt = whole(prompt_tokens, "prompt_tokens", 1, _MOST)
+        cdef int64_t output = whole(output_tokens, "output_tokens", 1, _MOST)
+        cdef int32_t rank = <int32_t>whole(bid, "bid", 1, BIDS)
+        cdef int64_t past = whole(generated, "generated", 0, output - 1)
+        cdef int32_t column = <int32_t>whole(account, "account", 0, _MOST - 1)
+        cdef int64_t left = prompt + past
+        if prefill is not None:
+            left = whole(prefill, "prefill", 0, left)
+        if self.holds(number):
+            raise ValueError(f"request_id {number} is on the device already")
+        if not self.has_room(prompt, past):
             raise ValueError(
                 f"no room: {self.running} of {self.slots} slots and {self.held_blocks} of {self.kv_blocks} blocks "
-                f"are taken, the request needs {self.blocks_for(prompt_tokens + generated)} blocks")
-        self.reserve_accounts(account + 1)
-        self.admit(request_id, prompt_tokens, output_tokens, <int32_t>bid, generated, left, <int32_t>account)
+                f"are taken, the request needs {self.blocks_for(prompt + past)} blocks")
+        self.reserve_accounts(<int64_t>column + 1)
+        self.admit(number, prompt, output, rank, past, left, column)
 
-    def abort(self, int64_t request_id):
+    def abort(self, request_id):
         """Drop a request: its slot and blocks are free at once, and it gets no token at the step's end.
 
         KeyError: it is not here.
         """
-        if not self.drop(request_id):
+        if not self.drop(whole(request_id, "request_id", INT64_MIN, INT64_MAX)):
             raise KeyError(request_id)
 
     cpdef void reserve_accounts(self, int64_t accounts) except *:
@@ -147,19 +145,19 @@ cdef class Engine:
 
     # ---- steps
 
-    def begin_step(self, int64_t now_ns):
+    def begin_step(self, now_ns):
         """Compose a step and begin it; returns the instant at which it ends (int ns), or -1 when nothing is here.
 
-        ValueError: a step runs already, or now_ns is before the last one's end.
-        RuntimeError: the step's tokens would overrun the KV cache.
+        now_ns: 0..2**62. ValueError: a step runs already, or now_ns is before the last one's end.
+        RuntimeError: the step's tokens would overrun the KV cache, or its model gives it no time in 0..4e8 s.
         """
         if self.stepping:
             raise ValueError(f"a step runs until {self.end_ns} ns")
-        if now_ns < self.end_ns:
-            raise ValueError(f"now_ns must be at least {self.end_ns}, not {now_ns}")
-        cdef int64_t end_ns = self.begin(now_ns)
-        if end_ns == -2:
+        cdef int64_t end_ns = self.begin(whole(now_ns, "now_ns", self.end_ns, _LATEST_NS))
+        if end_ns == OVERRUN:
             raise RuntimeError(f"the step needs more than the {self.kv_blocks} KV blocks of the device")
+        if end_ns == ENDLESS:
+            raise RuntimeError(f"a step must take 0 to {MAX_SECONDS:g} s, {self.model!r} gives another time")
         return end_ns
 
     def end_step(self):
@@ -172,11 +170,14 @@ cdef class Engine:
         cdef StepShape shape
         cdef double seconds
         if self.running == 0:
-            return -1
-        if not self.compose():
-            return -2
+            return NOTHING
+        if self.compose() > self.kv_blocks:
+            return OVERRUN
         self.describe(&shape)
         seconds = self.model.seconds(&shape)
+        if not 0.0 <= seconds <= MAX_SECONDS:          # true for NaN
+            return ENDLESS
+        self.hold()
         self.stepping = True
         self.began_ns = now_ns
         self.end_ns = now_ns + <int64_t>rint(seconds * 1e9)
@@ -185,7 +186,8 @@ cdef class Engine:
         self.step_prefill = shape.prefill_tokens
         return self.end_ns
 
-    cdef bint compose(self) noexcept nogil:
+    cdef int64_t compose(self) noexcept nogil:
+        """Each sequence's chunk and whether it gets a token; the blocks that they need in all."""
         cdef Sequence* sequence
         cdef int64_t budget, chunk, left, needed = 0
         cdef int32_t i, bid, bids = 0
@@ -214,13 +216,17 @@ cdef class Engine:
         for i in range(self.running):
             sequence = &self.sequences[i]
             needed += self.blocks_for(sequence.prompt_tokens + sequence.generated + sequence.emits)
-        if needed > self.kv_blocks:
-            return False
+        return needed
+
+    cdef void hold(self) noexcept nogil:
+        """The blocks of the step's tokens."""
+        cdef Sequence* sequence
+        cdef int32_t i
+        self.held_blocks = 0
         for i in range(self.running):
             sequence = &self.sequences[i]
             sequence.blocks = self.blocks_for(sequence.prompt_tokens + sequence.generated + sequence.emits)
-        self.held_blocks = needed
-        return True
+            self.held_blocks += sequence.blocks
 
     cdef void describe(self, StepShape* shape) noexcept nogil:
         cdef Sequence* sequence

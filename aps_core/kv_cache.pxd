@@ -46,6 +46,7 @@ cdef struct Device:
 cdef class KVCache:           # one object for all devices
     cdef readonly int32_t devices
     cdef readonly int64_t block_tokens
+    cdef int64_t _shift       # block_tokens is 1 << _shift; NONE when it is no power of two
     cdef readonly int64_t total_blocks        # of all devices
     cdef readonly int64_t largest_limit
     cdef Device[::1] _devices

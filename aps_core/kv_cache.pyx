@@ -65,6 +65,8 @@ cdef class KVCache:
         if watermark == 0.0:
             raise ValueError("kv_high_watermark must be above 0, got 0")
         self.block_tokens = whole(block_tokens, "block_tokens", 1, MAX_TOKENS)
+        size = int(self.block_tokens)
+        self._shift = size.bit_length() - 1 if size & (size - 1) == 0 else NONE
         self.devices = <int32_t>len(counts)
         self.total_blocks = sum(blocks)
         self.largest_limit = floor(watermark * max(blocks))
@@ -101,7 +103,8 @@ cdef class KVCache:
     # Rows and lists
 
     cdef int64_t max_blocks(self, int64_t prompt_tokens, int64_t max_tokens) noexcept nogil:
-        return (prompt_tokens + max_tokens + self.block_tokens - 1) // self.block_tokens
+        cdef int64_t tokens = prompt_tokens + max_tokens + self.block_tokens - 1
+        return tokens >> self._shift if self._shift >= 0 else tokens // self.block_tokens
 
     cdef void _fill(
         self, Device* device, int64_t row, int32_t request, const KVNeed* need, int64_t number
@@ -142,14 +145,14 @@ cdef class KVCache:
         self._unqueue(device, row)
 
     cdef void _queue(self, Device* device, int64_t row) noexcept nogil:
-        """Into the prefill order, if there is anything left to prefill."""
+        """Into the prefill order, if there is anything left to prefill; with whole prompts all go in one step."""
         cdef int64_t* order = &self._prefill[device.first]
         cdef Row* it = &self._rows[row]
         cdef Row* ahead
         cdef int64_t i = device.prefilling
         if it.prefill == 0:
             return
-        while i > 0:
+        while i > 0 and device.drain:
             ahead = &self._rows[order[i - 1]]
             if ahead.bid > it.bid or (ahead.bid == it.bid and ahead.number < it.number):
                 break

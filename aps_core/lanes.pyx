@@ -30,6 +30,7 @@ cdef extern from *:
     void aps_prefetch(const void* address) noexcept nogil
 
 cdef int64_t NEVER = INT64_MAX
+cdef int32_t LOWEST = 1                   # a variable, or the loop over the lanes is unrolled into branches
 cdef int64_t EMPTY = INT64_MIN            # the rank of a lane without requests
 cdef double LONGEST_HORIZON_S = 1e8
 
@@ -131,12 +132,12 @@ cdef class Lanes:
         return lane.head
 
     cdef int32_t best_lane(self, int32_t tenant, int32_t lowest_bid) noexcept nogil:
-        """The index of the tenant's lane, of those with bid >= lowest_bid, whose first goes before the others', or NONE."""
+        """The index of the tenant's lane, of those with bid >= lowest_bid, whose first goes before the others' (any if all are empty)."""
         cdef Key* firsts = &self.firsts[tenant * BIDS]
-        cdef int64_t rank = EMPTY, turn = EMPTY
-        cdef int32_t i, found = NONE
+        cdef int32_t i, found = lowest_bid - 1
+        cdef int64_t rank = firsts[found].rank, turn = firsts[found].turn
         cdef bint beaten
-        for i in range(lowest_bid - 1, BIDS):
+        for i in range(lowest_bid, BIDS):
             beaten = aps_beats(firsts[i].rank, firsts[i].turn, rank, turn)
             found = i if beaten else found
             rank = firsts[i].rank if beaten else rank
@@ -145,8 +146,7 @@ cdef class Lanes:
 
     cdef int32_t first_of(self, int32_t tenant) noexcept nogil:
         """The tenant's first in policy order, or NONE."""
-        cdef int32_t index = self.best_lane(tenant, 1)
-        return NONE if index == NONE else self.lane_first(&self.lanes[tenant * BIDS + index])
+        return self.lane_first(&self.lanes[tenant * BIDS + self.best_lane(tenant, 1)])
 
     cdef void mark(self, int32_t tenant) noexcept nogil:
         """The tenant's leaf is made anew before the tree is asked."""
@@ -162,13 +162,13 @@ cdef class Lanes:
             self.stale_count -= 1
             tenant = self.stale[self.stale_count]
             self.is_stale[tenant] = False
-            index = self.best_lane(tenant, 1) if self.open[tenant] else NONE
-            if index == NONE:
+            if self.open[tenant]:
+                index = self.best_lane(tenant, LOWEST)
+                self.winning_lane[tenant] = <uint8_t>index
+                self.tree.leaves[tenant] = self.firsts[tenant * BIDS + index]
+            else:
                 self.tree.leaves[tenant].rank = EMPTY
                 self.tree.leaves[tenant].turn = EMPTY
-            else:
-                self.tree.leaves[tenant] = self.firsts[tenant * BIDS + index]
-                self.winning_lane[tenant] = <uint8_t>index
             replay(&self.tree, tenant)
 
     cdef int32_t best(self, int32_t lowest_bid) noexcept nogil:
@@ -260,7 +260,7 @@ cdef class Lanes:
             self.rank_lane(lane_tenant, index)
 
     cdef void rank_lane(self, int32_t tenant, int32_t index) noexcept nogil:
-        """The lane has another first."""
+        """The lane has another first; the tenant's leaf is stale when that lane made it, or makes it now."""
         cdef int32_t row = self.lane_first(&self.lanes[tenant * BIDS + index])
         cdef Key* first = &self.firsts[tenant * BIDS + index]
         if row == NONE:
@@ -271,7 +271,11 @@ cdef class Lanes:
             first.rank = self.rank_of(row)
             first.turn = INT64_MAX - self.table.rows[row].number
             self.filled[tenant] |= <uint16_t>(1 << index)
-        self.mark(tenant)
+        if self.open[tenant] and (
+            index == self.winning_lane[tenant]
+            or aps_beats(first.rank, first.turn, self.tree.leaves[tenant].rank, self.tree.leaves[tenant].turn)
+        ):
+            self.mark(tenant)
 
     cdef void set_open(self, int32_t tenant, bint opened) noexcept nogil:
         """Let the tenant's lanes compete, or not."""
@@ -289,6 +293,7 @@ cdef class Lanes:
             while mask:
                 self.rank_lane(tenant, aps_lowest_bit(mask))
                 mask &= mask - 1
+            self.mark(tenant)
 
     cdef double effective_bid(self, int32_t row, int64_t now_ns) noexcept nogil:
         """For people: the order itself is decided in integers."""

@@ -1,6 +1,11 @@
 """See request_table.pyx."""
 cimport cython
-from aps_core.types cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memset
+from aps_core.types cimport FREE, NONE, RETIRED, int32_t, int64_t, uint8_t, uint16_t, uint32_t
+
+cdef enum:                    # a handle: tag, generation, row
+    ROW_BITS = 28
+    GENERATION_BITS = 25
 
 cdef packed struct Request:   # 64 bytes; what a pop touches comes first
     int32_t next              # lane links: FIFO neighbours, or siblings in the lane's pairing heap
@@ -50,8 +55,52 @@ cdef class RequestTable:
 
     cdef void align(self) noexcept
     cpdef void reserve(self, Py_ssize_t capacity) except *    # grow to at least this many rows (may raise MemoryError)
-    cdef int32_t take(self) noexcept nogil                   # a zeroed row (state FREE, links NONE); NONE when full
-    cdef void give(self, int32_t row) noexcept nogil         # free it: the generation moves on
-    cdef int64_t handle(self, int32_t row) noexcept nogil
-    cdef int32_t find(self, int64_t handle) noexcept nogil   # NONE when stale or foreign
     cdef int32_t checked(self, int64_t handle) except -1     # find, or KeyError (GIL)
+
+    cdef inline int32_t take(self) noexcept nogil:
+        """A zeroed row (state FREE, links NONE); NONE when full."""
+        cdef int32_t row = self.free_head
+        cdef uint32_t generation = 0
+        cdef Request* record
+        if row != NONE:
+            record = &self.rows[row]
+            self.free_head = record.next
+            generation = record.generation
+        elif self.fresh < self.capacity:
+            row = self.fresh
+            record = &self.rows[row]
+            self.fresh += 1
+        else:
+            return NONE
+        memset(record, 0, sizeof(Request))
+        record.generation = generation
+        record.next = record.prev = record.child = NONE
+        record.in_use = 1
+        self.count += 1
+        return row
+
+    cdef inline void give(self, int32_t row) noexcept nogil:
+        """Free it: the generation moves on."""
+        cdef Request* record = &self.rows[row]
+        record.in_use = 0
+        record.generation += 1
+        self.count -= 1
+        if record.generation >= self.generation_limit:
+            record.state = RETIRED
+            self.retired += 1
+            return
+        record.state = FREE
+        record.next = self.free_head
+        self.free_head = row
+
+    cdef inline int64_t handle(self, int32_t row) noexcept nogil:
+        return self.tag << (ROW_BITS + GENERATION_BITS) | <int64_t>self.rows[row].generation << ROW_BITS | row
+
+    cdef inline int32_t find(self, int64_t handle) noexcept nogil:
+        """The row; NONE when stale or foreign."""
+        cdef int64_t row = handle & ((<int64_t>1 << ROW_BITS) - 1)
+        if row >= self.fresh or handle >> (ROW_BITS + GENERATION_BITS) != self.tag:
+            return NONE
+        if self.rows[row].generation != (handle >> ROW_BITS & ((<int64_t>1 << GENERATION_BITS) - 1)) or not self.rows[row].in_use:
+            return NONE
+        return <int32_t>row

@@ -11,16 +11,12 @@ import numpy as np
 from libc.stdint cimport INT32_MAX, INT32_MIN
 from libc.string cimport memmove, memset
 
-from aps_core.types cimport FREE, NONE, RETIRED
+from aps_core.types cimport NONE
 
 cdef enum:
-    ROW_BITS = 28
-    GENERATION_BITS = 25
     TAGS = 1023               # ten bits, without 0: a handle is positive
 
 cdef int64_t MAX_ROWS = (1 << ROW_BITS) - 1
-cdef int64_t ROW_MASK = (1 << ROW_BITS) - 1
-cdef int64_t GENERATION_MASK = (1 << GENERATION_BITS) - 1
 cdef int64_t MIN_ROWS = 1024
 
 cdef int64_t tables = 0       # tables made in this process
@@ -96,51 +92,6 @@ cdef class RequestTable:
             memmove(<char*>base + shift, <char*>base + self.shift, self.fresh * sizeof(Request))
             self.shift = shift
         self.rows = <Request*>(base + shift)
-
-    cdef int32_t take(self) noexcept nogil:
-        cdef int32_t row = self.free_head
-        cdef uint32_t generation = 0
-        cdef Request* record
-        if row != NONE:
-            record = &self.rows[row]
-            self.free_head = record.next
-            generation = record.generation
-        elif self.fresh < self.capacity:
-            row = self.fresh
-            record = &self.rows[row]
-            self.fresh += 1
-        else:
-            return NONE
-        memset(record, 0, sizeof(Request))
-        record.generation = generation
-        record.next = record.prev = record.child = NONE
-        record.in_use = 1
-        self.count += 1
-        return row
-
-    cdef void give(self, int32_t row) noexcept nogil:
-        cdef Request* record = &self.rows[row]
-        record.in_use = 0
-        record.generation += 1
-        self.count -= 1
-        if record.generation >= self.generation_limit:
-            record.state = RETIRED
-            self.retired += 1
-            return
-        record.state = FREE
-        record.next = self.free_head
-        self.free_head = row
-
-    cdef int64_t handle(self, int32_t row) noexcept nogil:
-        return self.tag << (ROW_BITS + GENERATION_BITS) | <int64_t>self.rows[row].generation << ROW_BITS | row
-
-    cdef int32_t find(self, int64_t handle) noexcept nogil:
-        cdef int64_t row = handle & ROW_MASK
-        if row >= self.fresh or handle >> (ROW_BITS + GENERATION_BITS) != self.tag:
-            return NONE
-        if self.rows[row].generation != (handle >> ROW_BITS & GENERATION_MASK) or not self.rows[row].in_use:
-            return NONE
-        return <int32_t>row
 
     def allocate(self, Py_ssize_t tenant=0, Py_ssize_t number=0):
         """Take a row for `tenant` with arrival number `number`, growing when full (errors: see reserve); its handle.

@@ -31,8 +31,9 @@ cdef class Scheduler:
     cdef Settlement settlement
     cdef Timeline timeline
 
-    cdef int32_t slot_of(self, object tenant) except -1
+    cdef int32_t slot_of(self, object tenant, int64_t now_ns) except -1
     cdef int32_t device_of(self, object device) except -1
+    cdef bint lives(self, int32_t row, int64_t now_ns) noexcept nogil
     cdef int32_t row_of(self, int64_t handle, int64_t now_ns) except -1
     cdef int32_t running_row(self, int64_t handle, int64_t now_ns) except -1
     cdef int must_be_active(self, int32_t slot) except -1

@@ -3,12 +3,12 @@
 Sans-IO and sans-clock: every call that needs time takes `now` in seconds and first plays what happens by itself up
 to then.
 """
-from libc.stdint cimport INT32_MAX, INT64_MAX
+from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN
 
 import numpy as np
 
 from aps_core.admission cimport Admission
-from aps_core.arguments cimport real, whole
+from aps_core.arguments cimport real, whole, whole_array
 from aps_core.batch_assembler cimport SWAP, BatchAssembler
 from aps_core.clock cimport FOREVER, MAX_SECONDS, llrint, to_ns
 from aps_core.contention cimport Contention
@@ -100,11 +100,13 @@ cdef class Scheduler:
 
     # Arguments
 
-    cdef int32_t slot_of(self, object tenant) except -1:
-        cdef int64_t slot = whole(tenant, "tenant", -(1 << 62), 1 << 62)
-        if not 0 < slot < self.tenants.capacity or self.tenants.rows[slot].state == VACANT:
-            raise KeyError(f"tenant {tenant} is unknown")
-        return <int32_t>slot
+    cdef int32_t slot_of(self, object tenant, int64_t now_ns) except -1:
+        """The slot, if the tenant has not drained by `now`."""
+        cdef int64_t slot = whole(tenant, "tenant", INT64_MIN, INT64_MAX)
+        if 0 < slot < self.tenants.capacity and self.tenants.rows[slot].state != VACANT:
+            if not self.settlement.drains_by(<int32_t>slot, now_ns):
+                return <int32_t>slot
+        raise KeyError(f"tenant {tenant} is unknown")
 
     cdef int32_t device_of(self, object device) except -1:
         cdef int64_t index = whole(device, "device", -(1 << 62), 1 << 62)
@@ -112,14 +114,18 @@ cdef class Scheduler:
             raise IndexError(f"device must be from 0 to {self.kv.devices - 1}, got {device}")
         return <int32_t>index
 
-    cdef int32_t row_of(self, int64_t handle, int64_t now_ns) except -1:
-        """The row, if the request has not ended by `now`."""
-        cdef int32_t row = self.table.find(handle)
+    cdef bint lives(self, int32_t row, int64_t now_ns) noexcept nogil:
+        """The row is of a request that has not ended by `now`."""
         cdef Request* request
-        if row != NONE:
-            request = &self.table.rows[row]
-            if request.state != ENDED and not (request.flags & TIMED and self.table.deadline_ns[row] <= now_ns):
-                return row
+        if row == NONE:
+            return False
+        request = &self.table.rows[row]
+        return request.state != ENDED and not (request.flags & TIMED and self.table.deadline_ns[row] <= now_ns)
+
+    cdef int32_t row_of(self, int64_t handle, int64_t now_ns) except -1:
+        cdef int32_t row = self.table.find(handle)
+        if self.lives(row, now_ns):
+            return row
         raise KeyError(f"handle {handle} is stale or foreign: the request has ended, or is not this scheduler's")
 
     cdef int32_t running_row(self, int64_t handle, int64_t now_ns) except -1:
@@ -138,8 +144,8 @@ cdef class Scheduler:
         cdef int32_t slot = self.tenants.vacant()
         if slot == NONE:
             slot = self.tenants.capacity
-            self.contention.reserve(2 * slot)
             self.assembler.reserve(2 * slot)
+            self.contention.reserve(2 * slot)         # last: it makes the slots
         self.tenants.open(slot, &parsed, self.kv.total_blocks)
         self.fair.open(slot, parsed.weight)
         self.buckets.open(slot, parsed.rate, parsed.burst, self.timeline.now_ns)
@@ -148,16 +154,17 @@ cdef class Scheduler:
     def set_tenant(self, tenant, *, double now, **limits):
         """Replace a tenant's weight and limits. Waiting requests that became impossible end (see `ended`)."""
         cdef Limits parsed = parse_limits(limits)
-        self.slot_of(tenant)
-        self.timeline.play(now, self.timeline.check(now))
-        self.change(self.slot_of(tenant), &parsed)
+        cdef int64_t now_ns = self.timeline.check(now)
+        cdef int32_t slot = self.slot_of(tenant, now_ns)
+        self.timeline.play(now, now_ns)
+        self.change(slot, &parsed)
 
     def remove_tenant(self, tenant, double now):
         """No new requests; what was accepted is still served. True: nothing was under way and the slot is free;
         False: it drains."""
-        self.slot_of(tenant)
-        self.timeline.play(now, self.timeline.check(now))
-        cdef int32_t slot = self.slot_of(tenant)
+        cdef int64_t now_ns = self.timeline.check(now)
+        cdef int32_t slot = self.slot_of(tenant, now_ns)
+        self.timeline.play(now, now_ns)
         self.tenants.rows[slot].state = DRAINING
         self.settlement.free_if_drained(slot)
         return self.tenants.rows[slot].state == VACANT
@@ -166,10 +173,11 @@ cdef class Scheduler:
         """A draining tenant comes back with its service, credit and bucket level. ValueError when it is not
         draining."""
         cdef Limits parsed = parse_limits(limits)
-        if self.tenants.rows[self.slot_of(tenant)].state != DRAINING:
+        cdef int64_t now_ns = self.timeline.check(now)
+        cdef int32_t slot = self.slot_of(tenant, now_ns)
+        if self.tenants.rows[slot].state != DRAINING:
             raise ValueError(f"tenant {tenant} must be draining to be readmitted, it is active")
-        self.timeline.play(now, self.timeline.check(now))
-        cdef int32_t slot = self.slot_of(tenant)
+        self.timeline.play(now, now_ns)
         self.tenants.rows[slot].state = ACTIVE
         self.change(slot, &parsed)
 
@@ -226,7 +234,7 @@ cdef class Scheduler:
         deadline_at: seconds; a request not started by then ends. expected_output: its forecast of output tokens.
         """
         cdef int64_t now_ns = self.timeline.check(now)
-        cdef int32_t slot = self.slot_of(tenant)
+        cdef int32_t slot = self.slot_of(tenant, now_ns)
         cdef int64_t prompt = whole(prompt_tokens, "prompt_tokens", 1, MOST_TOKENS)
         cdef int64_t most = whole(max_tokens, "max_tokens", 1, MOST_TOKENS)
         cdef int64_t offered = whole(bid, "bid", 1, BIDS)
@@ -245,10 +253,10 @@ cdef class Scheduler:
         """`submit` for each element of int arrays of one length, in order; an int64 array of handles or negated
         reason codes."""
         cdef int64_t now_ns = self.timeline.check(now)
-        cdef const int32_t[::1] slots = np.ascontiguousarray(tenants, np.int32)
-        cdef const int32_t[::1] prompt = np.ascontiguousarray(prompts, np.int32)
-        cdef const int32_t[::1] most = np.ascontiguousarray(max_tokens, np.int32)
-        cdef const int32_t[::1] offered = np.ascontiguousarray(bids, np.int32)
+        cdef const long long[::1] slots = whole_array(tenants, "tenants", INT64_MIN, INT64_MAX, np.int64)
+        cdef const int32_t[::1] prompt = whole_array(prompts, "prompts", 1, MOST_TOKENS, np.int32)
+        cdef const int32_t[::1] most = whole_array(max_tokens, "max_tokens", 1, MOST_TOKENS, np.int32)
+        cdef const int32_t[::1] offered = whole_array(bids, "bids", 1, BIDS, np.int32)
         cdef Py_ssize_t i, n = slots.shape[0]
         cdef long long[::1] answers = np.empty(n, np.int64)
         if prompt.shape[0] != n or most.shape[0] != n or offered.shape[0] != n:
@@ -256,7 +264,7 @@ cdef class Scheduler:
                              f"{n}, {prompt.shape[0]}, {most.shape[0]} and {offered.shape[0]}")
         for i in range(n):
             if not 0 < slots[i] < self.tenants.capacity or self.tenants.rows[slots[i]].state != ACTIVE:
-                self.must_be_active(self.slot_of(slots[i]))
+                self.must_be_active(self.slot_of(slots[i], now_ns))
             if prompt[i] < 1 or most[i] < 1 or not 1 <= offered[i] <= BIDS:
                 whole(prompt[i], f"prompts[{i}]", 1, MOST_TOKENS)
                 whole(most[i], f"max_tokens[{i}]", 1, MOST_TOKENS)
@@ -266,7 +274,7 @@ cdef class Scheduler:
             self.timeline.play(now, now_ns)
             for i in range(n):
                 answers[i] = self.admission.offer(
-                    slots[i], prompt[i], most[i], offered[i], INT64_MAX, NONE, now_ns, now
+                    <int32_t>slots[i], prompt[i], most[i], offered[i], INT64_MAX, NONE, now_ns, now
                 )
         return answers.base
 
@@ -355,9 +363,9 @@ cdef class Scheduler:
     def progress_many(self, handles, computed, generated, double now):
         """`progress` for each element of int64 arrays of one length; each handle at most once."""
         cdef int64_t now_ns = self.timeline.check(now)
-        cdef const long long[::1] names = np.ascontiguousarray(handles, np.int64)
-        cdef const long long[::1] prefilled = np.ascontiguousarray(computed, np.int64)
-        cdef const long long[::1] output = np.ascontiguousarray(generated, np.int64)
+        cdef const long long[::1] names = whole_array(handles, "handles", INT64_MIN, INT64_MAX, np.int64)
+        cdef const long long[::1] prefilled = whole_array(computed, "computed", 0, INT64_MAX, np.int64)
+        cdef const long long[::1] output = whole_array(generated, "generated", 0, MOST_TOKENS, np.int64)
         cdef Py_ssize_t i, n = names.shape[0]
         if prefilled.shape[0] != n or output.shape[0] != n:
             raise ValueError(
@@ -400,8 +408,8 @@ cdef class Scheduler:
     def settle_many(self, handles, outputs, double now):
         """`settle` for each element of int64 arrays of one length; each handle at most once."""
         cdef int64_t now_ns = self.timeline.check(now)
-        cdef const long long[::1] names = np.ascontiguousarray(handles, np.int64)
-        cdef const long long[::1] output = np.ascontiguousarray(outputs, np.int64)
+        cdef const long long[::1] names = whole_array(handles, "handles", INT64_MIN, INT64_MAX, np.int64)
+        cdef const long long[::1] output = whole_array(outputs, "outputs", 0, MOST_TOKENS, np.int64)
         cdef Py_ssize_t i, n = names.shape[0]
         if output.shape[0] != n:
             raise ValueError(f"handles and outputs must have one length, got {n} and {output.shape[0]}")
@@ -462,6 +470,10 @@ cdef class Scheduler:
         return 0
 
     # Looking
+
+    def is_live(self, Py_ssize_t handle, double now):
+        """Whether the request has not ended by `now`; plays no time, for a caller who checks its arguments."""
+        return self.lives(self.table.find(handle), self.timeline.check(now))
 
     def bid_of(self, Py_ssize_t handle):
         """The bid it has now, after clamping and re-bids."""

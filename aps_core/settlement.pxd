@@ -30,4 +30,5 @@ cdef class Settlement:
     cdef void report(self, int32_t row, int64_t computed, int64_t generated, int64_t now_ns) noexcept nogil
     cdef double finish(self, int32_t row, int64_t output, int64_t now_ns) noexcept nogil
     cdef double conclude(self, int32_t row, int64_t prompt, int64_t output, int64_t now_ns) noexcept nogil
+    cdef bint drains_by(self, int32_t slot, int64_t now_ns) noexcept nogil
     cdef void free_if_drained(self, int32_t slot) noexcept nogil

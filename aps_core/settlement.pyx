@@ -1,6 +1,6 @@
 """What a started request owes: output beyond its forecast while it runs, and the account when it ends. rules.md,
 section 8."""
-from aps_core.request_table cimport PAID, Request
+from aps_core.request_table cimport PAID, TIMED, Request
 from aps_core.tenant_table cimport ALL, DRAINING, VACANT, Tenant
 from aps_core.types cimport (
     ADMITTED, ENDED, EXCEEDS_BURST, EXCEEDS_KV_SHARE, NONE, RUNNING, WAITING, Reason, int32_t, int64_t, uint8_t,
@@ -141,6 +141,20 @@ cdef class Settlement:
         self.contention.finish(now_ns)
         self.free_if_drained(slot)
         return used
+
+    cdef bint drains_by(self, int32_t slot, int64_t now_ns) noexcept nogil:
+        """A draining tenant all of whose requests will have expired. Looks at the whole table: a rare call."""
+        cdef Tenant* tenant = &self.tenants.rows[slot]
+        cdef Request* request
+        cdef int32_t row
+        if tenant.state != DRAINING or tenant.in_flight:
+            return False
+        for row in range(self.table.fresh):
+            request = &self.table.rows[row]
+            if request.state == WAITING and request.tenant == slot:
+                if not request.flags & TIMED or self.table.deadline_ns[row] > now_ns:
+                    return False
+        return True
 
     cdef void free_if_drained(self, int32_t slot) noexcept nogil:
         cdef Tenant* tenant = &self.tenants.rows[slot]

@@ -34,7 +34,7 @@ cdef Limits parse_limits(dict given) except *:
     if unknown:
         raise TypeError(f"unknown keyword {min(unknown)!r}: allowed are {', '.join(sorted(KEYWORDS))}")
     limits.weight = real(given.get("weight", 1.0), "weight", 1e-9, 1e9)
-    limits.rate = positive(given.get("rate", FOREVER), "rate", True)
+    limits.rate = real(given.get("rate", FOREVER), "rate", 1e-6, FOREVER)
     limits.burst = positive(given.get("burst", FOREVER), "burst", True)
     if (limits.rate == FOREVER) != (limits.burst == FOREVER):
         raise ValueError(

@@ -14,6 +14,7 @@ from aps_core.clock cimport MAX_EPOCH, MAX_SECONDS, is_epoch, is_time, to_ns, wa
 
 cdef int64_t MAX_SLOTS = INT32_MAX
 cdef double MAX_TOKENS = 1e18             # of the Python API: no sum of these overflows
+cdef double MIN_RATE = 1e-6               # tokens/s: less would not be a rate but a stop
 cdef int64_t HORIZON_NS = 1 << 62         # what takes longer is never affordable
 
 
@@ -127,7 +128,7 @@ cdef class TokenBuckets:
         return enough
 
     def add(self, Py_ssize_t slot, double rate, double burst, double now, /):
-        """A new, full bucket of `rate` tokens/s and `burst` tokens: above 0 to 1e18, or both infinite (unlimited)."""
+        """A new, full bucket of `rate` tokens/s, 1e-6..1e18, and `burst` tokens, above 0 to 1e18; or both infinite."""
         self.check_limits(slot, rate, burst)
         self.last_ns = self.instant(now)
         self.open(<int32_t>slot, rate, burst, self.last_ns)
@@ -188,6 +189,8 @@ cdef class TokenBuckets:
             out = np.empty(n, np.bool_)
         elif getattr(out, "dtype", None) != np.bool_ or out.shape != (n,):
             raise ValueError(f"out must be a bool array of shape ({n},)")
+        elif np.may_share_memory(out, slots) or np.may_share_memory(out, amounts):
+            raise ValueError("out must not share memory with slots or amounts")
         cdef uint8_t[::1] taken = out.view(np.uint8)
         for i in range(n):
             slot, amount = slots[i], amounts[i]
@@ -225,8 +228,8 @@ cdef class TokenBuckets:
             raise IndexError(f"slot must be in 0..{self.capacity - 1}, not {slot}")
         if rate == INFINITY and burst == INFINITY:
             return 0
-        if not 0.0 < rate <= MAX_TOKENS:
-            raise ValueError(f"rate must be above 0, at most {MAX_TOKENS} tokens/s or infinite with burst, not {rate}")
+        if not MIN_RATE <= rate <= MAX_TOKENS:
+            raise ValueError(f"rate must be {MIN_RATE} to {MAX_TOKENS} tokens/s or infinite with burst, not {rate}")
         if not 0.0 < burst <= MAX_TOKENS:
             raise ValueError(f"burst must be above 0, at most {MAX_TOKENS} tokens or infinite with rate, not {burst}")
         return 0

@@ -16,12 +16,14 @@ from loadtests.micro import run, timing
 from loadtests.micro.bucket_peers import PythonBucket, calls
 from loadtests.micro.load import HORIZON_NS, Stream
 from loadtests.micro.queue_rows import AgingHold, HeapqHold, WrongOrder, check
-from loadtests.micro.rows import BY_NAME, PROMISES, Promise
+from loadtests.micro.rows import BY_NAME, PROMISES, Promise, Row
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = """queue.bulk.1k queue.call.1k queue.bulk.1k.100t queue.call.1k.100t queue.bulk.1m queue.call.1m queue.growth.10m
-queue.reheapify bucket.call.library bucket.call.python bucket.bulk request.call request.bulk request.face
-request.10k_tenants request.vllm request.litellm memory.request""".split()
+NAMES = """
+    queue.bulk.1k queue.call.1k queue.bulk.1k.100t queue.call.1k.100t queue.bulk.1m queue.call.1m queue.growth.10m
+    queue.reheapify bucket.call.library bucket.call.python bucket.bulk request.call request.bulk request.face
+    request.10k_tenants request.vllm request.litellm memory.request
+""".split()
 PEERS_MAY_BE_MISSING = {"bucket.call.library", "request.vllm", "request.litellm"}
 
 
@@ -32,7 +34,7 @@ def test_every_promised_row_has_an_experiment() -> None:
 
 def test_the_median_of_the_rounds_counts_and_cases_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    ticks = iter(itertools.accumulate([0, 900, 0, 90] + [0, 10, 0, 20, 0, 40, 0, 30, 0, 50, 0, 700]))
+    ticks = iter(itertools.accumulate([0, 900, 0, 90, 0, 10, 0, 20, 0, 40, 0, 30, 0, 50, 0, 700]))
     monkeypatch.setattr("time.thread_time_ns", lambda: next(ticks))
 
     def case(name: str) -> timing.Case:
@@ -74,21 +76,29 @@ def test_garbage_collection_is_off_only_while_timing() -> None:
         (Promise("x", "ns", "p", "figure"), 5.0, 1.0, 0.2, True),
     ],
 )
-def test_a_row_is_judged_by_its_target(promise: Promise, value: float, peer: float | None, ratio: float | None, met: bool) -> None:
+def test_a_row_is_judged_by_its_target(
+    promise: Promise, value: float, peer: float | None, ratio: float | None, met: bool
+) -> None:
     row = promise.judge(value, peer, "how")
     assert (row["ratio"], row["met"]) == (pytest.approx(ratio) if ratio else None, met)
     assert row["reason"] == "how" if met else "misses" in row["reason"]
 
 
 def test_an_experiment_that_fails_or_dies_leaves_its_rows_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def in_child(experiment: str, quick: bool) -> tuple[dict[str, run.Row], str]:
-        return {"queue.bulk.1k": BY_NAME["queue.bulk.1k"].judge(1.0, 9.0)}, "" if quick else "its process ended with status -11"
+    def in_child(experiment: str, quick: bool) -> tuple[dict[str, Row], str]:
+        return {
+            "queue.bulk.1k": BY_NAME["queue.bulk.1k"].judge(1.0, 9.0)
+        }, "" if quick else "its process ended with status -11"
 
     monkeypatch.setattr(run, "in_child", in_child)
     rows = {row["name"]: row for row in run.run_all(["queue.bulk.1k", "queue.call.1k", "bucket.bulk"], quick=False)}
     assert rows["queue.bulk.1k"]["met"] and rows["queue.bulk.1k"]["ratio"] == 9.0
     for name in ("queue.call.1k", "bucket.bulk"):
-        assert (rows[name]["value"], rows[name]["met"], rows[name]["reason"]) == (None, False, "its process ended with status -11")
+        assert (rows[name]["value"], rows[name]["met"], rows[name]["reason"]) == (
+            None,
+            False,
+            "its process ended with status -11",
+        )
 
 
 def test_the_stream_is_in_a_steady_state_that_sorting_can_check() -> None:
@@ -130,8 +140,18 @@ def test_a_wrong_pop_is_noticed(bulk: bool) -> None:
 
 def test_the_pure_python_bucket_is_a_token_bucket() -> None:
     bucket = PythonBucket(rate=10.0, burst=20.0)
-    assert [bucket.take(15.0, 1.0), bucket.take(6.0, 1.0), bucket.take(6.0, 1.1), bucket.take(21.0, 100.0), bucket.take(20.0, 100.0)] == [
-        True, False, True, False, True,
+    assert [
+        bucket.take(15.0, 1.0),
+        bucket.take(6.0, 1.0),
+        bucket.take(6.0, 1.1),
+        bucket.take(21.0, 100.0),
+        bucket.take(20.0, 100.0),
+    ] == [
+        True,
+        False,
+        True,
+        False,
+        True,
     ]
 
 
@@ -141,14 +161,14 @@ def test_a_library_that_refuses_is_not_timed_as_one_that_allows() -> None:
 
 
 @pytest.fixture(scope="module")
-def quick_rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[run.Row]]:
+def quick_rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Row]]:
     out = tmp_path_factory.mktemp("bench") / "bench.json"
     command = [sys.executable, str(ROOT / "loadtests" / "micro" / "run.py"), "--quick", "--json", str(out)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     yield json.loads(out.read_text())
 
 
-def test_a_quick_run_writes_every_row(quick_rows: list[run.Row]) -> None:
+def test_a_quick_run_writes_every_row(quick_rows: list[Row]) -> None:
     assert [row["name"] for row in quick_rows] == NAMES
     for row in quick_rows:
         assert set(row) == {"name", "value", "unit", "peer", "ratio", "target", "met", "reason"}
@@ -156,7 +176,7 @@ def test_a_quick_run_writes_every_row(quick_rows: list[run.Row]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_quick_run_measures(name: str, quick_rows: list[run.Row]) -> None:
+def test_a_quick_run_measures(name: str, quick_rows: list[Row]) -> None:
     row = next(row for row in quick_rows if row["name"] == name)
     if name in PEERS_MAY_BE_MISSING and row["value"] is None:
         assert fnmatch.fnmatch(row["reason"], "*Error: *install*") or "No module named" in row["reason"]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -181,14 +182,14 @@ def test_aborted_in_a_step_gets_no_token_and_frees_at_once() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"prompt_tokens": 0}, "prompt_tokens must be 1 to"),
-        ({"prompt_tokens": 2**31}, "prompt_tokens must be 1 to"),
+        ({"prompt_tokens": 0}, "prompt_tokens must be an integer from 1 to"),
+        ({"prompt_tokens": 2**31}, "prompt_tokens must be an integer from 1 to"),
         ({"output_tokens": 0}, "output_tokens must be"),
-        ({"bid": 0}, "bid must be 1 to 10, not 0"),
-        ({"bid": 11}, "bid must be 1 to 10, not 11"),
-        ({"generated": 5}, "generated must be 0 to 4, not 5"),
+        ({"bid": 0}, "bid must be an integer from 1 to 10, got 0"),
+        ({"bid": 11}, "bid must be an integer from 1 to 10, got 11"),
+        ({"generated": 5}, "generated must be an integer from 0 to 4, got 5"),
         ({"generated": -1}, "generated must be"),
-        ({"prefill": 11}, "prefill must be 0 to 10, not 11"),
+        ({"prefill": 11}, "prefill must be an integer from 0 to 10, got 11"),
         ({"prefill": -1}, "prefill must be"),
         ({"request_id": 1}, "request_id 1 is on the device already"),
     ],
@@ -201,6 +202,42 @@ def test_start_refuses(changed: dict[str, Any], message: str) -> None:
     assert (engine.running, engine.held_blocks) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    "field", ["request_id", "prompt_tokens", "output_tokens", "bid", "generated", "prefill", "account"]
+)
+@pytest.mark.parametrize("value", [1.0, 1.9, True, "1"])
+def test_start_takes_integers_only(field: str, value: Any) -> None:
+    engine = Engine(ReferenceModel(), 2, 100)
+    good: dict[str, Any] = {"request_id": 2, "prompt_tokens": 10, "output_tokens": 5, "bid": 5}
+    with pytest.raises(TypeError, match=f"{field} must be an integer"):
+        engine.start(**good | {field: value})
+    assert engine.running == 0
+    engine.start(**good | {field: np.int8(1)})
+
+
+@pytest.mark.parametrize("prefill_rate", [1e-300, 5e-324, 1e-9])
+def test_a_step_without_an_end_is_refused(prefill_rate: float) -> None:
+    """Such an instant would be negative, or infinite; and nothing has changed."""
+    engine = Engine(ReferenceModel(prefill_rate=prefill_rate), 2, 100)
+    engine.start(1, 16, 5, 5)
+    with pytest.raises(RuntimeError, match=r"a step must take 0 to 4e\+08 s"):
+        engine.begin_step(0)
+    assert (engine.stepping, engine.held_blocks, engine.end_ns, engine.busy_ns) == (False, 1, 0, 0)
+    with pytest.raises(ValueError, match="no step runs"):
+        engine.end_step()
+
+
+@pytest.mark.parametrize(
+    ("now_ns", "error"), [(2**62 + 1, ValueError), (2**63, ValueError), (-1, ValueError), (0.5, TypeError)]
+)
+def test_a_step_begins_within_time(now_ns: Any, error: type[Exception]) -> None:
+    engine = Engine(ReferenceModel(), 1, 100)
+    engine.start(1, 10, 5, 5)
+    with pytest.raises(error, match="now_ns must be an integer"):
+        engine.begin_step(now_ns)
+    assert engine.begin_step(2**62) > 2**62
+
+
 def test_steps_in_the_wrong_order() -> None:
     engine = Engine(ReferenceModel(), 1, 100)
     with pytest.raises(ValueError, match="no step runs"):
@@ -210,16 +247,18 @@ def test_steps_in_the_wrong_order() -> None:
     with pytest.raises(ValueError, match="a step runs until"):
         engine.begin_step(end_ns)
     engine.end_step()
-    with pytest.raises(ValueError, match=f"at least {end_ns}, not {end_ns - 1}"):
+    with pytest.raises(ValueError, match=f"now_ns must be an integer from {end_ns} to {2**62}, got {end_ns - 1}"):
         engine.begin_step(end_ns - 1)
 
 
 @pytest.mark.parametrize("field", ["slots", "kv_blocks", "block_tokens"])
 def test_engine_refuses(field: str) -> None:
-    with pytest.raises(ValueError, match=f"{field} must be 1 to"):
+    with pytest.raises(ValueError, match=f"{field} must be an integer from 1 to"):
         Engine(ReferenceModel(), **{"slots": 1, "kv_blocks": 1, field: 0})
     with pytest.raises(TypeError):
         Engine(None, 1, 1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=f"{field} must be an integer, got 2.9"):
+        Engine(ReferenceModel(), **{"slots": 1, "kv_blocks": 1, field: 2.9})  # type: ignore[arg-type]
 
 
 def test_models_refuse() -> None:

@@ -1,7 +1,11 @@
 """Requests are known by their caller's id or by the core's number; an id lives as long as its request."""
 
 from collections.abc import Hashable
+from decimal import Decimal
+from fractions import Fraction
+from math import inf, nan
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,6 +68,67 @@ def test_an_expired_request_s_id_may_be_used_again_and_its_end_is_still_reported
     admitted(scheduler.submit("a", **ROOMY | {"now": 2.0}, id="x"))
     assert scheduler.ended() == [Ended("x", "deadline_expired")]
     assert scheduler.next_batch(now=2.0).started == ("x",)
+
+
+@pytest.mark.parametrize("called", [None, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_id_is_free_again_however_often_anybody_called(called: float | None, cancelled: bool) -> None:
+    scheduler = make()
+    scheduler.submit("a", **ROOMY, id="x", deadline_at=1.0)
+    if called is not None:
+        scheduler.next_wakeup(now=called)
+    if cancelled:
+        assert scheduler.cancel("x", now=2.0) is None  # it has ended by then
+    admitted(scheduler.submit("b", **ROOMY | {"now": 2.0}, id="x"))
+    assert scheduler.ended() == [Ended("x", "deadline_expired")]
+    assert scheduler.explain("x", now=2.0).tenant == "b"
+    assert scheduler.waiting == 1
+
+
+def test_a_refused_id_plays_no_time() -> None:
+    scheduler = make()
+    scheduler.submit("a", **ROOMY, id="x", deadline_at=1.0)
+    scheduler.submit("a", **ROOMY, id="y")
+    for id, error in (("y", "unique"), ("x", "prompt_tokens")):
+        with pytest.raises(ValueError, match=error):
+            scheduler.submit("a", prompt_tokens=0, now=2.0, id=id)
+    assert (scheduler.now, scheduler.waiting, scheduler.ended()) == (0.0, 2, [])
+
+
+HANDLE = 2**60  # some int that the core may give
+
+
+@pytest.mark.parametrize(
+    "id",
+    [HANDLE, float(HANDLE), complex(HANDLE), Decimal(HANDLE), Fraction(HANDLE), np.int64(HANDLE), np.uint64(HANDLE)],
+    ids=repr,
+)
+def test_an_id_that_equals_one_of_the_core_s_is_refused(id: Hashable) -> None:
+    with pytest.raises(ValueError, match=r"id must not equal an int in 2\*\*53..2\*\*63-1"):
+        make().submit("a", **ROOMY, id=id)
+
+
+@pytest.mark.parametrize(
+    "id",
+    [
+        nan,
+        inf,
+        0.5,
+        2.0**63,
+        Decimal("NaN"),
+        Decimal("-Infinity"),
+        complex(HANDLE, 1),
+        Fraction(HANDLE + 1, 2),
+        np.int8(5),
+    ],
+    ids=repr,
+)
+def test_other_numbers_are_ids(id: Hashable) -> None:
+    scheduler = make()
+    other = scheduler.submit("a", **ROOMY).id
+    assert scheduler.submit("a", **ROOMY, id=id).id is id
+    assert scheduler.cancel(id, now=0.0) == 0.0
+    assert scheduler.explain(other, now=0.0).state == "waiting"
 
 
 def test_own_and_default_ids_live_together() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aps_core.scheduler import Scheduler
 from tests.scheduler_pair import scheduler_under_test
 
 NAN, INF = math.nan, math.inf
@@ -78,6 +79,16 @@ VALUE_ERRORS: dict[str, tuple[Callable[[Setting], object], str, str]] = {
     "weight 0": (add(weight=0.0), "weight", "0.0"),
     "weight negative": (add(weight=-1.0), "weight", "-1.0"),
     "weight infinite": (add(weight=INF), "weight", "inf"),
+    "weight too small": (add(weight=0.99e-9), "weight", "9.9e-10"),
+    "weight too large": (add(weight=1.01e9), "weight", "1010000000.0"),
+    "weight beyond floats": (add(weight=10**400), "weight", str(10**400)),
+    "rate too small": (add(rate=0.99e-6, burst=5.0), "rate", "9.9e-07"),
+    "rate beyond floats": (add(rate=10**400, burst=5.0), "rate", str(10**400)),
+    "window beyond floats": (
+        lambda s: s.scheduler.set_fairness_window(10**400, NOW),
+        "fairness_window",
+        str(10**400),
+    ),
     "rate 0": (add(rate=0.0, burst=5.0), "rate", "0.0"),
     "burst negative": (add(rate=1.0, burst=-5.0), "burst", "-5.0"),
     "rate without burst": (add(rate=77.0), "burst", "inf"),
@@ -122,8 +133,31 @@ KEY_ERRORS: dict[str, Callable[[Setting], object]] = {
     "foreign handle": lambda s: s.scheduler.explain(987654321, NOW),
     "handle 0": lambda s: s.scheduler.rebid(0, 5, NOW),
     "negative handle": lambda s: s.scheduler.bid_of(-7),
+    "many, a huge tenant": lambda s: s.scheduler.submit_many(
+        np.array([s.tenant + 2**32]), np.array([5]), np.array([5]), np.array([5]), NOW
+    ),
     "many, an unknown tenant": lambda s: s.scheduler.submit_many([s.tenant, 99], [5, 5], [5, 5], [5, 5], NOW),
 }
+
+SUBMITTED = ("tenants", "prompts", "max_tokens", "bids")
+SETTLED = ("handles", "outputs")
+PROGRESSED = ("handles", "computed", "generated")
+
+
+def many(method: str, field: str, value: object) -> Callable[[Setting], object]:
+    """A call of one element a column, all good but the one of `field`."""
+
+    def call(setting: Setting) -> object:
+        good = {
+            "submit_many": {"tenants": setting.tenant, "prompts": 5, "max_tokens": 5, "bids": 5},
+            "settle_many": {"handles": setting.running, "outputs": 5},
+            "progress_many": {"handles": setting.running, "computed": 10, "generated": 5},
+        }
+        columns = {name: np.array([number]) for name, number in (good[method] | {field: value}).items()}
+        return getattr(setting.scheduler, method)(**columns, now=NOW)
+
+    return call
+
 
 OTHERS: dict[str, tuple[Callable[[Setting], object], type[Exception]]] = {
     "device": (lambda s: s.scheduler.next_batch(1, NOW), IndexError),
@@ -132,6 +166,16 @@ OTHERS: dict[str, tuple[Callable[[Setting], object], type[Exception]]] = {
     "bid as text": (submit(bid="5"), TypeError),
     "rebid 5.5": (lambda s: s.scheduler.rebid(s.waiting, 5.5, NOW), TypeError),
     "tokens as float": (submit(prompt_tokens=5.0), TypeError),
+    **{f"many submitted, {name} as floats": (many("submit_many", name, 5.9), TypeError) for name in SUBMITTED},
+    **{f"many submitted, {name} as bools": (many("submit_many", name, True), TypeError) for name in SUBMITTED},
+    **{
+        f"many submitted, {name} beyond 32 bits": (many("submit_many", name, 2**32 + 5), ValueError)
+        for name in SUBMITTED[1:]
+    },
+    **{f"many settled, {name} as floats": (many("settle_many", name, 5.0), TypeError) for name in SETTLED},
+    **{f"much progress, {name} as floats": (many("progress_many", name, 10.0), TypeError) for name in PROGRESSED},
+    "many settled, beyond 32 bits": (many("settle_many", "outputs", 2**32 + 5), ValueError),
+    "many settled, unsigned 64 bits": (many("settle_many", "handles", 2**64 - 1), ValueError),
 }
 
 
@@ -174,6 +218,39 @@ def test_other_errors(name: str) -> None:
     with pytest.raises(error):
         call(setting)
     assert setting.state() == before
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s: s.set_tenant(1, now=5.0),
+        lambda s: s.remove_tenant(1, 5.0),
+        lambda s: s.readmit_tenant(1, now=5.0),
+        lambda s: s.submit(1, 10, 20, 5, 5.0),
+        lambda s: s.submit_many([1], [10], [20], [5], 5.0),
+    ],
+)
+def test_a_tenant_that_will_have_drained_by_now_is_unknown(call: Callable[[Any], object]) -> None:
+    """The refusal plays no time: the request that is due has not ended."""
+    scheduler = scheduler_under_test()([2], [40], [16], block_tokens=4)
+    slot = scheduler.add_tenant(now=0.0)
+    for deadline in (1.0, 2.0):
+        scheduler.submit(slot, 10, 20, 5, 0.0, deadline)
+    assert not scheduler.remove_tenant(slot, 0.5)
+    with pytest.raises(KeyError):
+        call(scheduler)
+    assert (scheduler.now, scheduler.waiting, scheduler.tenant_state(slot)) == (0.5, 2, 2)
+    scheduler.readmit_tenant(slot, now=1.5)
+    assert (scheduler.waiting, scheduler.tenant_state(slot)) == (1, 1)
+
+
+@pytest.mark.parametrize(("tokens", "seconds"), [(100, 1e8), (10_000, 4e8), (2**30, 4e8)])
+def test_the_wait_for_the_slowest_bucket_is_finite(tokens: int, seconds: float) -> None:
+    scheduler = scheduler_under_test()([2], [2**31 - 1], [0])
+    slot = scheduler.add_tenant(rate=1e-6, burst=float(tokens), now=0.0)
+    assert scheduler.submit(slot, tokens - 1, 1, 5, 0.0) > 0
+    assert scheduler.submit(slot, tokens - 1, 1, 5, 0.0) < 0
+    assert scheduler.retry_after == pytest.approx(seconds)
 
 
 def test_a_request_settles_once() -> None:
@@ -237,6 +314,58 @@ def test_schedulers_that_cannot_be(changes: dict[str, Any]) -> None:
     keywords: dict[str, Any] = {"slots": [2], "kv_blocks": [40], "token_budgets": [16], **changes}
     with pytest.raises(ValueError, match=next(iter(changes))):
         scheduler_under_test()(**keywords)
+
+
+class OutOfMemory:
+    """NumPy's allocations fail from the n-th on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+        self.left = n
+        for name in ("zeros", "empty", "ones", "full", "arange", "concatenate"):
+            monkeypatch.setattr(np, name, self.failing(getattr(np, name)))
+
+    def failing(self, allocate: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise MemoryError
+            return allocate(*arguments, **keywords)
+
+        return call
+
+
+def test_without_memory_for_a_tenant_no_slot_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever allocation fails, the next tenant needs them all again."""
+    for n in range(100):
+        scheduler = Scheduler([1], [40], [0], block_tokens=4)
+        for _ in range(15):  # those there is room for at first
+            scheduler.add_tenant(now=0.0)
+        with monkeypatch.context() as patch:
+            memory = OutOfMemory(patch, n)
+            try:
+                scheduler.add_tenant(now=0.0)
+                break
+            except MemoryError:
+                memory.left = 0
+            with pytest.raises(MemoryError):
+                scheduler.add_tenant(now=0.0)
+        slot = scheduler.add_tenant(now=0.0, rate=10.0, burst=50.0)
+        assert slot == 16
+        handle = scheduler.submit(slot, 10, 20, 5, 0.0)
+        assert scheduler.next_batch(0, 0.0) == 1
+        assert scheduler.settle(handle, 20, 1.0) == 30.0
+    assert n > 10
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
+def test_columns_of_any_integers_mean_the_same(dtype: type[np.integer[Any]]) -> None:
+    s = Setting()
+    column = np.full((2, 2), 5, dtype)[:, 0]  # not contiguous
+    tenants = np.full(2, s.tenant, dtype)
+    assert (s.scheduler.submit_many(tenants, column, column, column, NOW) > 0).all()
+    assert (s.scheduler.submit_many([s.tenant], [5], [dtype(5)], [5], NOW) > 0).all()
+    assert s.scheduler.submit_many([], [], [], [], NOW).size == 0
+    assert s.scheduler.waiting == 5
 
 
 def test_numpy_integers_are_integers() -> None:

@@ -249,6 +249,21 @@ def test_a_client_that_disconnects_cancels_its_request() -> None:
         assert service.driver.outstanding == 0
 
 
+def half_a_body(service: Service) -> socket.socket:
+    """A connection that has sent the first 5 bytes of a body of 100."""
+    host, port = service.url.removeprefix("http://").split(":")
+    client = socket.create_connection((host, int(port)), timeout=10)
+    client.sendall(b'POST /infer HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"ten')
+    return client
+
+
+def test_a_client_that_hangs_up_in_its_body_is_no_error_of_the_service(capfd: pytest.CaptureFixture[str]) -> None:
+    with serving((Tenant("x"),)) as service:
+        half_a_body(service).close()
+        assert service.infer(tenant_id="x", prompt_tokens=1, max_tokens=1).status_code == 200
+    assert "Exception" not in capfd.readouterr().err
+
+
 def test_draining_refuses_new_requests_and_finishes_the_old() -> None:
     with serving((Tenant("x"),), time_scale=10.0) as service:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:

@@ -99,3 +99,45 @@ def test_no_slot_idles_while_somebody_may_go(preemption: int) -> None:
             assert full or snapshot["contending"] == 0, f"seed {seed}"
             idle += not full and snapshot["waiting"] > 0
     assert idle > 0, "nobody was ever held back by its own limits"
+
+
+@pytest.mark.parametrize(
+    ("largest", "order", "window"), [(19, (0, 1), 10.0), (19, (1, 0), 10.0), (9, (0, 1), 40.0), (30, (1, 0), 0.0)]
+)
+def test_a_large_request_is_not_passed_for_ever_by_its_own_tenant_on_another_device(
+    largest: int, order: tuple[int, int], window: float
+) -> None:
+    """It fits the first device alone. Small ones, started on the second, may not carry its tenant out of the window."""
+    pair = Solo(
+        {
+            "slots": [4, 16],
+            "kv_blocks": [40, 36],
+            "token_budgets": [0, 0],
+            "block_tokens": 1,
+            "aging_horizon_s": 1.0,
+            "fairness_window": window,
+        }
+    )
+    mixed, other = pair.add_tenant(), pair.add_tenant()
+    rng = random.Random(3)
+    waiting: dict[int, set[int]] = {mixed: set(), other: set()}
+
+    def refill() -> None:
+        for tenant, count, most in ((mixed, 60, 1), (other, 8, largest)):
+            waiting[tenant] &= pair.waiting.keys()
+            for _ in range(count - len(waiting[tenant])):
+                waiting[tenant].add(pair.submit(tenant, 1, most, 5, rng.randint(most // 2, most) or 1))
+
+    large = 0
+    for step in range(350):
+        if step == 50:
+            large = pair.submit(mixed, 37, 3, 5, 3)
+        refill()
+        for device in order:
+            pair.engine_step(device)
+        pair.now += 0.01
+        for device in order:
+            if large in pair.next_batch(device):
+                return
+            refill()
+    raise AssertionError("the large request starves")

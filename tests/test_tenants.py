@@ -1,26 +1,38 @@
 """Tenants: every rule of every field, and names for slots."""
 
 from dataclasses import FrozenInstanceError
-from math import inf, nan
+from math import inf, isfinite, nan
 from typing import Any
 
 import pytest
 
-from aps.tenants import Roster, Tenant, core_options
+from aps import Device, Policy, Scheduler
+from aps.tenants import MAX_WEIGHT, MIN_WEIGHT, Roster, Tenant, core_options
 
-RATE = "Tenant.rate must be a number > 0 (tokens/s; inf: unlimited), got "
+NAME = 'Tenant.name must be a str of 1 to 256 printable characters without "/", got '
+RATE = "Tenant.rate must be tokens/s, at least 1e-6 (inf: unlimited), got "
 BURST = "Tenant.burst must be a number of tokens > 0, finite exactly when Tenant.rate is, got "
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("name", "", "Tenant.name must be a non-empty str, got ''"),
-        ("weight", -1, "Tenant.weight must be a finite number > 0, got -1"),
-        ("weight", 0, "Tenant.weight must be a finite number > 0, got 0"),
-        ("weight", inf, "Tenant.weight must be a finite number > 0, got inf"),
-        ("weight", nan, "Tenant.weight must be a finite number > 0, got nan"),
+        ("name", "", NAME + "''"),
+        ("name", "a/b", NAME + "'a/b'"),
+        ("name", "a\n", NAME + "'a\\n'"),
+        ("name", "a\u2028b", NAME + "'a\\u2028b'"),
+        ("name", "\x85", NAME + "'\\x85'"),
+        ("name", "\udc80", NAME + "'\\udc80'"),
+        ("name", "n" * 257, NAME + repr("n" * 257)),
+        ("weight", -1, "Tenant.weight must be a number in 1e-9..1e9, got -1"),
+        ("weight", 0, "Tenant.weight must be a number in 1e-9..1e9, got 0"),
+        ("weight", 0.99e-9, "Tenant.weight must be a number in 1e-9..1e9, got 9.9e-10"),
+        ("weight", 1.01e9, "Tenant.weight must be a number in 1e-9..1e9, got 1010000000.0"),
+        ("weight", inf, "Tenant.weight must be a number in 1e-9..1e9, got inf"),
+        ("weight", nan, "Tenant.weight must be a number in 1e-9..1e9, got nan"),
+        ("weight", 10**400, f"Tenant.weight must be a number in 1e-9..1e9, got {10**400}"),
         ("rate", 0, RATE + "0"),
+        ("rate", 0.99e-6, RATE + "9.9e-07"),
         ("rate", -5.0, RATE + "-5.0"),
         ("rate", nan, RATE + "nan"),
         ("rate", 10.0, BURST + "inf"),
@@ -73,12 +85,34 @@ def test_a_wrong_type_is_named(field: str, value: Any) -> None:
         Tenant(**{"name": "acme", field: value})
 
 
+@pytest.mark.parametrize("name", ["n" * 256, "Zoë & söhne, 東京 #1", "0", ".", "a b"])
+def test_names_that_people_use(name: str) -> None:
+    assert Tenant(name).name == name
+
+
 def test_a_tenant_is_a_frozen_value() -> None:
     tenant = Tenant("acme", weight=2, rate=10, burst=100)
     assert tenant == Tenant("acme", 2.0, 10.0, 100.0)
     assert len({tenant, Tenant("acme", weight=2, rate=10, burst=100)}) == 1
     with pytest.raises(FrozenInstanceError):
         tenant.weight = 3  # type: ignore[misc]
+
+
+def test_with_extreme_weights_nothing_overflows_and_nobody_is_lost() -> None:
+    """The largest requests at the highest prices: V stays a number, and all are served."""
+    tenants = [Tenant("light", weight=MIN_WEIGHT), Tenant("plain"), Tenant("heavy", weight=MAX_WEIGHT)]
+    policy = Policy(input_weight=1e6, output_weight=1e6, bid_premium=1e6)
+    device = Device(slots=1, kv_blocks=2**31 - 1, token_budget=None)
+    scheduler = Scheduler(tenants, policy=policy, devices=(device,))
+    for _ in range(3):
+        for tenant in tenants:
+            assert scheduler.submit(tenant.name, prompt_tokens=2**30, max_tokens=2**30 - 1, bid=10, now=0.0).admitted
+    for _ in range(9):
+        [id] = scheduler.next_batch(now=0.0).started
+        scheduler.settle(id, 2**30 - 1, now=0.0)
+    snapshot = scheduler.snapshot(now=0.0)
+    assert isfinite(snapshot.virtual_time)
+    assert all(isfinite(row.service) and row.finished == 3 for row in snapshot.tenants.values())
 
 
 def test_core_options_leave_out_what_has_no_bound() -> None:

@@ -1,5 +1,7 @@
 """The stream of requests that the queue and request rows run on: same seed, same requests, for us and for the peer."""
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +22,22 @@ class Requests(NamedTuple):
     @property
     def at(self) -> NDArray[np.float64]:
         """Arrival instants in seconds; at these sizes rounding to nanoseconds gives `at_ns` back exactly."""
-        return self.at_ns * 1e-9
+        return self.at_ns / np.float64(1e9)
 
     @property
     def keys(self) -> NDArray[np.int64]:
         """The aging key, smaller first: `-(bid * H - 9 * arrival)`, the order of effective bids at any instant."""
         return 9 * self.at_ns - self.bids.astype(np.int64) * HORIZON_NS
+
+    def part(self, start: int, end: int) -> "Requests":
+        chosen = slice(start, end)
+        return Requests(self.tenants[chosen], self.bids[chosen], self.at_ns[chosen], self.numbers[chosen])
+
+    def bursts(self) -> "Iterator[tuple[Requests, float]]":
+        """Those that share an instant together, and that instant in seconds."""
+        edges = np.flatnonzero(np.diff(self.at_ns, prepend=-1)).tolist()
+        for start, end in pairwise([*edges, len(self.at_ns)]):
+            yield self.part(start, end), float(self.at[start])
 
 
 class Stream:

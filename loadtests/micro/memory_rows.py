@@ -49,7 +49,9 @@ def face_growth(count: int) -> float:
     import aps
 
     names = [f"tenant-{number}" for number in range(TENANTS)]
-    scheduler: Any = aps.Scheduler([aps.Tenant(name, rate=1e9, burst=1e12) for name in names], limits=aps.Limits(max_queued=2 * count))
+    scheduler: Any = aps.Scheduler(
+        [aps.Tenant(name, rate=1e9, burst=1e12) for name in names], limits=aps.Limits(max_queued=2 * count)
+    )
     before = resident_bytes()
     for number in range(count):
         scheduler.submit(names[number % TENANTS], prompt_tokens=100, max_tokens=100, bid=number % BIDS + 1, now=0.0)

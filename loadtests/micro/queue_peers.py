@@ -1,4 +1,4 @@
-"""Other schedulers' queues, in the hold model: add a request, take the best. Each is imported only when it is measured."""
+"""Other schedulers' queues in the hold model: add a request, take the best. Each is imported when it is measured."""
 
 import asyncio
 import contextlib
@@ -78,7 +78,9 @@ class LiteLLM:
         self.scheduler: Any = self.module.Scheduler()
         self.stream = Stream(waiting, tenants)
         self.chunk = chunk
-        queue = sorted((priority, number) for priority, _, number in columns(self.stream.initial))  # a sorted list is a heap
+        queue = sorted(
+            (priority, number) for priority, _, number in columns(self.stream.initial)
+        )  # a sorted list is a heap
         self.loop.run_until_complete(self.scheduler.save_queue(queue, self.MODEL))
 
     def __call__(self) -> Timed:

@@ -1,10 +1,10 @@
-"""Request rows: what a whole request costs (submit, dispatch, settle), with buckets, the fairness window and KV in force.
+"""Request rows: what a whole request costs (submit, dispatch, settle), with buckets, fairness window and KV in force.
 
-Hold model: 100,000 requests stay waiting and the device stays full; each round ends running requests, dispatches as many
-and submits as many. Beside it one heapq push + pop at the same length, which knows nothing of tenants, rates or KV.
+Hold model: 100,000 requests stay waiting and the device stays full; each round ends running requests, dispatches as
+many and submits as many. Beside it one heapq push + pop at the same length, which knows nothing of tenants or KV.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,9 +64,10 @@ class CoreHold:
         self.core = Scheduler([server.slots], [server.kv_blocks], [0], block_tokens=BLOCK_TOKENS)
         self.slots = np.array([self.core.add_tenant(rate=RATE, burst=BURST, now=0.0) for _ in range(tenants)], np.int32)
         self.settled = 0
-        fill(self, self.stream.initial, self.submit_all)
-        fill(self, self.stream.take(server.slots), self.submit_all)
-        self.now = self.stream.now_ns * 1e-9
+        for requests in (self.stream.initial, self.stream.take(server.slots)):
+            for burst, now in requests.bursts():
+                self.submit_all(burst, now)
+        self.now = self.stream.now_ns / 1e9
         started = self.core.next_batch(0, self.now)
         self.running = self.core.started[:started].copy()
         if started != server.slots or self.core.waiting != waiting:
@@ -124,19 +125,14 @@ class CoreHold:
 
     def check(self) -> None:
         """Everybody accounted for: as many wait and run as before, all others finished, and nothing was refused."""
-        snapshot = self.core.snapshot(self.stream.now_ns * 1e-9)
+        snapshot = self.core.snapshot(self.stream.now_ns / 1e9)
         totals = {name: int(np.sum(column)) for name, column in snapshot["tenants"].items()}
         waiting, slots = len(self.stream.initial.bids), self.server.slots
         found = (totals["finished"], totals["waiting"], totals["in_flight"], totals["rejected"] + totals["throttled"])
         if found != (self.settled, waiting, slots, 0):
-            raise AssertionError(f"finished, waiting, in flight, refused: {found}, not {(self.settled, waiting, slots, 0)}")
-
-
-def fill(hold: Any, requests: Requests, submit: Callable[[Requests, float], None]) -> None:
-    """Submit requests in bursts that share an instant (the first one's, or what has been reached)."""
-    edges = np.flatnonzero(np.diff(requests.at_ns, prepend=-1))
-    for start, end in zip(edges, [*edges[1:], len(requests.bids)], strict=True):
-        submit(Requests(*(column[start:end] for column in requests)), float(requests.at_ns[start]) * 1e-9)
+            raise AssertionError(
+                f"finished, waiting, in flight, refused: {found}, not {(self.settled, waiting, slots, 0)}"
+            )
 
 
 class FaceHold:
@@ -156,9 +152,10 @@ class FaceHold:
             limits=aps.Limits(max_queued=2 * waiting),
             block_tokens=BLOCK_TOKENS,
         )
-        fill(self, self.stream.initial, self.submit_all)
-        fill(self, self.stream.take(server.slots), self.submit_all)
-        self.running = list(self.scheduler.next_batch(now=self.stream.now_ns * 1e-9).started)
+        for requests in (self.stream.initial, self.stream.take(server.slots)):
+            for burst, now in requests.bursts():
+                self.submit_all(burst, now)
+        self.running = list(self.scheduler.next_batch(now=self.stream.now_ns / 1e9).started)
         if len(self.running) != server.slots:
             raise AssertionError(f"{len(self.running)} of {server.slots} slots are taken")
 
@@ -166,7 +163,9 @@ class FaceHold:
         prompts, most, _ = self.sizes.draw(len(requests.bids))
         rows = zip(requests.tenants.tolist(), prompts.tolist(), most.tolist(), requests.bids.tolist(), strict=True)
         for tenant, prompt, limit, bid in rows:
-            verdict = self.scheduler.submit(self.names[tenant], prompt_tokens=prompt, max_tokens=limit, bid=bid, now=now)
+            verdict = self.scheduler.submit(
+                self.names[tenant], prompt_tokens=prompt, max_tokens=limit, bid=bid, now=now
+            )
             if not verdict.admitted:
                 raise AssertionError(f"refused while filling: {verdict.reason}")
 
@@ -191,7 +190,7 @@ class FaceHold:
 
 
 def whole_request(quick: bool) -> Iterator[Row]:
-    waiting, chunk, rounds = (2_000, 512, 2) if quick else (WAITING, 10_240, 15)
+    waiting, chunk, rounds = (2_000, 512, 2) if quick else (WAITING, 4_096, 31)
     call = CoreHold(waiting, 100, chunk, SMALL, bulk=False)
     bulk = CoreHold(waiting, 100, chunk, LARGE, bulk=True)
     cases: dict[str, Case] = {"call": call, "bulk": bulk, "heapq": HeapqHold(waiting, 100, chunk)}
@@ -204,8 +203,12 @@ def whole_request(quick: bool) -> Iterator[Row]:
     call.check()
     bulk.check()
     note = f"100 tenants, {waiting:,} waiting, {rounds} rounds of {chunk:,}; "
-    yield BY_NAME["request.call"].judge(costs["call"], costs["heapq"], f"{note}{SMALL.slots} slots, three calls a request")
-    yield BY_NAME["request.bulk"].judge(costs["bulk"], costs["heapq"], f"{note}{LARGE.slots} slots, three calls per {LARGE.slots}")
+    yield BY_NAME["request.call"].judge(
+        costs["call"], costs["heapq"], f"{note}{SMALL.slots} slots, three calls a request"
+    )
+    yield BY_NAME["request.bulk"].judge(
+        costs["bulk"], costs["heapq"], f"{note}{LARGE.slots} slots, three calls per {LARGE.slots}"
+    )
     if no_face:
         yield BY_NAME["request.face"].failed(no_face)
     else:
@@ -213,17 +216,22 @@ def whole_request(quick: bool) -> Iterator[Row]:
 
 
 def many_tenants(quick: bool) -> Iterator[Row]:
-    waiting, chunk, rounds, tenants = (2_000, 512, 2, 500) if quick else (WAITING, 10_240, 15, 10_000)
+    waiting, chunk, rounds, tenants = (2_000, 512, 2, 500) if quick else (WAITING, 4_096, 31, 10_000)
     cases = {
         (number, bulk): CoreHold(waiting, number, chunk, LARGE if bulk else SMALL, bulk)
-        for number in (2, tenants) for bulk in (False, True)
+        for number in (2, tenants)
+        for bulk in (False, True)
     }
     costs = measure({str(key): case for key, case in cases.items()}, rounds)
     for case in cases.values():
         case.check()
-    many, two, many_bulk, two_bulk = (costs[str(key)] for key in ((tenants, False), (2, False), (tenants, True), (2, True)))
-    note = (f"{waiting:,} waiting, a call an operation, {rounds} rounds of {chunk:,}; "
-            f"in bulk {many_bulk:,.0f} ns against {two_bulk:,.0f} ns, {many_bulk / two_bulk:.2f} times")
+    many, two, many_bulk, two_bulk = (
+        costs[str(key)] for key in ((tenants, False), (2, False), (tenants, True), (2, True))
+    )
+    note = (
+        f"{waiting:,} waiting, a call an operation, {rounds} rounds of {chunk:,}; "
+        f"in bulk {many_bulk:,.0f} ns against {two_bulk:,.0f} ns, {many_bulk / two_bulk:.2f} times"
+    )
     yield BY_NAME["request.10k_tenants"].judge(many, two, note)
 
 

@@ -50,13 +50,29 @@ class Promise:
         if peer_value is not None:
             named = f"{named}: {peer_value:.4g} {self.unit}"
         reason = note if met else f"{judged:.3g} misses {self.target}; {note}".rstrip("; ")
-        return Row(name=self.name, value=value, unit=self.unit, peer=named, ratio=ratio, target=self.target, met=met,
-                   reason=reason)
+        return Row(
+            name=self.name,
+            value=value,
+            unit=self.unit,
+            peer=named,
+            ratio=ratio,
+            target=self.target,
+            met=met,
+            reason=reason,
+        )
 
     def failed(self, reason: str) -> Row:
         """The row when it could not be measured."""
-        return Row(name=self.name, value=None, unit=self.unit, peer=self.peer, ratio=None, target=self.target, met=False,
-                   reason=reason)
+        return Row(
+            name=self.name,
+            value=None,
+            unit=self.unit,
+            peer=self.peer,
+            ratio=None,
+            target=self.target,
+            met=False,
+            reason=reason,
+        )
 
 
 HEAPQ = "heapq of (key, number) tuples, pop + push"

@@ -11,7 +11,11 @@ def number(field: str, value: object, allowed: str, test: Callable[[float], bool
     """A real number that passes `test` (NaN passes no comparison). TypeError for other types, ValueError otherwise."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(_message(field, value, allowed))
-    if not test(float(value)):
+    try:
+        good = test(float(value))
+    except OverflowError:  # an int or a fraction beyond every float
+        good = False
+    if not good:
         raise ValueError(_message(field, value, allowed))
 
 
@@ -32,12 +36,14 @@ def choice(field: str, value: object, options: Collection[str]) -> None:
         raise ValueError(_message(field, value, " or ".join(repr(option) for option in options)))
 
 
-def text(field: str, value: object) -> None:
-    """A string that is not empty. TypeError for other types, ValueError for an empty one."""
+def text(
+    field: str, value: object, allowed: str = "a non-empty str", test: Callable[[str], bool] = lambda _: True
+) -> None:
+    """A string that is not empty and passes `test`. TypeError for other types, ValueError otherwise."""
     if not isinstance(value, str):
-        raise TypeError(_message(field, value, "a non-empty str"))
-    if not value:
-        raise ValueError(_message(field, value, "a non-empty str"))
+        raise TypeError(_message(field, value, allowed))
+    if not value or not test(value):
+        raise ValueError(_message(field, value, allowed))
 
 
 def _message(field: str, value: object, allowed: str) -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from math import inf
+from numbers import Number
 from operator import index
 from types import MappingProxyType
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from aps import _checks as check
 from aps.devices import Device
@@ -140,7 +141,7 @@ class Scheduler:
         elif type(bid) is not int:
             bid = _as_bid(bid)
         if id is not None:
-            self._check_new(id)
+            self._check_new(id, now)
         if deadline_at is None and expected_output is None:
             handle = self._core_submit(slot, prompt_tokens, max_tokens, bid, now)
         else:
@@ -157,6 +158,8 @@ class Scheduler:
         if id is None:
             id = handle
         else:
+            if id in self._handles:  # whose request has just ended
+                self._collect_ended()
             self._handles[id] = handle
             self._ids[handle] = id
         return _new(Verdict, ("admitted", "admitted", id, bid, clamped, 0.0, None))
@@ -343,13 +346,12 @@ class Scheduler:
             return handle
         raise KeyError(f"no live request {id!r}")
 
-    def _check_new(self, id: Hashable) -> None:
-        if isinstance(id, int) and FIRST_HANDLE <= id <= LAST_HANDLE:
-            raise ValueError(f"id must not be an int in 2**53..2**63-1 (the scheduler's own), got {id!r}")
-        if id in self._handles:
-            self._collect_ended()
-            if id in self._handles:
-                raise ValueError(f"id must be unique among live requests, got {id!r} again")
+    def _check_new(self, id: Hashable, now: float) -> None:
+        if isinstance(id, Number) and FIRST_HANDLE <= _whole_of(id) <= LAST_HANDLE:
+            raise ValueError(f"id must not equal an int in 2**53..2**63-1 (the scheduler's own), got {id!r}")
+        handle = self._handles.get(id)
+        if handle is not None and self._core.is_live(handle, now):
+            raise ValueError(f"id must be unique among live requests, got {id!r} again")
 
     def _collect_ended(self) -> None:
         for handle, code in self._core.ended():
@@ -375,6 +377,15 @@ def _as_bid(bid: SupportsIndex) -> int:
         return index(bid)
     except TypeError:
         raise TypeError(f"bid must be an int in 1..10, got {bid!r}") from None
+
+
+def _whole_of(number: Any) -> int:
+    """The int that a number equals, and so is as a dictionary's key; 0 when it equals none."""
+    try:
+        whole = int(number.real)
+    except (ArithmeticError, AttributeError, TypeError, ValueError):  # NaN, infinity, or no number like others
+        return 0
+    return whole if whole == number else 0
 
 
 def _check_devices(devices: tuple[Device, ...]) -> None:

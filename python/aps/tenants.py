@@ -7,14 +7,19 @@ from typing import Any, Literal
 
 from aps import _checks as check
 
+NAME = 'a str of 1 to 256 printable characters without "/"'
+MIN_WEIGHT, MAX_WEIGHT = 1e-9, 1e9  # within these no service, and no sum of it, overflows
+MIN_RATE = 1e-6  # tokens/s: a request is paid for in a foreseeable time
+
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """One customer, team or application, with its share and its limits. Immutable and checked when made.
 
-    name: what it is called everywhere; any non-empty string.
-    weight: its share of the service against the other tenants' weights, finite > 0.
-    rate, burst: its token bucket, in tokens a second and tokens; both finite > 0, or both infinite (unlimited).
+    name: what it is called everywhere; 1 to 256 printable characters, no "/" (it stands in
+        paths of URLs and in labels of metrics).
+    weight: its share of the service against the other tenants' weights, 1e-9..1e9.
+    rate, burst: its token bucket, tokens a second (at least 1e-6) and tokens (> 0); or both infinite (unlimited).
         A request takes `prompt_tokens + max_tokens` from it (times the bid premium) and gets back what it did not use.
     over_rate: "refuse" throttles a request that the bucket cannot pay now; "queue" lets it wait for the bucket.
     default_bid: the bid (1..10) of a request that names none; lowered to max_bid when it is above that.
@@ -41,9 +46,9 @@ class Tenant:
     kv_share: float = 1.0
 
     def __post_init__(self) -> None:
-        check.text("Tenant.name", self.name)
-        check.number("Tenant.weight", self.weight, "a finite number > 0", lambda x: 0 < x < inf)
-        check.number("Tenant.rate", self.rate, "a number > 0 (tokens/s; inf: unlimited)", lambda x: x > 0)
+        check.text("Tenant.name", self.name, NAME, lambda x: len(x) <= 256 and x.isprintable() and "/" not in x)
+        check.number("Tenant.weight", self.weight, "a number in 1e-9..1e9", lambda x: MIN_WEIGHT <= x <= MAX_WEIGHT)
+        check.number("Tenant.rate", self.rate, "tokens/s, at least 1e-6 (inf: unlimited)", lambda x: x >= MIN_RATE)
         allowed = "a number of tokens > 0, finite exactly when Tenant.rate is"
         check.number("Tenant.burst", self.burst, allowed, lambda x: x > 0 and (x == inf) == (self.rate == inf))
         check.choice("Tenant.over_rate", self.over_rate, ("refuse", "queue"))

@@ -24,7 +24,10 @@ def real(
     name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False, finite: bool = False
 ) -> float:
     """A float in [low, high], or in (low, high] with `above`; NaN never, infinity unless `finite`."""
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a double holds, not {value}") from None
     good = (number > low if above else number >= low) and number <= high
     if not good or (finite and math.isinf(number)):
         raise ValueError(
@@ -47,8 +50,8 @@ def tenant_keywords(
     kv_share: Any = 1.0,
 ) -> dict[str, Any]:
     checked: dict[str, Any] = {
-        "weight": real("weight", weight, 0.0, above=True, finite=True),
-        "rate": real("rate", rate, 0.0, above=True),
+        "weight": real("weight", weight, 1e-9, 1e9),
+        "rate": real("rate", rate, 1e-6),
         "burst": real("burst", burst, 0.0, above=True),
         "queue_over_rate": bool(queue_over_rate),
         "max_bid": whole("max_bid", max_bid, 1, 10),

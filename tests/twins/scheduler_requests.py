@@ -192,7 +192,7 @@ class Requests(Dispatch):
         return Reason.ADMITTED
 
     def _retry_when_affordable(self, tenant: Tenant, cost: float, at: int) -> None:
-        self.retry_after = self._wait_s(tenant.bucket.affordable_at(cost, at))
+        self.retry_after = min(self._wait_s(tenant.bucket.affordable_at(cost, at)), MAX_SECONDS)
 
     def progress(self, handle: int, computed: int, generated: int, now: float) -> None:
         request = self._check_running(handle, now)
@@ -298,6 +298,11 @@ class Requests(Dispatch):
         request.bid = bid
         self._after(tenant, at)
         return 0
+
+    def is_live(self, handle: int, now: float) -> bool:
+        at = self._check_now(now)
+        request = self._requests.get(handle)
+        return request is not None and not self._expires(request, at)
 
     def bid_of(self, handle: int) -> int:
         return self._check_handle(handle).bid

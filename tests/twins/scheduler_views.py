@@ -27,9 +27,7 @@ def explain(s: Scheduler, request: Request, at: int) -> dict[str, Any]:
         "start_in_s": _start_in_s(s, request, waits_for, at),
         "computed": request.computed if request.state is State.RUNNING else 0,
         "generated": request.generated,
-        "prefill": request.prefill_target - request.computed
-        if request.state is State.RUNNING
-        else s._prefill(request),
+        "prefill": request.prefill_target - request.computed if request.state is State.RUNNING else s._prefill(request),
         "device": -1 if request.device is None else request.device.index,
         "preemptions": request.preemptions,
         "passes": request.passes,

@@ -8,6 +8,7 @@ from tests.twins.clock import Clock, wait_until
 
 HORIZON_NS = 2**62
 MAX_TOKENS = 1e18
+MIN_RATE = 1e-6
 
 
 @dataclass
@@ -65,7 +66,7 @@ class TokenBuckets:
         if not 0 <= slot < self.capacity:
             raise IndexError("slot")
         both_infinite = rate == burst == math.inf
-        if not both_infinite and not (0.0 < rate <= MAX_TOKENS and 0.0 < burst <= MAX_TOKENS):
+        if not both_infinite and not (MIN_RATE <= rate <= MAX_TOKENS and 0.0 < burst <= MAX_TOKENS):
             raise ValueError("limits")
         self.clock.last_ns = self.clock.check(now)
         return self.clock.last_ns

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from aps.driver import DriverError
 from aps.service.schemas import Error, ErrorAnswer
@@ -84,6 +85,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(DriverError, _driver_failed)
     app.add_exception_handler(Exception, _crashed)
 
@@ -108,6 +110,11 @@ async def _validation(_: Request, error: Exception) -> Response:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     return response(422, Error(reason="invalid", message=f"{field}: {first['msg']}", field=field))
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    """Nobody reads this; 499 is what others log for a client that hung up."""
+    return Response(status_code=499)
 
 
 async def _driver_failed(_: Request, error: Exception) -> Response:
