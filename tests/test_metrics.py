@@ -1,5 +1,7 @@
 """Distributions, tenants' counters, and service while all wait."""
 
+import time
+import timeit
 from math import nan
 
 import numpy as np
@@ -38,6 +40,31 @@ def test_counts_between_edges() -> None:
     assert made.counts([0.005, 0.05, 1.0]) == [2, 2, 0, 2]
     assert (made.smallest, made.largest, made.count) == (0.0, 900.0, 6)
     assert made.mean == pytest.approx(903.084 / 6)
+
+
+@given(st.lists(seconds, max_size=100), st.lists(st.floats(2e-6, 5e8), min_size=1, max_size=20, unique=True))
+def test_counts_are_within_one_per_cent_of_the_edges(values: list[float], edges: list[float]) -> None:
+    edges.sort()
+    counts = histogram(values).counts(edges)
+    assert len(counts) == len(edges) + 1
+    assert sum(counts) == len(values) and min(counts) >= 0
+    for at, edge in enumerate(edges):
+        up_to = sum(counts[: at + 1])
+        assert sum(x < edge / 1.0101 for x in values) <= up_to <= sum(x <= edge * 1.0101 for x in values)
+
+
+def test_a_value_beyond_the_largest_counts_as_it() -> None:
+    made = histogram([1.0, 1e200, 1e300])
+    assert made.counts([1e9, 1e250]) == [3, 0, 0]
+    assert made.quantile(0.5) == pytest.approx(4e8, rel=0.02)
+    assert made.largest == 1e300
+
+
+def test_counting_a_full_histogram_takes_no_time() -> None:
+    made = histogram(np.geomspace(1e-6, 4e8, 20_000).tolist())
+    edges = tuple(np.geomspace(1e-3, 500, 18).tolist())
+    took = min(timeit.repeat(lambda: made.counts(edges), number=20, repeat=5, timer=time.thread_time)) / 20
+    assert took < 200e-6  # 10 us here; one look-up a bucket took milliseconds
 
 
 def test_an_empty_histogram() -> None:

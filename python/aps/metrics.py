@@ -6,16 +6,26 @@ Durations are seconds of the scheduler's clock (simulated seconds under a simula
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from math import ceil, inf, sqrt
+from functools import lru_cache
+from itertools import pairwise
+from math import ceil, inf
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 SMALLEST = 1e-6  # seconds; anything below counts as 0
+LARGEST = 4e8  # what the scheduler's clock can hold; anything above counts as that
 GROWTH = 1.02  # from one bucket's lower edge to the next: a quantile is off by at most 1 %
-_MIDDLE = sqrt(GROWTH)
 _LOG_GROWTH = float(np.log(GROWTH))
+_LAST = 1 + int(np.log(LARGEST / SMALLEST) / _LOG_GROWTH)
+_MIDDLES = np.append(0.0, SMALLEST * GROWTH ** (np.arange(_LAST) + 0.5))  # of every bucket; the first: below SMALLEST
+
+
+@lru_cache(maxsize=16)
+def _buckets_up_to(edges: tuple[float, ...]) -> NDArray[np.intp]:
+    """How many buckets have their middle at or below each edge."""
+    return np.searchsorted(_MIDDLES, edges, side="right")
 
 
 class Histogram:
@@ -24,7 +34,7 @@ class Histogram:
     __slots__ = ("_buckets", "count", "largest", "smallest", "total")
 
     def __init__(self) -> None:
-        self._buckets: Counter[int] = Counter()  # -1: below SMALLEST
+        self._buckets = np.zeros(0, dtype=np.int64)  # values by bucket, up to the last that has any
         self.count = 0
         self.total = 0.0
         self.smallest = inf
@@ -34,36 +44,40 @@ class Histogram:
         """Add finite numbers >= 0."""
         if not len(values):
             return
-        places = np.full(len(values), -1)
-        measured = values >= SMALLEST
-        places[measured] = np.floor(np.log(values[measured] / SMALLEST) / _LOG_GROWTH)
-        where, counts = np.unique(places, return_counts=True)
-        self._buckets.update(dict(zip(where.tolist(), counts.tolist(), strict=True)))
+        smallest, largest = float(values.min()), float(values.max())
+        within = np.clip(values, SMALLEST, LARGEST)
+        places = 1 + (np.log(within / SMALLEST) / _LOG_GROWTH).astype(np.intp)
+        if smallest < SMALLEST:
+            places[values < SMALLEST] = 0
+        self._add(np.bincount(places))
         self.count += len(values)
         self.total += float(values.sum())
-        self.smallest = min(self.smallest, float(values.min()))
-        self.largest = max(self.largest, float(values.max()))
+        self.smallest = min(self.smallest, smallest)
+        self.largest = max(self.largest, largest)
 
     def merge(self, other: "Histogram") -> None:
         """Add another's values."""
-        self._buckets.update(other._buckets)
+        self._add(other._buckets)
         self.count += other.count
         self.total += other.total
         self.smallest = min(self.smallest, other.smallest)
         self.largest = max(self.largest, other.largest)
+
+    def _add(self, buckets: NDArray[np.int64]) -> None:
+        missing = len(buckets) - len(self._buckets)
+        if missing > 0:
+            self._buckets = np.append(self._buckets, np.zeros(missing, dtype=np.int64))
+        self._buckets[: len(buckets)] += buckets
 
     def quantile(self, q: float) -> float | None:
         """The nearest-rank quantile, 0 <= q <= 1; None while empty."""
         if not 0.0 <= q <= 1.0:
             raise ValueError(f"q must be 0 to 1, got {q!r}")
         rank = max(1, ceil(q * self.count))
-        if rank == self.count:
+        if rank >= self.count:
             return self.largest if self.count else None
-        for place in sorted(self._buckets):
-            rank -= self._buckets[place]
-            if rank <= 0:
-                return min(max(_value(place), self.smallest), self.largest)
-        return None
+        middle = float(_MIDDLES[np.searchsorted(self._buckets.cumsum(), rank)])
+        return min(max(middle, self.smallest), self.largest)
 
     @property
     def mean(self) -> float | None:
@@ -75,14 +89,10 @@ class Histogram:
 
         A value within 1 % of an edge may be counted on its other side.
         """
-        counts = [0] * (len(edges) + 1)
-        for place, number in self._buckets.items():
-            counts[int(np.searchsorted(edges, _value(place)))] += number
-        return counts
-
-
-def _value(place: int) -> float:
-    return SMALLEST * GROWTH**place * _MIDDLE if place >= 0 else 0.0
+        up_to = np.zeros(len(self._buckets) + 1, dtype=np.int64)
+        self._buckets.cumsum(out=up_to[1:])
+        below = up_to.take(_buckets_up_to(tuple(edges)), mode="clip").tolist()
+        return [above - under for under, above in pairwise([0, *below, self.count])]
 
 
 class TenantMetrics:
@@ -138,6 +148,8 @@ class TenantMetrics:
             self._sort_in()
 
     def _sort_in(self) -> None:
+        if not self._rows:
+            return
         rows = np.array(self._rows).reshape(-1, 4)
         self._rows = array("d")
         for histogram, column in zip((self._queue_wait, self._ttft, self._tpot, self._e2e), rows.T, strict=True):
