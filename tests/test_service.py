@@ -306,6 +306,20 @@ def test_a_driver_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (reply.status_code, reply.json()["live"], reply.json()["ready"]) == (503, False, False)
 
 
+def test_an_error_of_the_service_is_a_500_that_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving((Tenant("x"),)) as service:
+
+        def broken(_: str) -> None:
+            raise RuntimeError("secret")
+
+        monkeypatch.setattr(service.driver.backend, "count_tokens", broken)
+        for _ in range(3):  # the client must not send the next request over a connection that is about to end
+            reply = service.infer(tenant_id="x", prompt="a")
+            assert "secret" not in error(reply, 500, "internal")["message"]
+            assert reply.headers["connection"] == "close"
+        assert service.infer(tenant_id="x", prompt_tokens=1, max_tokens=1).status_code == 200
+
+
 # What it says of itself
 
 

@@ -123,7 +123,9 @@ async def _driver_failed(_: Request, error: Exception) -> Response:
 
 
 async def _crashed(_: Request, __: Exception) -> Response:
-    return response(500, Error(reason="internal", message="the service failed; its log says how"))
+    answer = response(500, Error(reason="internal", message="the service failed; its log says how"))
+    answer.headers["connection"] = "close"  # the error goes on to the server, which ends the connection
+    return answer
 
 
 def _got(value: object) -> str:
