@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import json
+import math
 import re
 import socket
 import time
@@ -13,10 +14,12 @@ import httpx
 import pytest
 
 from aps.policy import Limits
+from aps.scheduler import Scheduler
 from aps.service.errors import MEANING
 from aps.service.schemas import ErrorAnswer, Health, InferAnswer, TenantStatus
 from aps.stress.counters import Counters
 from aps.tenants import Tenant
+from aps.verdicts import Verdict
 from tests.serving import Service, serving
 
 
@@ -187,6 +190,23 @@ def test_retry_after_is_whole_wall_seconds_rounded_up() -> None:
         assert int(reply.headers["retry-after"]) == -(-refusal["retry_after_s"] // 1)
 
 
+@pytest.mark.parametrize("rate", [1e-3, 1e-5])
+def test_retry_after_is_a_day_at_most(rate: float) -> None:
+    with serving((Tenant("x", rate=rate, burst=200.0),), time_scale=2.0) as service:
+        assert service.infer(tenant_id="x", prompt_tokens=1, max_tokens=199).status_code == 200
+        reply = service.infer(tenant_id="x", prompt_tokens=1, max_tokens=199)
+        refusal = error(reply, 429, "over_rate")
+        assert (refusal["retry_after_s"], reply.headers["retry-after"]) == (86_400, "86400")
+        assert refusal["message"].endswith("try again in 86,400 s")
+
+
+def test_an_endless_retry_after_is_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving((Tenant("x"),)) as service:
+        never = Verdict("throttled", "over_rate", None, 5, False, math.inf, None)
+        monkeypatch.setattr(Scheduler, "submit", lambda *_, **__: never)
+        assert error(service.infer(tenant_id="x", prompt_tokens=1), 429, "over_rate")["retry_after_s"] == 86_400
+
+
 def together(service: Service, count: int, **fields: Any) -> list[httpx.Response]:
     """So many requests at once, each on a thread of its own; the answers in the order in which they came."""
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
@@ -274,8 +294,8 @@ def test_draining_refuses_new_requests_and_finishes_the_old() -> None:
             until(lambda: service.client.get("/health").json()["draining"])
             assert service.client.get("/health/ready").status_code == 503
             reply = service.infer(tenant_id="x", prompt_tokens=1)
-            error(reply, 503, "draining")
-            assert int(reply.headers["retry-after"]) >= 1
+            # Seconds of the client's clock, whatever the time scale.
+            assert (error(reply, 503, "draining")["retry_after_s"], reply.headers["retry-after"]) == (1, "1")
             assert first.result().status_code == 200
             assert drained.result(10) == 0
         assert service.client.get("/health").json()["live"] is True
