@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -366,6 +367,17 @@ def test_tenant_status() -> None:
         assert status["e2e_s"]["count"] == 1
         assert status["e2e_s"]["p50"] == pytest.approx(300 / 1024 + 100 / 128, rel=0.05)
         assert service.status("y")["bucket"]["rate"] is None
+
+
+def test_every_name_of_a_tenant_has_its_status_and_its_counters() -> None:
+    names = ["a b", "\u00fc\N{SUN}", "100%", "%2F", "a?b#c&d=e", "..", "{x}", 'q"\\', "status", "x" * 256]
+    with serving([Tenant(name) for name in names]) as service:
+        for name in names:
+            assert service.infer(tenant_id=name, prompt_tokens=1, max_tokens=1).status_code == 200
+            status = service.status(quote(name, safe="").replace(".", "%2E"))
+            assert (status["tenant_id"], status["requests"]["finished"]) == (name, 1)
+        counters = Counters(service.client.get("/metrics").text)
+        assert {counters.total("aps_admitted_total", tenant=name) for name in names} == {1}
 
 
 LINE = re.compile(r'(# (HELP|TYPE) aps_\w+ .+)|(aps_\w+(\{(\w+="([^"\\\n]|\\.)*",?)+\})? (\+Inf|-?[0-9.e+-]+))')
