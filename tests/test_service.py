@@ -285,6 +285,15 @@ def test_a_client_that_hangs_up_in_its_body_is_no_error_of_the_service(capfd: py
     assert "Exception" not in capfd.readouterr().err
 
 
+def test_a_body_that_does_not_come_is_408_and_ends_the_connection() -> None:
+    with serving((Tenant("x"),), body_s=0.2) as service, half_a_body(service) as client:
+        said = b"".join(iter(lambda: client.recv(4096), b"")).decode()
+        assert said.startswith("HTTP/1.1 408 ")
+        assert "connection: close" in said.lower()
+        assert '"reason":"body_too_slow"' in said
+        assert service.infer(tenant_id="x", prompt_tokens=1, max_tokens=1).status_code == 200
+
+
 def test_draining_refuses_new_requests_and_finishes_the_old() -> None:
     with serving((Tenant("x"),), time_scale=10.0) as service:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:

@@ -4,7 +4,7 @@ from math import floor, inf
 
 from aps.driver import Driver, Result
 from aps.scheduler import Scheduler
-from aps.service.errors import Refusal
+from aps.service.errors import DRAINING_RETRY_S, Refusal, draining
 from aps.service.schemas import InferRequest
 from aps.tenants import Tenant
 
@@ -12,9 +12,8 @@ CONTEXT = "the longest context the service takes"
 KV_CACHE = "the KV cache of every device"
 KV_SHARE = "the tenant's share of the KV cache"
 
-# Seconds of the caller's clock.
-DRAINING_RETRY_S = 1.0  # nobody knows when a draining service is back
-LONGEST_RETRY_S = 86_400.0  # what a bucket of next to no rate asks for is beyond any client's patience, or infinite
+# Seconds of the caller's clock: what a bucket of next to no rate needs is beyond any patience, or infinite.
+LONGEST_RETRY_S = 86_400.0
 
 
 def unknown_tenant(name: str) -> Refusal:
@@ -38,7 +37,7 @@ def refusal_of(result: Result, asked: InferRequest, prompt_tokens: int, driver: 
             "deadline_expired", f"it had not started {asked.deadline_s:g} s after it arrived", field="deadline_s"
         )
     if result.status == "cancelled" and driver.draining:
-        return Refusal("draining", "the service stopped before this request ended", retry_after_s=DRAINING_RETRY_S)
+        return draining()
     return Refusal("cancelled", f"the request was ended: {result.reason}")
 
 
