@@ -39,7 +39,7 @@ class Calls:
 
 def test_the_promised_burst_and_a_trace_over_http() -> None:
     progress = Calls()
-    with serving(time_scale=50.0) as service:
+    with serving(time_scale=20.0) as service:
         report = asyncio.run(stress(service.url, Plan(trace_s=15.0, patience_s=20.0), progress))
     assert progress.phases == {"burst": [100, 100], "trace": [12, 12]}
     burst, trace = report["phases"]
@@ -52,7 +52,10 @@ def test_the_promised_burst_and_a_trace_over_http() -> None:
     assert burst["occupancy"] > 0.9
     assert 0.49 < burst["dollars_per_million_tokens"] < 0.58
     assert 0.6 < burst["jain"] < 0.75
-    assert burst["jain_computed"] == pytest.approx(burst["jain"], abs=0.06)
+    # What was computed includes the requests that started before both tenants waited: up to 16, a quarter of the
+    # tokens, divided as they happened to arrive: with 85:15 in the rest it is about 0.62 if all 16 are vip's and 0.80
+    # if 8 are. First come, first served gives 1.0; that the bid alone does not decide shows in what started (not 0.5).
+    assert 0.6 < burst["jain_computed"] < 0.82
     assert burst["shared_s"] == pytest.approx(burst["all_wait_s"], rel=0.05)
     vip, free = (burst["tenants"][name] for name in ("stress_vip", "stress_free"))
     assert vip["queue_wait_s"]["p50"] < free["queue_wait_s"]["p50"]

@@ -171,15 +171,22 @@ def test_the_largest_max_tokens_passes_every_test() -> None:
 
 
 def test_over_the_rate_is_429_and_the_retry_after_is_right() -> None:
-    with serving((Tenant("x", rate=100.0, burst=2000.0),), time_scale=10.0) as service:
-        assert service.infer(tenant_id="x", prompt_tokens=1999, max_tokens=1).status_code == 200
-        reply = service.infer(tenant_id="x", prompt_tokens=599, max_tokens=1)
+    with serving((Tenant("x", rate=50.0, burst=500.0),), time_scale=2.0) as service:
+
+        def now() -> float:
+            seconds: float = service.client.get("/health").json()["now_s"]
+            return seconds
+
+        first = service.infer(tenant_id="x", prompt_tokens=499, max_tokens=1)
+        # It emptied the bucket when it came. The other 250 are there 5 s later, 2.5 of this clock; it took 0.5 s.
+        enough_at = first.json()["arrived_at"] + 250 / 50.0
+        before = now()
+        reply = service.infer(tenant_id="x", prompt_tokens=249, max_tokens=1)
         refusal = error(reply, 429, "over_rate")
-        # The first took 1.96 simulated seconds, in which 196 tokens came back: the other 404 take 4 more.
-        assert 0.1 < refusal["retry_after_s"] < 0.404
-        assert reply.headers["retry-after"] == "1"
+        assert before <= enough_at - 2.0 * refusal["retry_after_s"] + 1e-6 <= now() + 2e-6
+        assert int(reply.headers["retry-after"]) == max(1, math.ceil(refusal["retry_after_s"]))
         time.sleep(refusal["retry_after_s"])
-        assert service.infer(tenant_id="x", prompt_tokens=599, max_tokens=1).status_code == 200
+        assert service.infer(tenant_id="x", prompt_tokens=249, max_tokens=1).status_code == 200
 
 
 def test_retry_after_is_whole_wall_seconds_rounded_up() -> None:
