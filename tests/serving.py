@@ -40,11 +40,12 @@ def serving(
     limits: Limits | None = None,
     time_scale: float = 100.0,
     max_body_bytes: int = 1 << 20,
+    body_s: float = 30.0,
 ) -> Iterator[Service]:
     """Serve until the block ends."""
     backend = SimulatedBackend("reference", time_scale=time_scale)
     driver = Driver(Scheduler(tenants, devices=backend.devices, limits=limits or Limits()), backend)
-    app = create_app(driver, gpu_hour_dollars=1.39, max_body_bytes=max_body_bytes)
+    app = create_app(driver, gpu_hour_dollars=1.39, max_body_bytes=max_body_bytes, body_s=body_s)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1))
     listener = listen("127.0.0.1", 0)
     loops: list[asyncio.AbstractEventLoop] = []

@@ -1,8 +1,10 @@
 """The command line: what it says, what it refuses, how it exits."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +38,7 @@ def test_help_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
         ([], "VERB"),
         (["dance"], "dance"),
         (["serve", "--port", "70000"], "0 to 65535, got '70000'"),
-        (["serve", "--gpus", "0"], "an integer, 1 or more, got '0'"),
+        (["serve", "--gpus", "0"], "an integer, 1 to 1024, got '0'"),
         (["serve", "--time-scale", "nan"], "a finite number above 0, got 'nan'"),
         (["serve", "--time-scale", "-1"], "above 0, got '-1'"),
         (["serve", "--aging-horizon", "x"], "0 or more, or inf, got 'x'"),
@@ -44,6 +46,8 @@ def test_help_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["serve", "--host", "0.0.0.0"], "--insecure-open"),
         (["serve", "--host", "example.org"], "--insecure-open"),
         (["serve", "--tenants", "/nonexistent/tenants.toml"], "/nonexistent/tenants.toml"),
+        (["serve", "--aging-horizon", "1e9"], "Policy.aging_horizon_s must be"),
+        (["serve", "--gpus", "1000000000"], "1 to 1024, got '1000000000'"),
         (["stress", "--per-tenant", "0"], "1 or more"),
         (["stress", "--trace-s", "inf"], "finite"),
         (["stress", "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9 does not answer"),
@@ -54,6 +58,22 @@ def test_wrong_usage_exits_with_2_and_says_why(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in refused(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    "weight", ["1" + "0" * 400, "1" + "0" * 5000, "nan", "true"], ids=["1e400", "1e5000", "nan", "true"]
+)
+def test_a_wrong_tenants_file_exits_with_2(weight: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tenants.toml"
+    path.write_text(f"[tenants.x]\nweight = {weight}\n")
+    said = refused(["serve", "--tenants", str(path)], capsys)
+    assert str(path) in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_port_in_use_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert "in use" in refused(["serve", "--port", str(taken.getsockname()[1])], capsys)
 
 
 def test_a_missing_extra_is_named_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,15 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -37,7 +39,7 @@ class Calls:
 
 def test_the_promised_burst_and_a_trace_over_http() -> None:
     progress = Calls()
-    with serving(time_scale=50.0) as service:
+    with serving(time_scale=20.0) as service:
         report = asyncio.run(stress(service.url, Plan(trace_s=15.0, patience_s=20.0), progress))
     assert progress.phases == {"burst": [100, 100], "trace": [12, 12]}
     burst, trace = report["phases"]
@@ -50,7 +52,10 @@ def test_the_promised_burst_and_a_trace_over_http() -> None:
     assert burst["occupancy"] > 0.9
     assert 0.49 < burst["dollars_per_million_tokens"] < 0.58
     assert 0.6 < burst["jain"] < 0.75
-    assert burst["jain_computed"] == pytest.approx(burst["jain"], abs=0.06)
+    # What was computed includes the requests that started before both tenants waited: up to 16, a quarter of the
+    # tokens, divided as they happened to arrive: with 85:15 in the rest it is about 0.62 if all 16 are vip's and 0.80
+    # if 8 are. First come, first served gives 1.0; that the bid alone does not decide shows in what started (not 0.5).
+    assert 0.6 < burst["jain_computed"] < 0.82
     assert burst["shared_s"] == pytest.approx(burst["all_wait_s"], rel=0.05)
     vip, free = (burst["tenants"][name] for name in ("stress_vip", "stress_free"))
     assert vip["queue_wait_s"]["p50"] < free["queue_wait_s"]["p50"]
@@ -109,10 +114,10 @@ def test_stress_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @contextmanager
-def process(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+def process(*arguments: str, stderr: int | None = None) -> Iterator["subprocess.Popen[str]"]:
     """`aps` in a process of its own, which does not outlive the test."""
     command = [sys.executable, "-m", "aps", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as running:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ) as running:
         try:
             yield running
         finally:
@@ -142,27 +147,62 @@ def test_a_service_whose_output_nobody_reads_stops_too() -> None:
         assert serve.wait(10) == 0
 
 
-@pytest.mark.parametrize(("drain_s", "status"), [(20, 200), (1, 503)])
-def test_sigterm_drains_and_loses_no_request_silently(drain_s: float, status: int) -> None:
-    with process("serve", "--port", "0", "--time-scale", "2", "--drain-s", str(drain_s)) as serve:
-        assert serve.stdout is not None
-        found = re.search(r"http://\S+", serve.stdout.readline())
-        assert found is not None
-        url = found[0]
-        replies: list[httpx.Response] = []
-        body = {"tenant_id": "tenant_c", "prompt_tokens": 6000, "max_tokens": 1}
-        caller = threading.Thread(target=lambda: replies.append(httpx.post(f"{url}/infer", json=body, timeout=30)))
-        caller.start()
-        while httpx.get(f"{url}/tenants/tenant_c/status").json()["in_flight"] == 0:
-            time.sleep(0.02)
-        serve.send_signal(signal.SIGTERM)
-        while not httpx.get(f"{url}/health").json()["draining"]:
-            time.sleep(0.01)
-        refused = httpx.post(f"{url}/infer", json=body)
-        assert (refused.status_code, refused.json()["error"]["reason"]) == (503, "draining")
-        text, _ = serve.communicate(timeout=20)
-        caller.join()
+@contextmanager
+def asked(service: "subprocess.Popen[str]", prompt_tokens: int) -> Iterator[tuple[str, list[httpx.Response]]]:
+    """Its address, and where the answer to a request that runs there will be; it is there after the block."""
+    assert service.stdout is not None
+    found = re.search(r"http://\S+", service.stdout.readline())
+    assert found is not None
+    url = found[0]
+    replies: list[httpx.Response] = []
+    body = {"tenant_id": "tenant_c", "prompt_tokens": prompt_tokens, "max_tokens": 1}
+    caller = threading.Thread(target=lambda: replies.append(httpx.post(f"{url}/infer", json=body, timeout=60)))
+    caller.start()
+    until(lambda: httpx.get(f"{url}/tenants/tenant_c/status").json()["in_flight"])
+    yield url, replies
+    caller.join()
+
+
+def until(true: Callable[[], object], within_s: float = 20.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("prompt_tokens", "drain_s", "status"), [(4000, 30, 200), (9000, 1, 503)])
+def test_sigterm_drains_and_loses_no_request_silently(prompt_tokens: int, drain_s: float, status: int) -> None:
+    # 3.9 and 8.8 s of work: the one ends within the time to drain, the other does not, with seconds to spare.
+    with process("serve", "--port", "0", "--drain-s", str(drain_s)) as serve:
+        with asked(serve, prompt_tokens) as (_, replies):
+            serve.send_signal(signal.SIGTERM)
+            text, _ = serve.communicate(timeout=30)
         assert replies[0].status_code == status
         assert "drained" in text
         assert ("1 cancelled" in text) == (status == 503)
+    assert serve.returncode == 0
+
+
+def test_a_draining_service_refuses_and_a_second_signal_ends_it_at_once_with_an_answer_to_everybody() -> None:
+    # 300 s to drain and 88 s of work at a tenth of real time: only the second signal can end this.
+    with process("serve", "--port", "0", "--drain-s", "300", "--time-scale", "0.1", stderr=subprocess.PIPE) as serve:
+        with asked(serve, 9000) as (url, replies):
+            address = urlsplit(url)
+            half = socket.create_connection((address.hostname, address.port), timeout=10)
+            half.sendall(b'POST /infer HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"ten')
+            assert httpx.get(f"{url}/health").json()["ready"]
+            serve.send_signal(signal.SIGTERM)
+            until(lambda: httpx.get(f"{url}/health").json()["draining"])
+            refused = httpx.post(f"{url}/infer", json={"tenant_id": "tenant_a", "prompt_tokens": 1})
+            assert (refused.status_code, refused.json()["error"]["reason"]) == (503, "draining")
+            said = half.recv(4096).decode()
+            assert said.startswith("HTTP/1.1 503 ")
+            assert '"reason":"draining"' in said
+            serve.send_signal(signal.SIGTERM)
+            text, errors = serve.communicate(timeout=30)
+            half.close()  # a body that never ends has delayed nothing, or uvicorn would have said so
+        assert (replies[0].status_code, replies[0].json()["error"]["reason"]) == (503, "draining")
+        assert replies[0].headers["retry-after"] == "1"
+        assert "drained; 1 cancelled" in text
+        assert errors == ""
     assert serve.returncode == 0

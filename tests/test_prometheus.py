@@ -17,6 +17,14 @@ def test_families_have_help_type_and_escaped_labels() -> None:
     assert Counters(text).total("x_total", tenant=name) == 3
 
 
+def test_only_a_line_feed_ends_a_line() -> None:
+    page = Page()
+    names = ["next \x85 line", "separator \u2028", "return \r", "form \f feed"]
+    page.family("x", "gauge", "values", [({"tenant": name}, at) for at, name in enumerate(names, 1)])
+    counters = Counters(page.render())
+    assert [counters.total("x", tenant=name) for name in names] == [1, 2, 3, 4]
+
+
 def test_numbers_are_exact_and_infinities_spelled() -> None:
     page = Page()
     values = {"big": 2.0**60, "third": 1 / 3, "up": float("inf"), "down": float("-inf"), "one": 1.0}

@@ -3,20 +3,24 @@
 import asyncio
 import concurrent.futures
 import json
+import math
 import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 
 from aps.policy import Limits
+from aps.scheduler import Scheduler
 from aps.service.errors import MEANING
 from aps.service.schemas import ErrorAnswer, Health, InferAnswer, TenantStatus
 from aps.stress.counters import Counters
 from aps.tenants import Tenant
+from aps.verdicts import Verdict
 from tests.serving import Service, serving
 
 
@@ -167,15 +171,22 @@ def test_the_largest_max_tokens_passes_every_test() -> None:
 
 
 def test_over_the_rate_is_429_and_the_retry_after_is_right() -> None:
-    with serving((Tenant("x", rate=100.0, burst=2000.0),), time_scale=10.0) as service:
-        assert service.infer(tenant_id="x", prompt_tokens=1999, max_tokens=1).status_code == 200
-        reply = service.infer(tenant_id="x", prompt_tokens=599, max_tokens=1)
+    with serving((Tenant("x", rate=50.0, burst=500.0),), time_scale=2.0) as service:
+
+        def now() -> float:
+            seconds: float = service.client.get("/health").json()["now_s"]
+            return seconds
+
+        first = service.infer(tenant_id="x", prompt_tokens=499, max_tokens=1)
+        # It emptied the bucket when it came. The other 250 are there 5 s later, 2.5 of this clock; it took 0.5 s.
+        enough_at = first.json()["arrived_at"] + 250 / 50.0
+        before = now()
+        reply = service.infer(tenant_id="x", prompt_tokens=249, max_tokens=1)
         refusal = error(reply, 429, "over_rate")
-        # The first took 1.96 simulated seconds, in which 196 tokens came back: the other 404 take 4 more.
-        assert 0.1 < refusal["retry_after_s"] < 0.404
-        assert reply.headers["retry-after"] == "1"
+        assert before <= enough_at - 2.0 * refusal["retry_after_s"] + 1e-6 <= now() + 2e-6
+        assert int(reply.headers["retry-after"]) == max(1, math.ceil(refusal["retry_after_s"]))
         time.sleep(refusal["retry_after_s"])
-        assert service.infer(tenant_id="x", prompt_tokens=599, max_tokens=1).status_code == 200
+        assert service.infer(tenant_id="x", prompt_tokens=249, max_tokens=1).status_code == 200
 
 
 def test_retry_after_is_whole_wall_seconds_rounded_up() -> None:
@@ -185,6 +196,23 @@ def test_retry_after_is_whole_wall_seconds_rounded_up() -> None:
         refusal = error(reply, 429, "over_rate")
         assert 3 < refusal["retry_after_s"] < 5.1  # 501 tokens at 10 a simulated second, a tenth of that here
         assert int(reply.headers["retry-after"]) == -(-refusal["retry_after_s"] // 1)
+
+
+@pytest.mark.parametrize("rate", [1e-3, 1e-5])
+def test_retry_after_is_a_day_at_most(rate: float) -> None:
+    with serving((Tenant("x", rate=rate, burst=200.0),), time_scale=2.0) as service:
+        assert service.infer(tenant_id="x", prompt_tokens=1, max_tokens=199).status_code == 200
+        reply = service.infer(tenant_id="x", prompt_tokens=1, max_tokens=199)
+        refusal = error(reply, 429, "over_rate")
+        assert (refusal["retry_after_s"], reply.headers["retry-after"]) == (86_400, "86400")
+        assert refusal["message"].endswith("try again in 86,400 s")
+
+
+def test_an_endless_retry_after_is_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving((Tenant("x"),)) as service:
+        never = Verdict("throttled", "over_rate", None, 5, False, math.inf, None)
+        monkeypatch.setattr(Scheduler, "submit", lambda *_, **__: never)
+        assert error(service.infer(tenant_id="x", prompt_tokens=1), 429, "over_rate")["retry_after_s"] == 86_400
 
 
 def together(service: Service, count: int, **fields: Any) -> list[httpx.Response]:
@@ -264,6 +292,15 @@ def test_a_client_that_hangs_up_in_its_body_is_no_error_of_the_service(capfd: py
     assert "Exception" not in capfd.readouterr().err
 
 
+def test_a_body_that_does_not_come_is_408_and_ends_the_connection() -> None:
+    with serving((Tenant("x"),), body_s=0.2) as service, half_a_body(service) as client:
+        said = b"".join(iter(lambda: client.recv(4096), b"")).decode()
+        assert said.startswith("HTTP/1.1 408 ")
+        assert "connection: close" in said.lower()
+        assert '"reason":"body_too_slow"' in said
+        assert service.infer(tenant_id="x", prompt_tokens=1, max_tokens=1).status_code == 200
+
+
 def test_draining_refuses_new_requests_and_finishes_the_old() -> None:
     with serving((Tenant("x"),), time_scale=10.0) as service:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -274,8 +311,8 @@ def test_draining_refuses_new_requests_and_finishes_the_old() -> None:
             until(lambda: service.client.get("/health").json()["draining"])
             assert service.client.get("/health/ready").status_code == 503
             reply = service.infer(tenant_id="x", prompt_tokens=1)
-            error(reply, 503, "draining")
-            assert int(reply.headers["retry-after"]) >= 1
+            # Seconds of the client's clock, whatever the time scale.
+            assert (error(reply, 503, "draining")["retry_after_s"], reply.headers["retry-after"]) == (1, "1")
             assert first.result().status_code == 200
             assert drained.result(10) == 0
         assert service.client.get("/health").json()["live"] is True
@@ -306,6 +343,20 @@ def test_a_driver_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (reply.status_code, reply.json()["live"], reply.json()["ready"]) == (503, False, False)
 
 
+def test_an_error_of_the_service_is_a_500_that_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving((Tenant("x"),)) as service:
+
+        def broken(_: str) -> None:
+            raise RuntimeError("secret")
+
+        monkeypatch.setattr(service.driver.backend, "count_tokens", broken)
+        for _ in range(3):  # the client must not send the next request over a connection that is about to end
+            reply = service.infer(tenant_id="x", prompt="a")
+            assert "secret" not in error(reply, 500, "internal")["message"]
+            assert reply.headers["connection"] == "close"
+        assert service.infer(tenant_id="x", prompt_tokens=1, max_tokens=1).status_code == 200
+
+
 # What it says of itself
 
 
@@ -332,6 +383,17 @@ def test_tenant_status() -> None:
         assert status["e2e_s"]["count"] == 1
         assert status["e2e_s"]["p50"] == pytest.approx(300 / 1024 + 100 / 128, rel=0.05)
         assert service.status("y")["bucket"]["rate"] is None
+
+
+def test_every_name_of_a_tenant_has_its_status_and_its_counters() -> None:
+    names = ["a b", "\u00fc\N{SUN}", "100%", "%2F", "a?b#c&d=e", "..", "{x}", 'q"\\', "status", "x" * 256]
+    with serving([Tenant(name) for name in names]) as service:
+        for name in names:
+            assert service.infer(tenant_id=name, prompt_tokens=1, max_tokens=1).status_code == 200
+            status = service.status(quote(name, safe="").replace(".", "%2E"))
+            assert (status["tenant_id"], status["requests"]["finished"]) == (name, 1)
+        counters = Counters(service.client.get("/metrics").text)
+        assert {counters.total("aps_admitted_total", tenant=name) for name in names} == {1}
 
 
 LINE = re.compile(r'(# (HELP|TYPE) aps_\w+ .+)|(aps_\w+(\{(\w+="([^"\\\n]|\\.)*",?)+\})? (\+Inf|-?[0-9.e+-]+))')

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 SERVICE_EXTRA = ("fastapi", "uvicorn", "httpx", "rich")
+MAX_GPUS = 1024
 
 
 class UsageError(Exception):
@@ -36,12 +37,17 @@ def not_negative_or_inf(text: str) -> float:
 
 def count(text: str) -> int:
     """An option's value: an integer, 1 or more."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
+    value = _integer(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be an integer, 1 or more, got {text!r}")
+    return value
+
+
+def gpus(text: str) -> int:
+    """An option's value: how many devices one process simulates."""
+    value = _integer(text)
+    if not 1 <= value <= MAX_GPUS:
+        raise argparse.ArgumentTypeError(f"must be an integer, 1 to {MAX_GPUS}, got {text!r}")
     return value
 
 
@@ -50,6 +56,14 @@ def port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"must be a port, 0 to 65535, got {text!r}")
     return int(text)
+
+
+def _integer(text: str) -> int:
+    """0 when it is none."""
+    try:
+        return int(text)
+    except ValueError:
+        return 0
 
 
 def _number(text: str, allowed: str, fits: Callable[[float], bool]) -> float:

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from aps.cli.common import UsageError, count, need_service_extra, not_negative_or_inf, port, positive
+from aps.cli.common import UsageError, gpus, need_service_extra, not_negative_or_inf, port, positive
 from aps.policy import Policy
 from aps.profiles import PROFILES
 
@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="allow an address beyond this machine although anyone may then use it",
     )
     gpu = parser.add_argument_group("GPUs")
-    gpu.add_argument("--gpus", type=count, default=1, help="simulated GPUs (default %(default)s)")
+    gpu.add_argument("--gpus", type=gpus, default=1, help="simulated GPUs (default %(default)s)")
     gpu.add_argument("--profile", choices=PROFILES, default="reference", help="how fast they are (default %(default)s)")
     gpu.add_argument(
         "--time-scale", type=positive, default=1.0, metavar="X", help="simulated seconds in a wall second (default 1)"
@@ -93,12 +93,12 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         tenants = read_tenants(options.tenants) if options.tenants else DEFAULT_TENANTS + STRESS_TENANTS
+        policy = _policy(options)
+        backend = SimulatedBackend(options.profile, gpus=options.gpus, time_scale=options.time_scale)
+        driver = Driver(Scheduler(tenants, policy=policy, devices=backend.devices), backend)
         listener = listen(options.host, options.port)
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
-    backend = SimulatedBackend(options.profile, gpus=options.gpus, time_scale=options.time_scale)
-    policy = _policy(options)
-    driver = Driver(Scheduler(tenants, policy=policy, devices=backend.devices), backend)
     app = create_app(driver, gpu_hour_dollars=options.gpu_hour_dollars or backend.spec.dollars_per_hour)
     host, number = listener.getsockname()[:2]
     _say(f"APS serves http://{f'[{host}]' if ':' in host else host}:{number}  (documentation: /docs)")

@@ -22,6 +22,7 @@ STATUS = {
     "exceeds_kv_share": 400,
     "exceeds_burst": 400,
     "unknown_tenant": 404,
+    "body_too_slow": 408,
     "body_too_large": 413,
     "invalid": 422,
     "over_rate": 429,
@@ -35,10 +36,14 @@ STATUS = {
     "deadline_expired": 504,
 }
 
+# The rest of a late body must not be taken for a request; after a 500 the server ends the connection.
+ENDS_CONNECTION = (408, 500)
+
 # What the OpenAPI document says about each status of POST /infer.
 MEANING = {
     400: "It can never be admitted: the reason, the burst, and the largest `max_tokens` that would do.",
     404: "No such tenant.",
+    408: "The body did not arrive in time.",
     409: "It was cancelled by another request.",
     413: "The body is larger than the service takes.",
     422: "The body is wrong; `field` names what.",
@@ -50,6 +55,9 @@ MEANING = {
 }
 
 
+DRAINING_RETRY_S = 1.0  # of the caller's clock; nobody knows when a draining service is back
+
+
 class Refusal(Exception):
     """An answer that is no. Raised anywhere below a route; becomes the error's JSON."""
 
@@ -59,11 +67,18 @@ class Refusal(Exception):
         self.error = Error(reason=reason, message=message, **details)
 
 
+def draining() -> Refusal:
+    """503 for a request that the end of the service cuts off."""
+    return Refusal("draining", "the service stopped before this request ended", retry_after_s=DRAINING_RETRY_S)
+
+
 def response(status: int, error: Error) -> Response:
     """The error as a response; with `retry_after_s`, a `Retry-After` of whole seconds, at least 1."""
     headers = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if status in ENDS_CONNECTION:
+        headers["connection"] = "close"
     body = ErrorAnswer(error=error).model_dump_json(exclude_none=True)
     return Response(body, status, headers, media_type="application/json")
 

@@ -4,13 +4,16 @@ from math import floor, inf
 
 from aps.driver import Driver, Result
 from aps.scheduler import Scheduler
-from aps.service.errors import Refusal
+from aps.service.errors import DRAINING_RETRY_S, Refusal, draining
 from aps.service.schemas import InferRequest
 from aps.tenants import Tenant
 
 CONTEXT = "the longest context the service takes"
 KV_CACHE = "the KV cache of every device"
 KV_SHARE = "the tenant's share of the KV cache"
+
+# Seconds of the caller's clock: what a bucket of next to no rate needs is beyond any patience, or infinite.
+LONGEST_RETRY_S = 86_400.0
 
 
 def unknown_tenant(name: str) -> Refusal:
@@ -26,7 +29,7 @@ def refusal_of(result: Result, asked: InferRequest, prompt_tokens: int, driver: 
     if result.status == "rejected":
         return _never(result, asked, prompt_tokens, tenant, _largest(driver.scheduler, tenant, prompt_tokens, result))
     if result.status == "throttled" and result.reason != "deadline_expired":
-        return _later(result, tenant, result.verdict.retry_after_s / driver.backend.time_scale)
+        return _later(result, tenant, _retry_after_s(result, driver))
     if result.status == "failed":
         return Refusal("backend_failed", f"the backend failed after {result.output_tokens} output tokens")
     if result.reason == "deadline_expired":
@@ -34,8 +37,14 @@ def refusal_of(result: Result, asked: InferRequest, prompt_tokens: int, driver: 
             "deadline_expired", f"it had not started {asked.deadline_s:g} s after it arrived", field="deadline_s"
         )
     if result.status == "cancelled" and driver.draining:
-        return Refusal("draining", "the service stopped before this request ended", retry_after_s=1.0)
+        return draining()
     return Refusal("cancelled", f"the request was ended: {result.reason}")
+
+
+def _retry_after_s(result: Result, driver: Driver) -> float:
+    if result.reason == "draining":
+        return DRAINING_RETRY_S
+    return min(result.verdict.retry_after_s / driver.backend.time_scale, LONGEST_RETRY_S)
 
 
 def _largest(scheduler: Scheduler, tenant: Tenant, prompt_tokens: int, result: Result) -> int:
@@ -82,4 +91,8 @@ def _later(result: Result, tenant: Tenant, retry_after_s: float) -> Refusal:
         "queue_tokens_full": "the service's queue has no room for so many tokens",
         "draining": "the service is stopping",
     }[result.reason]
-    return Refusal(result.reason, f"{why}: try again in {retry_after_s:.3g} s", retry_after_s=retry_after_s)
+    return Refusal(result.reason, f"{why}: try again in {_few_digits(retry_after_s)} s", retry_after_s=retry_after_s)
+
+
+def _few_digits(seconds: float) -> str:
+    return f"{seconds:.3g}" if seconds < 100 else f"{seconds:,.0f}"

@@ -39,7 +39,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 async def infer(request: Request) -> Response:
     """Generate. Waits its turn, then for its last token. A client that disconnects cancels its request."""
     try:
-        asked = InferRequest.model_validate_json(await request.body())
+        asked = InferRequest.model_validate_json(await request.app.state.bodies.read(request))
     except ValidationError as error:
         raise invalid(error) from None
     driver: Driver = request.app.state.driver

@@ -9,19 +9,24 @@ import uvicorn
 from fastapi import FastAPI
 
 from aps.driver import Driver
+from aps.service.limits import BodyReader
 
 
 class Server(uvicorn.Server):
     """A server that on its first signal refuses new requests with 503, finishes what it accepted, then stops.
 
-    After `drain_s` wall seconds what is left is cancelled (and answered). A second signal stops at once.
+    After `drain_s` wall seconds what is left is cancelled and answered; a second signal does that at once. A third
+    ends without answers.
     """
 
-    def __init__(self, config: uvicorn.Config, driver: Driver, drain_s: float, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, driver: Driver, bodies: BodyReader, drain_s: float, say: Callable[[str], None]
+    ) -> None:
         super().__init__(config)
-        self._driver, self._drain_s, self._say = driver, drain_s, say
+        self._driver, self._bodies, self._drain_s, self._say = driver, bodies, drain_s, say
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -29,22 +34,27 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        if self._loop is None or self._draining is not None:
+        self._signals += 1
+        if self._loop is None or self._signals > 2:
             self.should_exit = self.force_exit = True
         else:
-            self._loop.call_soon_threadsafe(self._drain)
+            self._loop.call_soon_threadsafe(self._drain, self._drain_s if self._signals == 1 else 0.0)
 
-    def _drain(self) -> None:
-        if self._draining is None:
-            self._draining = asyncio.create_task(self._drained())
+    def _drain(self, within_s: float) -> None:
+        """Start to drain, in place of a drain that takes longer."""
+        if self._draining is not None:
+            self._draining.cancel()
+        self._draining = asyncio.create_task(self._drained(within_s))
 
-    async def _drained(self) -> None:
+    async def _drained(self, within_s: float) -> None:
+        self._say(f"draining {self._driver.outstanding} requests, at most {within_s:g} s")
+        self._bodies.stop()
         try:
-            self._say(f"draining {self._driver.outstanding} requests, at most {self._drain_s:g} s")
-            cancelled = await self._driver.drain(self._drain_s)
+            cancelled = await self._driver.drain(within_s)
             self._say(f"drained; {cancelled} cancelled" if cancelled else "drained")
         finally:
-            self.should_exit = True
+            if asyncio.current_task() is self._draining:
+                self.should_exit = True
 
 
 def serve(
@@ -54,7 +64,7 @@ def serve(
     config = uvicorn.Config(
         app, log_level=log_level, access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5, lifespan="on"
     )
-    Server(config, driver, drain_s, say).run(sockets=[listener])
+    Server(config, driver, app.state.bodies, drain_s, say).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:

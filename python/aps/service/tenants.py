@@ -26,7 +26,7 @@ def read_tenants(path: Path) -> tuple[Tenant, ...]:
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8")).get("tenants")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, an int of more digits than Python reads
         raise ValueError(f"{path} is not TOML: {error}") from error
     if not isinstance(tables, dict) or not tables:
         raise ValueError(f"{path} must have a table [tenants.NAME] for each tenant")
@@ -38,5 +38,5 @@ def _tenant(path: Path, name: str, fields: Any) -> Tenant:
         raise ValueError(f"{path}: tenants.{name} must be a table of the fields of aps.Tenant, without name")
     try:
         return Tenant(name, **fields)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: tenants.{name}: {error}") from error

@@ -12,7 +12,7 @@ class Counters:
 
     def __init__(self, text: str) -> None:
         self._samples: list[tuple[str, dict[str, str], float]] = []
-        for line in text.splitlines():
+        for line in text.split("\n"):  # splitlines() would also split inside a label
             if line and not line.startswith("#") and (match := _SAMPLE.match(line)):
                 name, labels, value = match.groups()
                 self._samples.append((name, _labels(labels or ""), float(value)))
