@@ -76,14 +76,3 @@ def test_nogil_functions_compile_to_plain_c(translation: tuple[Path, str]) -> No
     lines = [line for page in sorted(translation[0].glob("*.html")) for line in nogil_lines(page)]
     python = [f"{line.module}.pyx:{line.number} ({line.score}) {line.code.strip()}" for line in lines if line.score]
     assert not python, "\n".join(python)
-
-
-HOT = {
-    "request_table": {"find", "take"},
-}
-
-
-@pytest.mark.parametrize("module", HOT)
-def test_the_hot_functions_are_nogil(translation: tuple[Path, str], module: str) -> None:
-    found = {line.function for line in nogil_lines(translation[0] / f"{module}.html")}
-    assert HOT[module] <= found
