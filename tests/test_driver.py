@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aps import Policy, Tenant
-from aps.driver import Ticket
-from tests.driving import opened
+from aps import Policy, Scheduler, Tenant
+from aps.backends import SimulatedBackend
+from aps.driver import Driver, DriverError, Ticket
+from tests.driving import A, opened
 from tests.virtual_loop import VirtualLoop, run
 
 # One request
@@ -243,6 +244,114 @@ def test_preemption(how: Any) -> None:
             again = (512 + 11) / 1024 if how == "recompute" else 0.0
             assert result.e2e_s == pytest.approx(alone + urgent.e2e_s - (urgent.queue_wait_s or 0) + again)
             assert driver.snapshot().tenants["a"].preempted == 1
+
+    run(main)
+
+
+# Its life
+
+
+def test_drain_waits_and_refuses() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop) as driver:
+            tickets = [driver.submit("a", prompt_tokens=100, max_tokens=10) for _ in range(40)]
+            draining = asyncio.create_task(driver.drain())
+            await asyncio.sleep(0.1)
+            late = await driver.infer("a", prompt_tokens=10)
+            assert (late.status, late.reason) == ("throttled", "draining")
+            assert await draining == 0
+            assert all(ticket.done for ticket in tickets)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"tenant": "nobody", "max_tokens": 1, "bid": 1}, KeyError, "nobody"),
+        ({"prompt_tokens": -5}, ValueError, "prompt_tokens"),
+        ({"max_tokens": 0}, ValueError, "max_tokens"),
+        ({"bid": 11}, ValueError, "bid"),
+        ({"bid": "x"}, TypeError, "bid"),
+    ],
+)
+def test_mistakes_are_errors_while_draining_too(asked: dict[str, Any], error: type[Exception], message: str) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop, Tenant("a", max_bid=7), time_scale=20.0) as driver:
+            await driver.drain()
+            full: dict[str, Any] = {"tenant": "a", "prompt_tokens": 10} | asked
+            with pytest.raises(error, match=message):
+                driver.submit(**full)
+            assert not driver.metrics.tenants
+            verdict = driver.submit("a", prompt_tokens=10, bid=9).verdict
+            assert (verdict.reason, verdict.bid, verdict.clamped) == ("draining", 7, True)
+            assert verdict.retry_after_s == 20.0  # a wall second
+
+    run(main)
+
+
+def test_drain_cancels_what_is_left_after_its_time() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop, time_scale=2.0, slots=2) as driver:
+            tickets = [driver.submit("a", prompt_tokens=512, max_tokens=10) for _ in range(10)]
+            left = await driver.drain(1.5)
+            assert loop.time() == 1.5  # wall seconds
+            statuses = [(await ticket.result()).status for ticket in tickets]
+            assert statuses.count("cancelled") == left
+            assert 0 < left < 10
+
+    run(main)
+
+
+def test_leaving_the_block_cancels_what_is_outstanding() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop, slots=1) as driver:
+            pass
+        with pytest.raises(DriverError, match="not open"):
+            driver.submit("a", prompt_tokens=1)
+        backend = SimulatedBackend(clock=loop.time)
+        async with Driver(Scheduler([A], devices=backend.devices), backend) as driver:
+            task = asyncio.create_task(driver.infer("a", prompt_tokens=100, max_tokens=100))
+            await asyncio.sleep(0.2)
+        assert (await task).status == "cancelled"
+        assert not driver.cancel(1)
+        with pytest.raises(DriverError, match="opened once"):
+            await driver.__aenter__()
+
+    run(main)
+
+
+def test_the_schedulers_own_calls() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop, slots=1) as driver:
+            first = driver.submit("a", prompt_tokens=100, max_tokens=50, id="first")
+            low = driver.submit("a", prompt_tokens=10, max_tokens=5, bid=1, id="low")
+            driver.submit("b", prompt_tokens=10, max_tokens=5, bid=5, id="middle")
+            assert driver.explain("low").state == "waiting"
+            assert driver.explain("first").device == 0
+            assert driver.rebid("low", 10).bid == 10
+            with pytest.raises(KeyError, match="ghost"):
+                driver.explain("ghost")
+            with pytest.raises(KeyError, match="ghost"):
+                driver.rebid("ghost", 1)
+            result = await low.result()
+            assert (result.bid, result.batch_size) == (10, 1)
+            assert (await first.result()).status == "finished"
+            driver.add_tenant(Tenant("c"))
+            assert (await driver.infer("c", prompt_tokens=10, max_tokens=1)).status == "finished"
+            stuck = driver.submit("a", prompt_tokens=100, max_tokens=50)
+            waits = driver.submit("c", prompt_tokens=100, max_tokens=50)
+            driver.set_tenant(Tenant("c", kv_share=0.001))
+            dropped = await waits.result()
+            assert (dropped.status, dropped.reason) == ("rejected", "exceeds_kv_share")
+            driver.set_policy(aging_horizon_s=inf)
+            assert driver.scheduler.policy.aging_horizon_s == inf
+            driver.remove_tenant("c")
+            with pytest.raises(KeyError):
+                driver.submit("c", prompt_tokens=1)
+            await stuck.result()
+            assert driver.metrics.tenants["c"].dropped == 1
+            del driver.metrics.tenants["c"]  # the scheduler has forgotten it too
 
     run(main)
 
