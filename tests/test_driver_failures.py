@@ -161,3 +161,16 @@ def test_a_backend_that_does_not_open_leaves_the_driver_closed() -> None:
 def test_the_devices_must_be_the_backends() -> None:
     with pytest.raises(ValueError, match="devices must be the backend's"):
         Driver(Scheduler([A]), SimulatedBackend())
+
+
+def test_an_id_never_captures_another_request() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        backend = SimulatedBackend(clock=loop.time)
+        async with Driver(Scheduler([A], devices=backend.devices), backend) as driver:
+            ticket = driver.submit("a", prompt_tokens=10, max_tokens=5)
+            with pytest.raises(ValueError, match="id must not equal"):
+                driver.submit("a", prompt_tokens=10, max_tokens=5, id=ticket.id)
+            assert driver.ticket(ticket.id) is ticket
+            assert (await ticket.result()).status == "finished"
+
+    run(main)

@@ -15,7 +15,7 @@ from aps import _checks as check
 from aps.backends.protocol import Backend
 from aps.metrics import Metrics
 from aps.pump import Pump
-from aps.scheduler import Scheduler
+from aps.scheduler import Scheduler, check_id
 from aps.tenants import Tenant
 from aps.tickets import DriverError, Result, Stream, Ticket
 from aps.verdicts import Explanation, Snapshot, Verdict
@@ -129,8 +129,10 @@ class Driver:
         max_tokens = settings.default_max_tokens if max_tokens is None else _as_int("max_tokens", max_tokens)
         if prompt is not None and not isinstance(prompt, str):
             raise TypeError(f"prompt must be a str or None, got {prompt!r}")
-        if id is not None and id in pump.named:
-            raise ValueError(f"id must be new among outstanding requests, got {id!r} again")
+        if id is not None:
+            check_id(id)
+            if id in pump.named:
+                raise ValueError(f"id must be new among outstanding requests, got {id!r} again")
         if simulated_output_tokens is not None:
             simulated_output_tokens = _as_int("simulated_output_tokens", simulated_output_tokens)
             if simulated_output_tokens < 1:

@@ -347,8 +347,7 @@ class Scheduler:
         raise KeyError(f"no live request {id!r}")
 
     def _check_new(self, id: Hashable, now: float) -> None:
-        if isinstance(id, Number) and FIRST_HANDLE <= _whole_of(id) <= LAST_HANDLE:
-            raise ValueError(f"id must not equal an int in 2**53..2**63-1 (the scheduler's own), got {id!r}")
+        check_id(id)
         handle = self._handles.get(id)
         if handle is not None and self._core.is_live(handle, now):
             raise ValueError(f"id must be unique among live requests, got {id!r} again")
@@ -377,6 +376,12 @@ def _as_bid(bid: SupportsIndex) -> int:
         return index(bid)
     except TypeError:
         raise TypeError(f"bid must be an int in 1..10, got {bid!r}") from None
+
+
+def check_id(id: Hashable) -> None:
+    """A caller's own id must not equal one of the scheduler's numbers, of whatever type: ValueError."""
+    if isinstance(id, Number) and FIRST_HANDLE <= _whole_of(id) <= LAST_HANDLE:
+        raise ValueError(f"id must not equal an int in 2**53..2**63-1 (the scheduler's own), got {id!r}")
 
 
 def _whole_of(number: Any) -> int:
