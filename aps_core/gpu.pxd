@@ -21,6 +21,11 @@ cdef struct Sequence:         # one request in a slot
     int8_t emits              # gets a token from the step that runs
     int8_t joined             # has taken part in a step
 
+cdef struct Total:            # nanoseconds times a count: one int64 would hold a month of 4,096 blocks
+    int64_t seconds
+    int64_t rest_ns
+
+
 cdef class Engine:
     cdef readonly StepTimeModel model
     cdef readonly int32_t slots
@@ -34,8 +39,8 @@ cdef class Engine:
     cdef readonly int64_t end_ns
     cdef readonly int64_t steps               # counters, over steps that have ended
     cdef readonly int64_t busy_ns
-    cdef readonly int64_t slot_ns             # time in steps, summed over the sequences that were in slots as it began
-    cdef readonly int64_t block_ns            # the same over the KV blocks
+    cdef Total slot_time      # time in steps, summed over the sequences that were in slots as it began
+    cdef Total block_time     # the same over the KV blocks
     cdef readonly int64_t prefill_tokens      # computed, also for requests aborted since
     cdef readonly int64_t output_tokens       # handed over
     cdef readonly int32_t ended               # of the last events, how many are FINISHED

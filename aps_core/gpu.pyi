@@ -19,8 +19,10 @@ class Engine:
     end_ns: int
     steps: int
     busy_ns: int
-    slot_ns: int
-    block_ns: int
+    @property
+    def slot_ns(self) -> int: ...
+    @property
+    def block_ns(self) -> int: ...
     prefill_tokens: int
     output_tokens: int
     ended: int

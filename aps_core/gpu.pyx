@@ -26,6 +26,15 @@ cdef int64_t* _data(object array) except NULL:
     return &view[0]
 
 
+cdef int64_t SECOND = 1_000_000_000
+
+
+cdef inline void add(Total* total, int64_t duration_ns, int64_t count) noexcept nogil:
+    cdef int64_t rest = duration_ns % SECOND * count + total.rest_ns
+    total.seconds += duration_ns // SECOND * count + rest // SECOND
+    total.rest_ns = rest % SECOND
+
+
 @cython.final
 cdef class Engine:
     """Runs what it is given, step by step (Orca's iteration-level batching).
@@ -61,6 +70,16 @@ cdef class Engine:
         self.reserve_accounts(1)
 
     # ---- what comes and goes
+
+    @property
+    def slot_ns(self):
+        """Time in steps, summed over the sequences that were in slots as each began: ns."""
+        return <object>self.slot_time.seconds * 1_000_000_000 + self.slot_time.rest_ns
+
+    @property
+    def block_ns(self):
+        """The same over the KV blocks held: ns."""
+        return <object>self.block_time.seconds * 1_000_000_000 + self.block_time.rest_ns
 
     def start(self, request_id, prompt_tokens, output_tokens, bid, *, generated=0, prefill=None, account=0):
         """Put a request into a slot; it joins the next step to begin.
@@ -255,8 +274,8 @@ cdef class Engine:
         self.stepping = False
         self.steps += 1
         self.busy_ns += duration
-        self.slot_ns += duration * self.step_slots
-        self.block_ns += duration * self.step_blocks
+        add(&self.slot_time, duration, self.step_slots)
+        add(&self.block_time, duration, self.step_blocks)
         self.prefill_tokens += self.step_prefill
         for i in range(self.running):
             sequence = &self.sequences[i]

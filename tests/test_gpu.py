@@ -269,3 +269,15 @@ def test_models_refuse() -> None:
     with pytest.raises(ValueError, match="decodes must be a finite number, at least 0, not -1"):
         ReferenceModel().step_seconds(decodes=-1)
     assert StepTimeModel().step_seconds(decodes=1) == 0.0
+
+
+def test_block_time_of_months_does_not_overflow() -> None:
+    """One step of 3.9e8 s over 62,501 blocks: more than an int64 of nanoseconds."""
+    engine = Engine(ReferenceModel(prefill_rate=1e6 / 3.9e8), 1, 2**16)
+    engine.start(1, 10**6, 1, 5)
+    end_ns = engine.begin_step(0)
+    held = engine.held_blocks
+    engine.end_step()
+    assert held == 62_501
+    assert engine.block_ns == end_ns * held > 2**63
+    assert engine.slot_ns == end_ns
