@@ -41,4 +41,4 @@ cdef class Scheduler:
     cdef int check_progress(self, int32_t row, int64_t computed, int64_t generated) except -1
     cdef int room(self, int64_t more) except -1
 
-    cdef void change(self, int32_t slot, Limits* limits) noexcept
+    cdef void change(self, int32_t slot, Limits* limits) except *

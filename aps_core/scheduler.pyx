@@ -187,7 +187,7 @@ cdef class Scheduler:
         cdef int64_t slot = whole(tenant, "tenant", -(1 << 62), 1 << 62)
         return self.tenants.rows[slot].state if 0 < slot < self.tenants.capacity else VACANT
 
-    cdef void change(self, int32_t slot, Limits* limits) noexcept:
+    cdef void change(self, int32_t slot, Limits* limits) except *:
         cdef Tenant* tenant = &self.tenants.rows[slot]
         if limits.weight != self.fair.shares[slot].weight:
             self.fair.reweigh(slot, limits.weight)

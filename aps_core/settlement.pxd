@@ -25,7 +25,7 @@ cdef class Settlement:
 
     cdef void take_out(self, int32_t row, Reason reason, int64_t now_ns) noexcept nogil
     cdef void drop(self, int32_t row, Reason reason, int64_t now_ns) noexcept nogil
-    cdef void end_impossible(self, int32_t slot, int64_t now_ns) noexcept
+    cdef void end_impossible(self, int32_t slot, int64_t now_ns) except *
     cdef list collect(self)
     cdef void report(self, int32_t row, int64_t computed, int64_t generated, int64_t now_ns) noexcept nogil
     cdef double finish(self, int32_t row, int64_t output, int64_t now_ns) noexcept nogil

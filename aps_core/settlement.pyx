@@ -49,7 +49,7 @@ cdef class Settlement:
             self.table.rows[self.ended_tail].next = row
         self.ended_tail = row
 
-    cdef void end_impossible(self, int32_t slot, int64_t now_ns) noexcept:
+    cdef void end_impossible(self, int32_t slot, int64_t now_ns) except *:
         """In arrival order. Looks at the whole table: a rare call."""
         cdef Tenant* tenant = &self.tenants.rows[slot]
         cdef double burst = self.buckets.burst[slot]
