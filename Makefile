@@ -78,8 +78,8 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.service: pyproject.toml $(CORE) | $(BIN)/python
-	@echo "== installing APS and its service (compiles the core: about a minute)"
-	@$(INSTALL) '.[service]'
+	@echo "== installing APS, its service and laboratory (compiles the core: about a minute)"
+	@$(INSTALL) '.[service,lab]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python

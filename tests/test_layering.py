@@ -35,6 +35,7 @@ PYTHON = [
     ["aps.driver"],
     ["aps.service"],
     ["aps.stress"],
+    ["aps.lab"],
     ["aps.cli"],
     ["aps.__main__"],
 ]
@@ -42,6 +43,7 @@ PYTHON = [
 THIRD_PARTY = {
     "aps.service": {"fastapi", "pydantic", "starlette", "uvicorn"},
     "aps.stress": {"httpx", "rich"},
+    "aps.lab": {"jinja2", "joblib", "matplotlib", "rich", "scipy"},
     "aps.cli": {"httpx", "rich"},
 }
 LOOP = {"aps.backends", "aps.driver", "aps.tickets", "aps.service", "aps.stress", "aps.cli"}  # may use asyncio
@@ -134,7 +136,8 @@ def test_the_event_loop_stays_above_the_scheduler(module: Path) -> None:
 
 def test_every_third_party_package_is_in_an_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[\[<>=~ ]", line)[0] for line in project["optional-dependencies"]["service"]}
+    extras = project["optional-dependencies"]
+    declared = {re.split(r"[\[<>=~ ]", line)[0] for extra in ("service", "lab") for line in extras[extra]}
     assert set().union(*THIRD_PARTY.values()) - {"starlette"} == declared  # FastAPI brings starlette
 
 

@@ -1,0 +1,1 @@
+"""The laboratory: workloads, simulation in virtual time, comparisons and reports. Needs the extra `lab`."""
