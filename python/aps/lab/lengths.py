@@ -111,7 +111,8 @@ def histogram(edges: ArrayLike, counts: ArrayLike) -> Lengths:
         below = np.concatenate([[0.0], parts])
         inside = (level - below[bins]) / (below[bins + 1] - below[bins])  # again uniform in [0, 1)
         drawn: NDArray[np.float64] = np.floor(low[bins] + inside * (high[bins] - low[bins]))
-        return np.minimum(drawn, high[bins] - 1)
+        drawn = np.minimum(drawn, high[bins] - 1)
+        return drawn
 
     return Lengths(f"histogram of {len(low)} bins", sample, least=max(1, int(low[0])))
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aps.lab import arrivals, lengths
 from aps.lab.parameters import Parameter, Scenario, count, number, tokens, yes_or_no
-from aps.lab.streams import Asker
+from aps.lab.streams import Asker, bounded
 from aps.lab.workload import Workload, merge
 from aps.tenants import Tenant
 
@@ -82,7 +82,8 @@ def _open(
     """A scenario of open arrivals. how: the process in words, with the parameters in braces."""
 
     def make(seed: int, given: Mapping[str, Any]) -> Workload:
-        duration_s, rate = given["duration_s"], given["load"] * given["capacity_per_s"]
+        duration_s = given["duration_s"]
+        rate = bounded(given["load"] * given["capacity_per_s"], duration_s)
         until_s = inf if given["drain"] else duration_s
 
         def one(asker: Asker, part: float) -> Workload:
@@ -189,7 +190,8 @@ SATURATED = Scenario(
 
 
 def _skewed(seed: int, given: Mapping[str, Any]) -> Workload:
-    duration_s, rate = given["duration_s"], given["load"] * given["capacity_per_s"]
+    duration_s = given["duration_s"]
+    rate = bounded(given["load"] * given["capacity_per_s"], duration_s)
     parts = np.arange(1, given["tenants"] + 1, dtype=np.float64) ** -given["exponent"]
     parts /= parts.sum()
     prompt, output = lengths.parse(given["prompt"]), lengths.parse(given["output"])

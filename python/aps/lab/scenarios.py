@@ -9,7 +9,7 @@ import numpy as np
 
 from aps.lab import arrivals, lengths, mixture, vtc_scenarios
 from aps.lab.parameters import Parameter, Scenario, count, number, tokens, yes_or_no
-from aps.lab.streams import Asker
+from aps.lab.streams import Asker, bounded
 from aps.lab.workload import Workload, merge
 from aps.service.tenants import STRESS_TENANTS
 from aps.stress import workloads as stress
@@ -106,6 +106,7 @@ def _noisy(seed: int, given: Mapping[str, Any]) -> Workload:
     prompt, output = lengths.parse(given["prompt"]), lengths.parse(given["output"])
     rates = {"noisy": given["noisy_share"] * given["noisy_factor"] * capacity}
     rates |= {f"quiet_{k}": given["quiet_load"] * capacity for k in range(1, given["quiet_tenants"] + 1)}
+    bounded(sum(rates.values()), duration_s)
 
     def one(place: int, name: str, rate: float) -> Workload:
         asker = Asker(Tenant(name), place, 5, prompt, output)

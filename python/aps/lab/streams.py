@@ -37,6 +37,16 @@ def random(seed: int, tenant: int, purpose: Purpose) -> Generator:
     return np.random.default_rng(SeedSequence(seed, spawn_key=(tenant, int(purpose))))
 
 
+def bounded(rate_per_s: float, duration_s: float) -> float:
+    """The rate of all tenants together, if so many requests can be held, else ValueError."""
+    if rate_per_s * duration_s > arrivals.MOST:
+        raise ValueError(
+            f"a workload must be at most {arrivals.MOST:,} requests, got about {rate_per_s * duration_s:,.0f}: "
+            f"{rate_per_s:g}/s for {duration_s:g} s"
+        )
+    return rate_per_s
+
+
 @dataclass(frozen=True, slots=True)
 class Asker:
     """A tenant and what it asks for. place: its number, which keys its random numbers."""
@@ -73,6 +83,10 @@ class Asker:
         prompts_clipped = outputs_clipped = 0
         filled_s = np.zeros(clients)
         while (filled_s < until_s * (1 + 1e-9)).any():  # rounding of sums
+            if (len(pauses) + 1) * ROUNDS * clients > arrivals.MOST:
+                raise ValueError(
+                    f"a closed loop must be at most {arrivals.MOST:,} requests, got {clients} clients for {until_s:g} s"
+                )
             pauses.append(thinking.standard_exponential((ROUNDS, clients)) * think_s)
             if len(pauses) == 1:
                 pauses[0][0] = np.arange(clients) * (stagger_s / clients)
@@ -110,12 +124,12 @@ class Asker:
     ) -> Workload:
         n = len(at_s)
         loop = f"closed loops last to the horizon as long as no step is shorter than {FASTEST_STEP_S * 1e3:g} ms"
-        notes = () if after is None else (loop,)
-        notes += tuple(
+        notes = [] if after is None else [loop]
+        notes += [
             f"{self.tenant.name}: {cut:,} of {drawn:,} {what} drawn were clipped to {lengths.text}"
             for what, lengths, cut in zip(("prompts", "outputs"), (self.prompt, self.output), clipped, strict=True)
             if cut
-        )
+        ]
         return Workload(
             name=self.tenant.name,
             tenants=(self.tenant,),
@@ -127,5 +141,5 @@ class Asker:
             bid=np.full(n, self.bid, dtype=np.int32),
             after=after,
             until_s=until_s,
-            notes=notes,
+            notes=tuple(notes),
         )

@@ -22,11 +22,12 @@ from aps.lab import arrivals
 from aps.lab.lengths import Lengths, constant, uniform
 from aps.lab.mixture import CAPACITY_256_256
 from aps.lab.parameters import Parameter, Scenario, choice, number, yes_or_no
-from aps.lab.streams import Asker
+from aps.lab.streams import Asker, bounded
 from aps.lab.workload import Workload, merge
 from aps.tenants import Tenant
 
 PUBLISHED_PER_S = 1.74  # 1,620 requests of 256/256 in 929 s (VTC/all_results_overload.jsonl)
+MOST_PUBLISHED_PER_S = 9.5  # of all clients of one workload
 PHASE_S = 60.0
 
 Arrive = Callable[[float, Generator], NDArray[np.float64]]  # scale of rates, generator
@@ -87,6 +88,7 @@ def _build(
     name: str, description: str, clients: Sequence[Client], duration_s: float, seed: int, given: Mapping[str, Any]
 ) -> Workload:
     scale = given["capacity_per_s"] / PUBLISHED_PER_S
+    bounded(MOST_PUBLISHED_PER_S * scale, duration_s)
     until_s = inf if given["drain"] else duration_s
 
     def one(place: int, client: Client) -> Workload:
