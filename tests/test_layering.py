@@ -17,12 +17,14 @@ COMPILED = [
     ["types"],
     ["arguments", "clock", "envelope", "indexed_heap", "request_table", "step_time", "winner_tree"],
     ["deadlines", "fair_share", "gpu", "kv_cache", "pairing_heap", "tenant_table", "token_buckets"],
+    ["all_wait", "arrivals", "ledger", "stay_log", "time_series"],
     ["lanes"],
     ["aging_heap", "contention"],
     ["admission", "batch_assembler"],
     ["inspection", "settlement"],
     ["timeline"],
     ["scheduler"],
+    ["replay"],
 ]
 # A name stands for the package below it too. Modules of one row may use one another.
 PYTHON = [
