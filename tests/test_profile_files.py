@@ -70,7 +70,7 @@ def profiles(draw: st.DrawFn) -> Profile:
         if draw(st.booleans()):
             kv_tokens = kv_tokens_in(memory, model)
     return Profile(
-        name=draw(texts.filter(bool)),
+        name=draw(texts.filter(lambda text: bool(text) and text.isprintable())),
         description=draw(texts),
         step_time=step_time,
         slots=draw(st.integers(1, 2**16)),
@@ -197,7 +197,10 @@ def changed(old: str, new: str) -> str:
             "token_budget must be from 0 (whole prompts) to 2147483647",
         ),
         (changed("name = ", "name = 5 #"), "name must be a string, got 5"),
-        (changed('name = "a100-llama2-7b"', 'name = ""'), "name must be a non-empty str, got ''"),
+        (
+            changed('name = "a100-llama2-7b"', 'name = ""'),
+            "name must be a str of 1 to 256 printable characters, got ''",
+        ),
         (changed("dollars_per_hour = 1.39", "dollars_per_hour = inf"), "dollars_per_hour must be dollars, a finite"),
         (changed("dollars_per_hour = 1.39", "dollars_per_hour = true"), "dollars_per_hour must be a number, got True"),
         (changed("dollars_per_hour = 1.39", ""), "dollars_per_hour must be given (price of one GPU, dollars an hour)"),
