@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lowest first: a module may use those of the rows above its own, never its neighbours.
 COMPILED = [
     ["types"],
-    ["arguments", "clock", "envelope", "indexed_heap", "request_table", "step_time", "winner_tree"],
-    ["deadlines", "fair_share", "gpu", "kv_cache", "pairing_heap", "tenant_table", "token_buckets"],
-    ["lanes"],
+    ["arguments", "clock", "envelope", "indexed_heap", "request_table", "winner_tree"],
+    ["deadlines", "fair_share", "kv_cache", "pairing_heap", "step_time", "tenant_table", "token_buckets"],
+    ["gpu", "lanes", "physics"],
     ["aging_heap", "contention"],
     ["admission", "batch_assembler"],
     ["inspection", "settlement"],
