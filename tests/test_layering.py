@@ -27,8 +27,8 @@ COMPILED = [
 # A name stands for the package below it too. Modules of one row may use one another.
 PYTHON = [
     ["aps._checks", "aps.data"],
-    ["aps.devices", "aps.policy", "aps.tenants", "aps.verdicts"],
-    ["aps.profiles", "aps.scheduler"],
+    ["aps.devices", "aps.models", "aps.policy", "aps.tenants", "aps.verdicts"],
+    ["aps.profile", "aps.profiles", "aps.scheduler"],
     ["aps.backends", "aps.metrics"],
     ["aps.tickets"],
     ["aps.pump"],
