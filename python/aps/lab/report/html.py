@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Any
 
 from aps.lab.report.csvs import Table, heading, rounded
@@ -10,7 +11,7 @@ from aps.lab.report.csvs import Table, heading, rounded
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawn plot. name: of the PNG file; title: the question it answers; caption: what is drawn, and how to read it."""
+    """A drawn plot. name: of the PNG file; title: the question it answers; caption: how to read it."""
 
     name: str
     title: str
@@ -58,16 +59,27 @@ class Report:
 
 def page(report: Report, version: str) -> str:
     """The report as HTML; whatever it holds is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("aps.lab.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"heading": heading, "rounded": rounded, "base64": lambda png: base64.b64encode(png).decode()}
-    environment.tests["number"] = lambda cell: cell is None or isinstance(cell, int | float)
-    return environment.get_template("report.html").render(report=report, version=version)
+    environment.filters |= {"heading": heading, "rounded": rounded, "base64": _base64, "numeric": _numeric}
+    template = files("aps.lab.report").joinpath("page.html").read_text(encoding="utf-8")
+    return environment.from_string(template).render(report=report, version=version)
+
+
+def _base64(png: bytes) -> str:
+    return base64.b64encode(png).decode()
+
+
+def _numeric(table: Table) -> list[bool]:
+    """Of each column, whether it holds numbers alone."""
+    cells = zip(*table.rows, strict=True) if table.rows else [()] * len(table.columns)
+    return [
+        any(cell is not None for cell in column) and not any(isinstance(c, str) for c in column) for column in cells
+    ]

@@ -1,4 +1,4 @@
-"""A directory that is written whole or not at all."""
+"""A directory, or a file, that is written whole or not at all."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 FORMAT = "aps-report"
 MANIFEST = "report.json"
@@ -19,10 +19,7 @@ def check_destination(directory: str | Path) -> None:
     ValueError naming the path, what is there and what is allowed.
     """
     target = Path(directory).resolve()
-    if not target.parent.is_dir():
-        raise ValueError(f"the directory {target.parent} must exist for a report in {target.name!r}")
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise ValueError(f"the directory {target.parent} must be writable")
+    _check_parent(target)
     if not target.exists():
         return
     if not target.is_dir():
@@ -52,6 +49,36 @@ def whole_directory(directory: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def check_file(path: str | Path) -> None:
+    """Say early whether a file may be written to `path`: it is new or a file. ValueError as `check_destination`."""
+    target = Path(path).resolve()
+    _check_parent(target)
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{target} must be a file or new, it is a directory or a device")
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
+    """A temporary file beside `path`, renamed to it when the block ends and removed when the block raises."""
+    check_file(path)
+    target = Path(path).resolve()
+    partial = target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
+    try:
+        with partial.open("xb") as out:
+            yield out
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _check_parent(target: Path) -> None:
+    if not target.parent.is_dir():
+        raise ValueError(f"the directory {target.parent} must exist, for {target.name}")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"the directory {target.parent} must be writable, for {target.name}")
 
 
 def _replace(target: Path, new: Path, aside: Path) -> None:

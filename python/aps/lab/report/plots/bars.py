@@ -70,24 +70,19 @@ def plane(name: str, title: str, points: Sequence[Point], x_label: str, y_label:
         style.log_time(axes, "y", min(ends) / 2, max(ends) * 2)
         for point in known:
             own = look[point.name]
+            x, y = point.x.mean or 0.0, _shown(point.y.mean)
             if point.x.low is not None and point.x.high is not None:
-                axes.plot([point.x.low, point.x.high], [_shown(point.y.mean)] * 2, color=own.colour, linewidth=1.2)
+                axes.plot([point.x.low, point.x.high], [y, y], color=own.colour, linewidth=1.2)
             if point.y.low is not None and point.y.high is not None:
-                axes.plot([point.x.mean] * 2, [_shown(point.y.low), _shown(point.y.high)], color=own.colour, linewidth=1.2)
-            axes.plot([point.x.mean], [_shown(point.y.mean)], color=own.colour, marker=own.marker, markersize=8)
+                axes.plot([x, x], [_shown(point.y.low), _shown(point.y.high)], color=own.colour, linewidth=1.2)
+            axes.plot([x], [y], color=own.colour, marker=own.marker, markersize=8)
         if not known:
             style.nothing(axes, "nothing to compare")
         axes.margins(x=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        style.legend_above(
-            figure,
-            [
-                Line2D([], [], linestyle="none", color=own.colour, marker=own.marker, markersize=8, label=style.short(key))
-                for key, own in look.items()
-            ],
-        )
+        style.legend_above(figure, [style.mark(key, own) for key, own in look.items()])
         return style.finish(figure, name, title, f"{title} Bars are {interval}.")
 
 

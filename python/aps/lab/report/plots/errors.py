@@ -12,7 +12,9 @@ from aps.lab.report.plots import style
 Numbers = NDArray[np.float64]
 
 
-def agreement(name: str, title: str, groups: Mapping[str, tuple[Numbers, Numbers]], what: str, band: float = 0.1) -> Plot:
+def agreement(
+    name: str, title: str, groups: Mapping[str, tuple[Numbers, Numbers]], what: str, band: float = 0.1
+) -> Plot:
     """Predicted against measured, both axes logarithmic: a marker a row; on the line they agree, the band is +-`band`.
 
     groups: name -> (measured, predicted), all above 0. what: the quantity with its unit."""
@@ -26,7 +28,7 @@ def agreement(name: str, title: str, groups: Mapping[str, tuple[Numbers, Numbers
         axes.plot(ends, ends, color=style.GREY, linewidth=1, zorder=1)
         for key, (measured, predicted) in groups.items():
             own = look[key]
-            axes.plot(measured, predicted, color=own.colour, marker=own.marker, linestyle="none", markersize=6, alpha=0.9)
+            axes.plot(measured, predicted, own.marker, color=own.colour, markersize=6, alpha=0.9)
         for scale, limit, axis in (
             (axes.set_xscale, axes.set_xlim, axes.xaxis),
             (axes.set_yscale, axes.set_ylim, axes.yaxis),
@@ -39,7 +41,7 @@ def agreement(name: str, title: str, groups: Mapping[str, tuple[Numbers, Numbers
         axes.text(0.98, 0.03, f"grey: within {band:.0%}", transform=axes.transAxes, ha="right", color=style.GREY)
         axes.set_xlabel(f"measured {what}")
         axes.set_ylabel(f"predicted {what}")
-        style.legend_above(figure, [style.line(key, own._replace(line=""), marker=True) for key, own in look.items()])
+        style.legend_above(figure, [style.mark(key, own) for key, own in look.items()])
         return style.finish(figure, name, title)
 
 
@@ -54,12 +56,12 @@ def by_load(name: str, title: str, groups: Mapping[str, tuple[Numbers, Numbers]]
         axes.axhline(0, color=style.GREY, linewidth=1)
         for key, (loads, errors) in groups.items():
             own = look[key]
-            axes.plot(loads, 100 * errors, color=own.colour, marker=own.marker, linestyle="none", markersize=6, alpha=0.9)
+            axes.plot(loads, 100 * errors, own.marker, color=own.colour, markersize=6, alpha=0.9)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_major_locator(MaxNLocator(7))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.0f} %" if value else "0"))
         axes.set_xlabel(load)
         axes.set_ylabel("(predicted - measured) / measured")
-        style.legend_above(figure, [style.line(key, own._replace(line=""), marker=True) for key, own in look.items()])
+        style.legend_above(figure, [style.mark(key, own) for key, own in look.items()])
         return style.finish(figure, name, title)

@@ -53,7 +53,7 @@ def heat_maps(
             axes.set_xlabel("fairness window D, cost units (k: 1,024)")
         for axes in grid[::columns]:
             axes.set_ylabel("aging horizon H")
-        entries = [(default, "--", 2.0, "the policy given"), (suggested, "-", 2.8, "suggested")]
+        entries = [(default, (0, (4, 2)), 2.0, "the policy given"), (suggested, (0, ()), 2.8, "suggested")]
         style.legend_above(
             figure,
             [
@@ -118,6 +118,6 @@ def _frame(axes: Axes, cell: Cell, line: str, width: float) -> None:
     row, column = cell
     axes.add_patch(
         Rectangle(
-            (column + 0.04, row + 0.04), 0.92, 0.92, fill=False, edgecolor=style.VERMILLION, linestyle=line, linewidth=width
+            (column + 0.04, row + 0.04), 0.92, 0.92, fill=False, color=style.VERMILLION, linestyle=line, linewidth=width
         )
     )

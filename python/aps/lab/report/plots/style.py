@@ -29,6 +29,7 @@ GREY = "#767676"
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+NARROWEST = 4.0  # a logarithmic axis spans this factor at least
 OWN = "aps"
 MOST = len(COLOURS)  # things told apart in one plot
 
@@ -75,7 +76,7 @@ def settings() -> Iterator[None]:
     """Matplotlib's defaults and ours, whatever the user's configuration says; undone afterwards."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(SETTINGS)
+        matplotlib.rcParams.update(SETTINGS)  # type: ignore[arg-type]
         yield
 
 
@@ -92,16 +93,18 @@ def finish(figure: Figure, name: str, title: str, caption: str = "") -> Plot:
     """The figure as PNG."""
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
-    canvas.draw()
-    return Plot(name, title, encode(np.asarray(canvas.buffer_rgba())[..., :3]), caption)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return Plot(name, title, encode(pixels[..., :3]), caption)
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
     """One legend for all panels, between title and panels, in as many rows as it needs."""
     height = figure.get_figheight()
     for columns in range(len(handles), 0, -1):
+        corner = (0, 1 - TITLE_IN / height)
         legend = figure.legend(
-            handles=handles, ncols=columns, loc="upper left", bbox_to_anchor=(0, 1 - TITLE_IN / height), handlelength=2.8
+            handles=handles, ncols=columns, loc="upper left", bbox_to_anchor=corner, handlelength=2.8
         )
         extent = legend.get_window_extent()
         if extent.width <= 0.99 * figure.bbox.width or columns == 1:
@@ -112,7 +115,13 @@ def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
 
 def line(name: str, look: Look, marker: bool = False) -> Artist:
     """A legend's entry."""
-    return Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker if marker else "", label=short(name))
+    mark = look.marker if marker else ""
+    return Line2D([], [], color=look.colour, linestyle=look.line, marker=mark, label=short(name))
+
+
+def mark(name: str, look: Look) -> Artist:
+    """A legend's entry without a line."""
+    return Line2D([], [], linestyle="none", color=look.colour, marker=look.marker, markersize=7, label=short(name))
 
 
 def short(name: str, most: int = 24) -> str:
@@ -138,6 +147,8 @@ def as_time(seconds: float, _: object = None) -> str:
 
 def log_time(axes: Axes, which: str, low: float, high: float, most: int = 8) -> None:
     """A logarithmic axis ("x" or "y") of durations whose labels carry their unit. low, high: seconds, above 0."""
+    apart = max(1.0, (NARROWEST * low / high) ** 0.5)
+    low, high = low / apart, high * apart
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
@@ -162,9 +173,8 @@ def time_ticks(low: float, high: float, most: int) -> list[float]:
 
 def time_axis(axes: Axes, span_s: float, what: str = "time since the start") -> float:
     """Label the x axis in the unit that suits the span; returns its seconds."""
-    unit, name = next(
-        (unit, name) for least, unit, name in ((7200, 3600.0, "h"), (300, 60.0, "min"), (0, 1.0, "s")) if span_s >= least
-    )
+    units = ((7200, 3600.0, "h"), (300, 60.0, "min"), (0, 1.0, "s"))
+    unit, name = next((unit, name) for least, unit, name in units if span_s >= least)
     axes.set_xlabel(f"{what}, {name}")
     return unit
 

@@ -16,7 +16,9 @@ SHORTEST_S = 1e-3  # shorter durations are drawn as this
 PANELS = 4
 
 
-def tails(name: str, title: str, panels: Mapping[str, Mapping[str, Any]], what: str, slo_s: float | None = None) -> Plot:
+def tails(
+    name: str, title: str, panels: Mapping[str, Mapping[str, Any]], what: str, slo_s: float | None = None
+) -> Plot:
     """The share of requests that took longer than x, both axes logarithmic: a panel for each key, a curve for each
     key within, of durations in seconds (NaN: none). At most 4 panels and 7 curves."""
     names = list(dict.fromkeys(curve for curves in panels.values() for curve in curves))
@@ -24,7 +26,7 @@ def tails(name: str, title: str, panels: Mapping[str, Mapping[str, Any]], what: 
     values = {panel: {curve: style.finite(v) for curve, v in curves.items()} for panel, curves in panels.items()}
     every = np.concatenate([v for curves in values.values() for v in curves.values()] or [np.empty(0)])
     low, high = _range(every)
-    least = 0.5 / max([len(v) for curves in values.values() for v in curves.values()] or [1])
+    least = 0.5 / max([1, *(len(v) for curves in values.values() for v in curves.values())])
     rows = -(-len(panels) // 2)
     with style.settings():
         figure = style.new(title, 0.9 + 2.6 * rows)
@@ -40,7 +42,7 @@ def tails(name: str, title: str, panels: Mapping[str, Mapping[str, Any]], what: 
             style.log_time(axes, "x", low, high)
             axes.set_yscale("log")
             axes.set_ylim(max(least, 1e-5), 1.15)
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.4%}".rstrip("0%").rstrip(".") + " %"))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
             axes.tick_params(labelbottom=at >= len(panels) - 2)
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
@@ -50,12 +52,13 @@ def tails(name: str, title: str, panels: Mapping[str, Mapping[str, Any]], what: 
             axes.set_ylabel("share of requests above x")
         if len(names) > 1:
             style.legend_above(figure, [style.line(curve, look[curve]) for curve in names])
-        return style.finish(
-            figure, name, title, f"{title} A curve's height at x is the share of requests whose {what} is longer than x."
-        )
+        caption = f"{title} A curve's height at x is the share of requests whose {what} is longer than x."
+        return style.finish(figure, name, title, caption)
 
 
-def percentiles(name: str, title: str, records: Sequence[tuple[str, str, Mapping[str, float | None]]], what: str) -> Plot:
+def percentiles(
+    name: str, title: str, records: Sequence[tuple[str, str, Mapping[str, float | None]]], what: str
+) -> Plot:
     """A line from p50 to p99 with a mark at p95 for each (group, name, {"p50", "p95", "p99"} in seconds)."""
     names = list(dict.fromkeys(record[1] for record in records))
     look = style.looks(names)
@@ -66,7 +69,8 @@ def percentiles(name: str, title: str, records: Sequence[tuple[str, str, Mapping
         headers: set[int] = set()
         figure = style.new(title, 1.1 + 0.21 * (len(records) + len(groups)))
         axes = figure.subplots()
-        at, ticks = 0.0, []
+        at = 0.0
+        ticks: list[tuple[float, str]] = []
         for group, key, values in records:
             if groups[:1] == [group]:
                 headers.add(len(ticks))
