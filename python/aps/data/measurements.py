@@ -64,9 +64,7 @@ def first_token_a100() -> list[FirstToken]:
 def vidur_attention_a100() -> list[Attention]:
     """56 rows: Llama-2-7B, sampled from the profile of the simulator Vidur."""
     return [
-        Attention(
-            row["phase"], int(row["batch_or_chunk"]), int(row["context_tokens"]), float(row["layer_ms"]) * 1e-3
-        )
+        Attention(row["phase"], int(row["batch_or_chunk"]), int(row["context_tokens"]), float(row["layer_ms"]) * 1e-3)
         for row in _rows("vidur_llama2_7b_attention.csv")
     ]
 

@@ -1,6 +1,6 @@
 """Fits the constants of a GPU's physics to measured steps: which of them, how well, and with what errors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ ROWS_A_CONSTANT = 2
 TOLERABLE = 0.25  # relative standard error above which the rows do not tell a constant
 CLEARLY_WORSE = 4.0  # in variances of the noise: two standard errors
 POOR = 0.1  # noise above which the formula does not describe the rows
+BATCHES = {1: "1", 2: "2-15", 16: "16-31", 32: "32-63", 64: "64 or more"}  # the least of each bin of loads
+LOADS = [*(f"decode, batch {batch}" for batch in BATCHES.values()), "prefill alone", "prefill beside decodes"]
+ALL = "all"
 NEVER_FITTED = {
     "host_s": "adds to every step as linear_layer_s does: steps of one model cannot tell them apart",
     "swap_bandwidth": "no row swaps",
@@ -88,18 +91,14 @@ class Calibration:
         }
 
 
-def calibrate(
-    steps: Sequence[MeasuredStep], base: PhysicsModel, on_fit: Callable[[], None] = lambda: None
-) -> Calibration:
+def calibrate(steps: Sequence[MeasuredStep], base: PhysicsModel) -> Calibration:
     """Fit the constants that the steps tell; keep the others, and the shape of the model, from `base`.
 
     Least squares on the logarithm of time, so that errors are relative, with a soft L1 loss, so that outliers pull
     little, and a weak pull towards the base, as if it were known to a factor of about three. Every constant that some
     row depends on is fitted; then those with a standard error above 25 % go back to their base value, one by one, the
     least missed first, as long as the rows are explained about as well (two standard errors). Fitted constants lie
-    within a factor of 1,000 of the base (of an A100's, where the base is 0).
-
-    on_fit is called after each fit. ValueError: fewer than 5 steps.
+    within a factor of 1,000 of the base (of an A100's, where the base is 0). ValueError: fewer than 5 steps.
     """
     if len(steps) < FEWEST_ROWS:
         raise ValueError(f"expected at least {FEWEST_ROWS} measured rows, found {len(steps)}")
@@ -109,7 +108,6 @@ def calibrate(
     for name in names[len(steps) // ROWS_A_CONSTANT :]:
         kept[name] = f"too few rows: {ROWS_A_CONSTANT} for each fitted constant"
     fit = problem.fit([name for name in names if name not in kept], {})
-    on_fit()
     alone = fit.spread
     while True:
         untold = [name for name in fit.values if fit.spread[name] > TOLERABLE]
@@ -117,7 +115,6 @@ def calibrate(
         for name in untold:
             rest = {other: value for other, value in fit.values.items() if other != name}
             without[name] = problem.fit(list(rest), rest, fit.noise)
-            on_fit()
         name = min(untold, key=lambda name: without[name].misfit, default="")
         if not name or without[name].misfit - fit.misfit > CLEARLY_WORSE:
             break
@@ -183,34 +180,22 @@ def _report(
     )
 
 
-LOADS = (
-    ("decode, batch 1", lambda step: not step.prefill_tokens and step.batch == 1),
-    ("decode, batch 2-15", lambda step: not step.prefill_tokens and 2 <= step.batch <= 15),
-    ("decode, batch 16-31", lambda step: not step.prefill_tokens and 16 <= step.batch <= 31),
-    ("decode, batch 32-63", lambda step: not step.prefill_tokens and 32 <= step.batch <= 63),
-    ("decode, batch 64 or more", lambda step: not step.prefill_tokens and step.batch >= 64),
-    ("prefill alone", lambda step: step.prefill_tokens and not step.batch),
-    ("prefill beside decodes", lambda step: step.prefill_tokens and step.batch),
-    ("all", lambda step: True),
-)
+def _load(step: MeasuredStep) -> str:
+    if step.prefill_tokens:
+        return "prefill beside decodes" if step.batch else "prefill alone"
+    least = max(batch for batch in BATCHES if batch <= step.batch)
+    return f"decode, batch {BATCHES[least]}"
 
 
 def _loads(steps: Sequence[MeasuredStep], error: Array, base_error: Array) -> list[LoadErrors]:
     found = []
-    for load, belongs in LOADS:
-        here = np.array([bool(belongs(step)) for step in steps])
+    load = np.array([_load(step) for step in steps])
+    for name in [*LOADS, ALL]:
+        here = (load == name) | (name == ALL)
         if here.any():
-            sizes = np.abs(error[here])
-            found.append(
-                LoadErrors(
-                    load,
-                    int(here.sum()),
-                    float(sizes.mean()),
-                    float(sizes.max()),
-                    float(error[here].mean()),
-                    float(np.abs(base_error[here]).mean()),
-                )
-            )
+            sizes, base_sizes = np.abs(error[here]), np.abs(base_error[here])
+            numbers = (sizes.mean(), sizes.max(), error[here].mean(), base_sizes.mean())
+            found.append(LoadErrors(name, int(here.sum()), *map(float, numbers)))
     return found
 
 
@@ -224,7 +209,9 @@ def _notes(fit: Fit, given: dict[str, float], base_error: Array, error: Array) -
         notes.append(f"The rows scatter by {fit.noise:.0%} about the fit: the formula does not describe them well.")
     far = int((np.abs(error) > max(5 * fit.noise, 0.05)).sum())
     if far:
-        notes.append(f"{far} of {len(error)} rows are off by more than five times the scatter: outliers, which pull little.")
+        notes.append(
+            f"{far} of {len(error)} rows are off by more than five times the scatter: outliers, which pull little."
+        )
     for name, value in fit.values.items():
         start = given[name]
         if name != "roofline_power" and start and not 1.01 / WIDEST < value / start < WIDEST / 1.01:

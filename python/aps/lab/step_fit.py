@@ -66,7 +66,9 @@ class Problem:
     def __init__(self, steps: Sequence[MeasuredStep], base: PhysicsModel) -> None:
         self._given = base.constants()
         usual = PhysicsModel(**{name: self._given[name] for name in _SHAPE}).constants()
-        self._start = {constant.name: float(self._given[constant.name] or usual[constant.name]) for constant in CONSTANTS}
+        self._start = {
+            constant.name: float(self._given[constant.name] or usual[constant.name]) for constant in CONSTANTS
+        }
         batch, context, prefill, cached = np.array(
             [(step.batch, step.context, step.prefill_tokens, step.cached) for step in steps], dtype=np.int64
         ).T.copy()
@@ -126,8 +128,11 @@ class Problem:
         def values(logs: Array) -> dict[str, float]:
             return dict(zip(names, np.exp(logs).tolist(), strict=True))
 
+        def residuals(logs: Array) -> Array:
+            return np.concatenate([self._errors(values(logs)) / noise, (logs - base) / PRIOR])
+
         found = least_squares(
-            lambda logs: np.concatenate([self._errors(values(logs)) / noise, (logs - base) / PRIOR]),
+            residuals,
             np.clip(begin, limits[0] + inside, limits[1] - inside),
             jac="3-point",
             bounds=(limits[0], limits[1]),
@@ -138,7 +143,7 @@ class Problem:
             xtol=1e-12,
             gtol=1e-12,
         )
-        return values(found.x), self._errors(values(found.x)), found.jac, float(found.cost)
+        return values(found.x), self._errors(values(found.x)), np.asarray(found.jac), float(found.cost)
 
     def _errors(self, values: dict[str, float]) -> Array:
         return np.log(self.predict(self.model(values))) - self._logs

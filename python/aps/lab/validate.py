@@ -1,7 +1,7 @@
 """The physics profiles against published measurements of an A100-80GB, row by row. Nothing is fitted to those rows."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from aps.data.measurements import (
@@ -19,17 +19,17 @@ from aps_core.step_time import StepTimeModel
 # Mean error of throughput, and of token latency, over the rows whose KV cache fits.
 LIMITS = {"a100-llama2-7b": 0.06, "a100-llama2-13b": 0.12}
 PROFILE_OF = {"llama2-7b": "a100-llama2-7b", "llama2-13b": "a100-llama2-13b"}
-SATURATED = 0.9  # of a device's real capacity: the load at which the effect of an error is told
+NEARLY_FULL = 0.9  # of a device's real capacity: where the effect of an error on waits is told
 
 DEFINITIONS = {
     "static": "each prompt is prefilled alone in one step that emits its first token, then output - 1 decode steps of "
-    "the whole batch; tokens/s: batch x output over the total time; token latency: the median decode step",
-    "engine": "the same batch through the engine of the simulator: all at t = 0, a slot each, prompts in chunks within "
-    "512 tokens a step; tokens/s as above",
+    "the whole batch; tok/s: batch x output over the total time; ms: the median decode step, beside the published "
+    "median time between tokens, which is in whole milliseconds (half of one is 5 % of 10 ms)",
+    "engine": "the same batch in the simulator's engine: all at t = 0, a slot each, prompts in chunks within 512 "
+    "tokens a step; tok/s as above",
     "error": "predicted / measured - 1; a mean error is the mean of its absolute values, a bias the mean with signs",
-    "no KV": "left out of the judged means: batch x (prompt + output) x KV bytes a token is over 0.9 x 80e9 bytes less "
-    "the weights, so the measured engine cannot have run the batch at once; the means with these rows are beside",
-    "token latency": "the measured median is published in whole milliseconds: half a millisecond is 5 % of 10 ms",
+    "KV": "left out of the judged means: batch x (prompt + output) x KV bytes a token is over 0.9 x 80e9 bytes less "
+    "the weights, so the measured engine need not have run the whole batch at once",
 }
 
 
@@ -77,7 +77,7 @@ class Table:
 
     fitting, everything: over the rows whose KV cache fits, over all. by_load: the fitting rows by batch size.
     kv_tokens: what fits. limit: of the mean errors of static throughput and token latency over the fitting rows; None:
-    not judged, and met is None too.
+    not judged, and met is None too. between_sources: how far apart two publications are on the shapes that both have.
     """
 
     source: str
@@ -91,6 +91,7 @@ class Table:
     limit: float | None
     met: bool | None
     near_saturation: str
+    between_sources: Errors | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,55 +130,38 @@ class Validation:
         return {**asdict(self), "definitions": DEFINITIONS}
 
 
-def validate(on_progress: Callable[[float], None] | None = None) -> Validation:
-    """Compare each profile of `LIMITS` with the tables that ship in `aps.data`.
-
-    on_progress gets the part done, 0..1, after each row of the tables.
-    """
-    sources = [("LMDeploy v0.1.0a1", name, LIMITS[name], lmdeploy_a100()) for name in LIMITS]
-    sources += [("TensorRT-LLM v0.5.0 and v0.6.1", "a100-llama2-7b", None, tensorrt_llm_a100())]
-    chosen = [
-        (source, profile_named(name), limit, [row for row in rows if PROFILE_OF[row.model] == name])
-        for source, name, limit, rows in sources
+def validate() -> Validation:
+    """Compare each profile of `LIMITS` with the tables that ship in `aps.data`."""
+    tables = [
+        compare(
+            "LMDeploy v0.1.0a1",
+            profile_named(name),
+            [row for row in lmdeploy_a100() if PROFILE_OF[row.model] == name],
+            limit,
+        )
+        for name, limit in LIMITS.items()
     ]
-    total = sum(len(rows) for *_, rows in chosen)
-    done = 0
-
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        if on_progress is not None:
-            on_progress(done / total)
-
-    tables = [table(source, profile, rows, limit, advance) for source, profile, limit, rows in chosen]
+    second = compare("TensorRT-LLM v0.5.0 and v0.6.1", profile_named("a100-llama2-7b"), tensorrt_llm_a100())
+    tables.append(replace(second, between_sources=_between(tensorrt_llm_a100(), lmdeploy_a100())))
     attention = [_attention_row(row) for row in vidur_attention_a100()]
     checks = [
         _check("first token at batch 1", _first_token_rows()),
         _check("decode attention, one layer", [row for row in attention if row.what == "decode"]),
         _check("prefill attention, one layer", [row for row in attention if row.what == "prefill"]),
     ]
-    return Validation(tables, checks, all(one.met is not False for one in tables))
+    return Validation(tables, checks, all(table.met is not False for table in tables))
 
 
-def table(
-    source: str,
-    profile: Profile,
-    measured: Sequence[StaticBatch],
-    limit: float | None = None,
-    on_row: Callable[[], None] | None = None,
-) -> Table:
+def compare(source: str, profile: Profile, measured: Sequence[StaticBatch], limit: float | None = None) -> Table:
     """A profile against measured static batches of the same model."""
-    rows = []
-    for row in measured:
-        rows.append(_batch_row(row, profile))
-        if on_row is not None:
-            on_row()
+    rows = [_batch_row(row, profile) for row in measured]
     fitting = [row for row in rows if row.fits]
-    by_load = [
-        _level([row for row in fitting if row.batch == batch], batch) for batch in sorted({row.batch for row in fitting})
-    ]
     judged = _level(fitting)
     means = (judged.static.mean, judged.token_latency.mean)
+    by_load = [
+        _level([row for row in fitting if row.batch == batch], batch)
+        for batch in sorted({row.batch for row in fitting})
+    ]
     return Table(
         source=source,
         profile=profile.name,
@@ -203,19 +187,20 @@ def errors(values: Iterable[float | None]) -> Errors:
 
 
 def near_saturation(level: Level) -> str:
-    """What the bias of throughput at a load says about waits on a device that is nearly full."""
-    bias = level.static.bias
-    if bias is None:
+    """What the engine's bias at a load says about simulated waits on a device that is nearly full."""
+    bias, most = level.engine.bias, level.engine.max
+    if bias is None or most is None:
         return ""
-    load = SATURATED / (1 + bias)
+    load = NEARLY_FULL / (1 + bias)
     wait = (
-        f"where 1/(1 - load), and a queue's wait with it, is {(1 - SATURATED) / (1 - load):.2g} times the real one"
+        f"where 1/(1 - load), and with it a queue's wait, is {(1 - NEARLY_FULL) / (1 - load):.2g} times the real one"
         if load < 1
         else "where a queue grows without end"
     )
     return (
-        f"At batch {level.batch} throughput is {abs(bias):.1%} too {'low' if bias < 0 else 'high'} on average: a "
-        f"device at {SATURATED:.0%} of its real capacity is simulated at {load:.0%}, {wait}."
+        f"At batch {level.batch} the engine's throughput is {100 * abs(bias):.1f} % too "
+        f"{'low' if bias < 0 else 'high'} on average ({100 * most:.1f} % at most), so a device at "
+        f"{100 * NEARLY_FULL:.0f} % of its real capacity is simulated at {100 * load:.0f} %, {wait}."
     )
 
 
@@ -247,6 +232,12 @@ def _level(rows: Sequence[BatchRow], batch: int | None = None) -> Level:
         errors(row.engine_error for row in rows),
         errors(row.token_latency_error for row in rows),
     )
+
+
+def _between(rows: Sequence[StaticBatch], others: Sequence[StaticBatch]) -> Errors:
+    """How far the first throughputs are from the second ones of the same shape."""
+    known = {row[:4]: row.output_tokens_per_s for row in others}
+    return errors(row.output_tokens_per_s / known[row[:4]] - 1 for row in rows if row[:4] in known)
 
 
 def _first_token_rows() -> list[SingleRow]:
