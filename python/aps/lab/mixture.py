@@ -37,6 +37,7 @@ MIX = (
     Member("summary", 1.0, 5, 0.2, "1000-3000", "64-192"),
     Member("batch", 1.0, 1, 0.1, "256-768", "128-512"),
 )
+TENANTS = f"Tenants of different lengths, weights and bids ({', '.join(member.name for member in MIX)})"
 
 # Of one tenant: requests/s, seconds, generator, the scenario's parameters.
 Process = Callable[[float, float, Generator, Mapping[str, Any]], NDArray[np.float64]]
@@ -94,8 +95,8 @@ def _open(
         return merge(
             [one(asker, part) for asker, part in _askers(given)],
             name,
-            f"{', '.join(member.name for member in MIX)}: {len(MIX)} tenants of different lengths, weights and bids at "
-            f"{rate:.3g} requests/s, {given['load']:g} of the capacity, {how.format(**given)}, for {duration_s:g} s.",
+            f"{TENANTS} at {rate:.3g} requests/s, {given['load']:g} of the capacity, {how.format(**given)}, for "
+            f"{duration_s:g} s.",
         )
 
     return Scenario(name, says, (*_load(CAPACITY_MIX), *own, _duration(seconds), _BIDS, _SLACK, _DRAIN), make)
@@ -169,8 +170,7 @@ def _saturated(seed: int, given: Mapping[str, Any]) -> Workload:
     return merge(
         loops,
         "saturated",
-        f"{', '.join(member.name for member in MIX)}: {len(MIX)} tenants of different lengths, weights and bids, each "
-        f"with {given['clients']} clients that send the next request when the last has ended, for "
+        f"{TENANTS}, each with {given['clients']} clients that send the next request when the last has ended, for "
         f"{given['duration_s']:g} s.",
     )
 
