@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aps.lab.mixture import MIX
 from aps.lab.scenarios import SCENARIOS, parse_parameters, scenario_named
 from aps.lab.workload import Workload
 from aps.service.tenants import STRESS_TENANTS
@@ -146,8 +147,7 @@ def test_the_noisy_tenant_sends_ten_times_its_share() -> None:
 
 @pytest.mark.parametrize("name", ["poisson", "gamma", "weibull", "on-off", "diurnal"])
 def test_the_mixture_offers_its_load(name: str) -> None:
-    own = {"period_s": 100.0} if name == "diurnal" else {}
-    found = [small(name, seed, load=0.5, capacity_per_s=40.0, duration_s=300.0, **own) for seed in range(5)]
+    found = [small(name, seed, load=0.5, capacity_per_s=40.0, duration_s=300.0) for seed in range(5)]
     assert np.mean([len(workload) for workload in found]) == pytest.approx(20 * 300, rel=0.1)
     stats = found[0].stats()
     assert list(stats["tenants"]) == ["chat", "code", "summary", "batch"]
@@ -224,7 +224,9 @@ def test_arrival_processes_and_loads_share_their_lengths() -> None:
     assert all(a[:shortest] == b[:shortest] for a, b in pairwise(found))
 
 
-@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "burst" and not name.startswith("vtc-")])
+@pytest.mark.parametrize(
+    "name", [name for name in SCENARIOS if name not in ("burst", "diurnal") and not name.startswith("vtc-")]
+)
 def test_a_longer_duration_begins_the_same(name: str) -> None:
     short, long = small(name, duration_s=5.0), small(name, duration_s=15.0)
     for tenant in short.tenants:
@@ -250,3 +252,11 @@ def test_the_page_lists_every_scenario_and_parameter(root: Path) -> None:
         assert text.startswith(scenario.says), name
         listed = [(parameter.name, parameter.shown, parameter.says) for parameter in scenario.parameters]
         assert ROW.findall(text) == listed, name
+
+
+def test_the_page_lists_the_mixture(root: Path) -> None:
+    page = (root / "docs/workloads.md").read_text()
+    for who in MIX:
+        part = f"{who.part:.0%}".replace("%", " %")
+        row = f"| {who.name} | {who.weight:g} | {who.bid} | {part} | `{who.prompt}` | `{who.output}` |"
+        assert row in page.splitlines()

@@ -15,9 +15,9 @@ from aps.lab.workload import Workload, merge
 from aps.tenants import Tenant
 
 # Requests/s that one device of the profile a100-llama2-7b (16 slots, token budget 512) completes when it is saturated.
-CAPACITY_512_128 = 7.4  # prompts 256-768, outputs 64-192
-CAPACITY_256_256 = 4.8  # prompts and outputs 256
-CAPACITY_MIX = 6.0  # the mixture below
+CAPACITY_512_128 = 7.65  # prompts 256-768, outputs 64-192
+CAPACITY_256_256 = 4.85  # prompts and outputs 256
+CAPACITY_MIX = 5.35  # the mixture below
 
 
 class Member(NamedTuple):
@@ -148,13 +148,13 @@ ON_OFF = _open(
 DIURNAL = _open(
     "diurnal",
     "The same four tenants over a day that is compressed into an hour: a sinusoid with its peak at noon.",
-    "a sinusoid of depth {depth:g} and period {period_s:g} s",
+    "a sinusoid of depth {depth:g} whose day is duration_s / {days:g}",
     (
-        Parameter("period_s", 3600.0, "seconds of a day", number(0, 1e7, above=True)),
+        Parameter("days", 1.0, "days in duration_s", number(0, 1e4, above=True)),
         Parameter("depth", 0.8, "swing over the mean: 0 constant, 1 nothing at midnight", number(0, 1)),
     ),
     lambda rate, duration_s, rng, given: arrivals.diurnal(
-        rate, duration_s, rng, period_s=given["period_s"], depth=given["depth"]
+        rate, duration_s, rng, period_s=duration_s / given["days"], depth=given["depth"]
     ),
     3600.0,
 )
