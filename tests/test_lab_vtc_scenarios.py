@@ -32,7 +32,8 @@ def lengths(workload: Workload, client: int) -> set[tuple[int, int]]:
         ("vtc-overload", {}, [90, 180], 6),
         ("vtc-overload", {"variant": "eight"}, [24, 24, 24, 36, 36, 36, 36, 36], 6),
         ("vtc-proportional", {}, [15, 30, 90], 10),
-        ("vtc-weighted", {}, [24, 48, 72, 96], 6),
+        ("vtc-weighted", {}, [48, 48, 72, 96], 6),
+        ("vtc-weighted", {"variant": "alike"}, [24, 48, 72, 96], 6),
     ],
 )
 def test_steady_clients_send_evenly_at_published_rates(
