@@ -2,13 +2,25 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from enum import IntEnum
 from math import inf
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from aps import _checks as check
 from aps.lab.traces.tenancy import FORMS, Tenancy, parse_tenancy
 
 LONGEST_TICK_S = 86400.0
+
+
+class Purpose(IntEnum):
+    """What random numbers are for: one option does not change what another draws."""
+
+    TICKS = 0
+    TENANTS = 1
+    ARRIVALS = 2
+    LENGTHS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,10 @@ class TraceOptions:
     def tenancy(self) -> Tenancy:
         """What `tenants` says."""
         return parse_tenancy(self.tenants)
+
+    def rng(self, purpose: Purpose, member: int = 0) -> np.random.Generator:
+        """A source of random numbers; member: another one for each of several."""
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(purpose, member)))
 
     def set(self, settings: Mapping[str, str]) -> "TraceOptions":
         """The same, with options given as text. Raises ValueError naming the option, the text and what is allowed."""
