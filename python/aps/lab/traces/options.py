@@ -1,7 +1,7 @@
 """What to make of a trace: which part, how fast, whose, and what to do with rows that do not fit."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from math import inf
 from typing import Any, Literal, NamedTuple
@@ -25,10 +25,11 @@ class Purpose(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TraceOptions:
-    """How a trace becomes a workload. Immutable and checked when made. `described()` says what each option means.
+    """How a trace becomes a workload. Immutable and checked when made. seed: of all that is drawn at random; what
+    the others mean says `described()`.
 
-    Instants and durations are the trace's own, before it is made faster or slower. What is drawn at random is drawn
-    for every row of the file, so a part of a trace is the same requests as in the whole.
+    Instants and durations are the trace's own, before it is made faster or slower. What is drawn for recorded rows is
+    drawn for every row of the file, so a part of a trace is the same requests as in the whole.
 
     Raises ValueError (TypeError for a wrong type) naming the option, the value and what is allowed.
     """
@@ -97,8 +98,8 @@ class TraceOptions:
 
 
 def described() -> dict[str, str]:
-    """What each option means and how it is written, by name."""
-    return {option.name: "{0.says} ({0.written})".format(_OPTIONS[option.name]) for option in fields(TraceOptions)}
+    """What each option but the seed means, and how it is written; by name."""
+    return {name: f"{option.says} ({option.written})" for name, option in _OPTIONS.items()}
 
 
 class _Option(NamedTuple):
@@ -119,7 +120,6 @@ def _by_tenant(text: str) -> dict[str, float]:
 
 
 _OPTIONS = {
-    "seed": _Option("of all that is drawn at random", "a whole number", int),
     "start_s": _Option("leave out what arrives earlier, counted from the first row", "seconds", float),
     "duration_s": _Option("the length of the part to take", "seconds", float),
     "limit": _Option("at most so many requests, the earliest", "a whole number", int),
