@@ -46,7 +46,7 @@ def generate(clients: list[Client], name: str, options: TraceOptions) -> Recorde
     end_s = min(options.start_s + options.duration_s, last_s)
     loads = [_load(client, options.start_s, end_s) for client in clients]
     offered = sum(float(load.expected.sum()) for load in loads)
-    notes = [f"{sum(not len(load.windows) for load in loads)} of {len(loads)} clients are silent in this part"]
+    notes = [f"clients that are silent in this part: {sum(not len(load.windows) for load in loads)} of {len(loads)}"]
     notes += _drop_without_lengths(loads, offered)
     usable = sum(float(load.expected.sum()) for load in loads)
     if not usable > 0:
@@ -64,6 +64,8 @@ def generate(clients: list[Client], name: str, options: TraceOptions) -> Recorde
     present = [(load, part) for load, part in zip(loads, parts, strict=True) if len(part[0])]
     if not present:
         raise TraceError(name, f"no request is drawn at {mean:.3g} requests/s over {end_s - options.start_s:g} s")
+    if rare := sum(len(load.windows) > 0 for load in loads) - len(present):
+        notes.append(f"clients so rare that no request is drawn: {rare}")
     at_s, prompt, output = (np.concatenate([part[column] for _, part in present]) for column in range(3))
     tenant = np.repeat(np.arange(len(present), dtype=np.int32), [len(part[0]) for _, part in present])
     order = np.argsort(at_s, kind="stable")
@@ -126,11 +128,11 @@ def _drop_without_lengths(loads: list[_Load], offered: float) -> list[str]:
         load.windows, load.begin_s, load.end_s = load.windows[kept], load.begin_s[kept], load.end_s[kept]
         load.expected, load.lengths = load.expected[kept], load.lengths[kept]
     said = (
-        (whole, lost[0], "have arrivals and no lengths"),
-        (in_part, lost[1], "have windows with arrivals and no lengths"),
+        (whole, lost[0], "clients with arrivals and no lengths,"),
+        (in_part, lost[1], "windows with arrivals and no lengths, of clients:"),
     )
     return [
-        f"left out: {len(names)} clients {says}, {part / offered:.1%} of the arrivals: {_listed(names)}"
+        f"left out: {says} {len(names)} with {part / offered:.1%} of the arrivals: {_listed(names)}"
         for names, part, says in said
         if names
     ]
