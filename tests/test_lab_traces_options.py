@@ -1,5 +1,6 @@
 """What options make of a trace, and that nothing is left out without a note."""
 
+import re
 from dataclasses import fields
 from math import inf
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aps.lab.traces import TraceOptions, described, read
+from aps.lab.traces import FORMATS, TraceOptions, described, read
 from tests import traces
 from tests.traces import written
 
@@ -251,3 +252,16 @@ def test_requests_longer_than_the_context(rows: Path) -> None:
     assert tiny.max_tokens.max() == 4 and tiny.prompt_tokens.min() == 1
     assert (tiny.prompt_tokens + tiny.max_tokens).max() == 5
     assert not any("context" in note for note in read(rows, TraceOptions(context_tokens=100_000)).notes)
+
+
+def test_the_document_has_every_option_and_format(root: Path) -> None:
+    text = (root / "docs/traces.md").read_text()
+    table = text.partition("## Options")[2].partition("Whatever a trace")[0]
+    missing = [name for name in described() if not re.search(rf"^\| .*`{name}`.* \| .* \| .* \|$", table, re.MULTILINE)]
+    assert not missing
+    for known in FORMATS.split("; "):
+        name = known.partition(" (")[0]
+        assert f"| {name}" in text
+        assert all(
+            f"`{column}`" in text for column in known.partition(" (")[2].rstrip(")").split(",") if " or " not in column
+        )

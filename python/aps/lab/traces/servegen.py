@@ -6,6 +6,7 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
+from aps.lab.arrivals import MOST
 from aps.lab.traces.options import Purpose, TraceOptions
 from aps.lab.traces.recorded import Recorded
 from aps.lab.traces.servegen_files import Client, Histogram, Windows
@@ -13,7 +14,6 @@ from aps.lab.traces.source import TraceError
 from aps.tenants import Tenant
 
 NAME = "ServeGen client parameters"
-MOST_REQUESTS = 50_000_000
 NAMED = 10  # clients named in a note
 
 
@@ -56,8 +56,8 @@ def generate(clients: list[Client], name: str, options: TraceOptions) -> Recorde
     scale = options.rate_scale or 1.0
     if options.arrivals_per_s is not None:
         scale = options.arrivals_per_s * (end_s - options.start_s) / usable
-    if usable * scale > MOST_REQUESTS:
-        raise TraceError(name, f"would make {usable * scale:.3g} requests; expected at most {MOST_REQUESTS:,}")
+    if usable * scale > MOST:
+        raise TraceError(name, f"would make {usable * scale:.3g} requests; expected at most {MOST:,}")
     mean = usable * scale / (end_s - options.start_s)
     notes.append(f"synthetic arrivals and lengths: drawn, at {scale:.4g} of the recorded rates, {mean:.4g} requests/s")
     parts = [_requests(load, scale, options) for load in loads]
