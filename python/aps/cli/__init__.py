@@ -4,11 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from aps.cli import demo, serve, stress
+from aps.cli import demo, profiles, serve, stress
 from aps.cli.common import UsageError
 from aps.service.version import VERSION
 
-VERBS = (serve, stress, demo)
+VERBS = (serve, stress, demo, profiles)
 
 EXIT_CODES = """exit codes:
   0  done
