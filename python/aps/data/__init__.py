@@ -2,9 +2,10 @@
 
 import csv
 import gzip
-from datetime import datetime
 from importlib.resources import files
 from typing import NamedTuple
+
+from aps.data.instants import nanoseconds
 
 AZURE_CODE_2023 = "azure_llm_code_2023.csv.gz"
 
@@ -24,19 +25,8 @@ def azure_code_trace(start_s: float = 0.0, duration_s: float = float("inf")) -> 
     (Patel et al., "Splitwise", ISCA 2024).
     """
     text = gzip.decompress(files(__name__).joinpath(AZURE_CODE_2023).read_bytes()).decode("ascii")
-    arrivals = []
-    first: datetime | None = None
-    for row in csv.DictReader(text.splitlines()):
-        at = _instant(row["TIMESTAMP"])
-        first = first or at
-        at_s = (at - first).total_seconds()
-        if at_s >= start_s + duration_s:
-            break
-        if at_s >= start_s:
-            arrivals.append(Arrival(at_s, int(row["ContextTokens"]), int(row["GeneratedTokens"])))
-    return arrivals
-
-
-def _instant(text: str) -> datetime:
-    """`YYYY-MM-DD hh:mm:ss[.fffffff]`; the seventh decimal (100 ns) is cut."""
-    return datetime.fromisoformat(text[:26])
+    instants, prompts, outputs = zip(*list(csv.reader(text.splitlines()))[1:], strict=True)
+    at_ns = nanoseconds(instants)
+    at_s = ((at_ns - at_ns[0]) / 1e9).tolist()
+    arrivals = map(Arrival, at_s, map(int, prompts), map(int, outputs))
+    return [arrival for arrival in arrivals if start_s <= arrival.at_s < start_s + duration_s]

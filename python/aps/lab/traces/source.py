@@ -1,0 +1,71 @@
+"""Opening a trace: plain or gzip, its text in chunks of lines, and the error that says where it went wrong."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader, TextIOWrapper
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, cast
+
+GZIP = b"\x1f\x8b"
+CHUNK = 1 << 16  # lines read at a time: bounds memory
+BROKEN = (EOFError, zlib.error, gzip.BadGzipFile)
+
+
+class TraceError(ValueError):
+    """A trace that cannot be read. The message says the file, the line where there is one, and what was expected."""
+
+    def __init__(self, name: str, says: str, line: int | None = None) -> None:
+        super().__init__(f"{name}{'' if line is None else f', line {line}'}: {says}")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The content of a file, unpacked when it is gzip. The stream can go back to its start.
+
+    Raises TraceError: no such file, not a file, may not be read, broken gzip.
+    """
+    if not path.exists():
+        raise TraceError(str(path), "no such file")
+    if not path.is_file():
+        raise TraceError(str(path), "is not a file; expected a trace")
+    try:
+        with open(path, "rb") as raw:
+            packed = raw.peek(len(GZIP))[: len(GZIP)] == GZIP
+            yield cast(BinaryIO, BufferedReader(gzip.GzipFile(fileobj=raw))) if packed else raw
+    except BROKEN as error:
+        raise TraceError(str(path), f"the gzip data are truncated or damaged ({error})") from None
+    except OSError as error:
+        raise TraceError(str(path), f"cannot be read: {error.strerror or error}") from None
+
+
+class Lines:
+    """The text of a stream, in order. UTF-8 with or without a byte-order mark; lines may end in LF, CRLF or CR."""
+
+    def __init__(self, stream: BinaryIO, name: str) -> None:
+        # a surrogate stands for a byte that is not UTF-8, so that its line is known
+        self._text = TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline=None)
+        self.name = name
+        self.next = 1  # number of the line to come
+
+    def take(self, most: int = CHUNK) -> list[str]:
+        """The next lines with their ends, at most so many; none at the end of the file."""
+        lines: list[str] = []
+        try:
+            lines.extend(islice(self._text, most))
+        except BROKEN as error:
+            raise TraceError(
+                self.name, f"the gzip data are truncated or damaged ({error}) after line {self.next - 1 + len(lines)}"
+            ) from None
+        if not "".join(lines).isascii():
+            for at, line in enumerate(lines):
+                if any("\udc80" <= letter <= "\udcff" for letter in line):
+                    raise TraceError(self.name, "expected UTF-8 text", self.next + at)
+        self.next += len(lines)
+        return lines
+
+    def close(self) -> None:
+        """Let go of the stream without closing it."""
+        self._text.detach()
