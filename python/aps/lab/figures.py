@@ -290,6 +290,7 @@ def _fairness(run: Run, weights: Floats, window_s: float | None) -> dict[str, An
         "gap_bound": bound,
         "gap_part": None if bound is None else part(float(run.widest_gap), bound),
         "all_wait_s": float(run.all_wait_s),
+        "all_wait_tokens": {t.name: int(x) for t, x in zip(run.workload.tenants, tokens, strict=True)},
         "jain_all_wait": _known(index),
         "weighted_jain_all_wait": _known(fair),
         "windows": fairness.summary(fairness.windows(run.series, weights, window_s)),
