@@ -43,6 +43,7 @@ cdef class Engine:
     cdef Total block_time     # the same over the KV blocks
     cdef readonly int64_t prefill_tokens      # computed, also for requests aborted since
     cdef readonly int64_t output_tokens       # handed over
+    cdef readonly int64_t swapped_tokens      # cached tokens moved out and in
     cdef readonly int32_t ended               # of the last events, how many are FINISHED
     cdef readonly object request_ids, computed, generated, flags   # NumPy arrays the events are written to
     cdef readonly object served               # (2, accounts): prefill and output tokens handed over, by account
@@ -57,6 +58,8 @@ cdef class Engine:
     cdef int64_t step_slots                   # sequences and blocks as the step began
     cdef int64_t step_blocks
     cdef int64_t step_prefill
+    cdef int64_t step_swapped
+    cdef int64_t moved                        # cached tokens out and in since a step began
 
     cpdef void reserve_accounts(self, int64_t accounts) except *   # at least so many columns (GIL)
     cdef int64_t blocks_for(self, int64_t tokens) noexcept nogil
@@ -64,7 +67,7 @@ cdef class Engine:
     cdef bint has_room(self, int64_t prompt_tokens, int64_t generated) noexcept nogil
     cdef void admit(self, int64_t request_id, int64_t prompt_tokens, int64_t output_tokens, int32_t bid,
                     int64_t generated, int64_t prefill, int32_t account) noexcept nogil  # has_room said yes
-    cdef bint drop(self, int64_t request_id) noexcept nogil      # false: not here
+    cdef bint drop(self, int64_t request_id, bint keep) noexcept nogil   # false: not here
     cdef int64_t compose(self) noexcept nogil                    # KV blocks that the step needs
     cdef void hold(self) noexcept nogil                         # takes them
     cdef int64_t begin(self, int64_t now_ns) noexcept nogil      # the step's end, or what is below 0

@@ -35,6 +35,11 @@ cdef inline void add(Total* total, int64_t duration_ns, int64_t count) noexcept 
     total.rest_ns = rest % SECOND
 
 
+cdef inline int64_t cached(const Sequence* sequence) noexcept nogil:
+    """Tokens in the cache as of the last step's end: all but what is left to prefill (a swap brings the rest back)."""
+    return sequence.prompt_tokens + sequence.generated - (sequence.prefill - sequence.computed)
+
+
 @cython.final
 cdef class Engine:
     """Runs what it is given, step by step (Orca's iteration-level batching).
@@ -47,6 +52,10 @@ cdef class Engine:
     KV: a sequence holds ceil((prompt + generated) / block_tokens) blocks from its start on, and the blocks of a step's
     tokens from the step's beginning. The engine does not refuse what could overrun later: that is the scheduler's
     promise, and a broken one raises RuntimeError.
+
+    Preemption is never free. By recompute a request is aborted and started anew, all that it had in the cache is
+    prefilled again. By swap it is aborted with `keep`: what it has in the cache is moved out, and moved in when it is
+    started with a smaller `prefill`. The next step to begin takes longer by both (`StepShape.swapped_tokens`).
 
     Instants are int64 nanoseconds. Events of the last step are in the arrays `request_ids`, `computed`, `generated`,
     `flags` (FIRST_STEP 1, FIRST_TOKEN 2, FINISHED 4): first the sequences that go on, then the `ended` ones that
@@ -85,8 +94,8 @@ cdef class Engine:
         """Put a request into a slot; it joins the next step to begin.
 
         output_tokens: what it will generate in all; generated: of them, before this start (after a preemption);
-        prefill: tokens to compute first, default prompt_tokens + generated, 0 for a cache that was swapped out and
-        back; account: the column of `served` that its tokens are added to. Bids are 1 to 10.
+        prefill: tokens to compute first, default prompt_tokens + generated; what is less was swapped out and is moved
+        in, which takes time; account: the column of `served` that its tokens are added to. Bids are 1 to 10.
         ValueError: a number out of range, a request that is here already, or no room (slot or KV). TypeError: no int.
         """
         cdef int64_t number = whole(request_id, "request_id", INT64_MIN, INT64_MAX)
@@ -107,12 +116,13 @@ cdef class Engine:
         self.reserve_accounts(<int64_t>column + 1)
         self.admit(number, prompt, output, rank, past, left, column)
 
-    def abort(self, request_id):
+    def abort(self, request_id, *, bint keep=False):
         """Drop a request: its slot and blocks are free at once, and it gets no token at the step's end.
 
-        KeyError: it is not here.
+        keep: what it has in the cache, as of the last step's end, is moved out, which takes time. KeyError: it is not
+        here.
         """
-        if not self.drop(whole(request_id, "request_id", INT64_MIN, INT64_MAX)):
+        if not self.drop(whole(request_id, "request_id", INT64_MIN, INT64_MAX), keep):
             raise KeyError(request_id)
 
     cpdef void reserve_accounts(self, int64_t accounts) except *:
@@ -151,11 +161,14 @@ cdef class Engine:
         sequence.blocks = self.blocks_for(prompt_tokens + generated)
         self.held_blocks += sequence.blocks
         self.running += 1
+        self.moved += cached(sequence)
 
-    cdef bint drop(self, int64_t request_id) noexcept nogil:
+    cdef bint drop(self, int64_t request_id, bint keep) noexcept nogil:
         cdef int32_t i
         for i in range(self.running):
             if self.sequences[i].request_id == request_id:
+                if keep:
+                    self.moved += cached(&self.sequences[i])
                 self.held_blocks -= self.sequences[i].blocks
                 self.running -= 1
                 memmove(&self.sequences[i], &self.sequences[i + 1], (self.running - i) * sizeof(Sequence))
@@ -203,6 +216,8 @@ cdef class Engine:
         self.step_slots = self.running
         self.step_blocks = self.held_blocks
         self.step_prefill = shape.prefill_tokens
+        self.step_swapped = self.moved
+        self.moved = 0
         return self.end_ns
 
     cdef int64_t compose(self) noexcept nogil:
@@ -254,8 +269,7 @@ cdef class Engine:
         memset(shape, 0, sizeof(StepShape))
         for i in range(self.running):
             sequence = &self.sequences[i]
-            # After a swap the cache holds everything though nothing was computed in this stay.
-            past = sequence.prompt_tokens + sequence.generated - (sequence.prefill - sequence.computed)
+            past = cached(sequence)
             shape.emits += sequence.emits
             if sequence.chunk > 0:
                 shape.chunks += 1
@@ -266,6 +280,7 @@ cdef class Engine:
                 shape.decodes += 1
                 shape.decode_context += past
         shape.running = shape.decodes + shape.chunks
+        shape.swapped_tokens = self.moved
 
     cdef int32_t finish(self) noexcept nogil:
         cdef Sequence* sequence
@@ -277,6 +292,7 @@ cdef class Engine:
         add(&self.slot_time, duration, self.step_slots)
         add(&self.block_time, duration, self.step_blocks)
         self.prefill_tokens += self.step_prefill
+        self.swapped_tokens += self.step_swapped
         for i in range(self.running):
             sequence = &self.sequences[i]
             if sequence.chunk > 0 or sequence.emits:

@@ -10,6 +10,7 @@ cdef struct StepShape:        # what one step computes
     int64_t decode_context    # cached tokens of the decodes, summed
     double prefill_squares    # sum over chunks of c * c, c tokens long
     double prefill_past       # sum over chunks of c * k, k tokens cached before it
+    int64_t swapped_tokens    # cached tokens moved out or in since the last step began
 
 cdef class StepTimeModel:
     cdef double seconds(self, const StepShape* shape) noexcept nogil   # finite, >= 0
@@ -19,3 +20,4 @@ cdef class ReferenceModel(StepTimeModel):
     cdef readonly double decode_rate
     cdef readonly double speedup
     cdef readonly int64_t speedup_batch
+    cdef readonly double swap_rate

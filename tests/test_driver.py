@@ -241,9 +241,46 @@ def test_preemption(how: Any) -> None:
             assert urgent.queue_wait_s == pytest.approx(1 / 128, abs=2e-3)  # the next step boundary
             assert result.text == "".join(tokens) and len(tokens) == 40
             alone = 512 / 1024 + 40 / 128
-            again = (512 + 11) / 1024 if how == "recompute" else 0.0
+            assert isinstance(driver.backend, SimulatedBackend)
+            [engine] = driver.backend.engines
+            if how == "recompute":
+                out, again, moved, computed = 0.0, (512 + 11) / 1024, 0, 512 + 64 + 512 + 11
+            else:
+                out = again = (512 + 11) / 47_684
+                moved, computed = 2 * (512 + 11), 512 + 64
+            assert urgent.e2e_s - (urgent.queue_wait_s or 0) == pytest.approx(64 / 1024 + 10 / 128 + out)
             assert result.e2e_s == pytest.approx(alone + urgent.e2e_s - (urgent.queue_wait_s or 0) + again)
+            assert (engine.swapped_tokens, engine.prefill_tokens) == (moved, computed)
             assert driver.snapshot().tenants["a"].preempted == 1
+
+    run(main)
+
+
+@pytest.mark.parametrize("how", ["recompute", "swap"])
+def test_no_preemption_is_free(how: Any) -> None:
+    """By swap all is prefilled once, and what was moved out is moved in again; by recompute nothing is moved."""
+
+    async def main(loop: VirtualLoop) -> None:
+        rng = np.random.default_rng(5)
+        policy = Policy(preemption=how, preempt_margin=1, max_preemptions=5, fairness_window=inf)
+        async with opened(loop, slots=2, token_budget=128, policy=policy) as driver:
+            tickets = []
+            for _ in range(60):
+                prompt, output, bid = (int(rng.integers(*bounds)) for bounds in ((50, 400), (5, 30), (1, 11)))
+                tickets.append(driver.submit("a", prompt_tokens=prompt, max_tokens=output, bid=bid))
+                await asyncio.sleep(float(rng.exponential(0.4)))
+            results = [await ticket.result() for ticket in tickets]
+            assert isinstance(driver.backend, SimulatedBackend)
+            [engine] = driver.backend.engines
+            prompts = sum(result.prompt_tokens for result in results)
+            assert driver.snapshot().tenants["a"].preempted > 20
+            assert engine.output_tokens == sum(result.output_tokens for result in results)
+            if how == "swap":
+                assert engine.prefill_tokens == prompts
+                assert engine.swapped_tokens > 0 and engine.swapped_tokens % 2 == 0
+            else:
+                assert engine.prefill_tokens > prompts
+                assert engine.swapped_tokens == 0
 
     run(main)
 

@@ -8,14 +8,25 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from aps.profiles import PROFILES
 from aps_core.gpu import Engine
 from aps_core.step_time import ReferenceModel, StepTimeModel
 from tests.twins import gpu as twin
+from tests.twins import physics
 
 FIRST_STEP, FIRST_TOKEN, FINISHED = 1, 2, 4
 COUNTERS = (
-    "running held_blocks stepping began_ns end_ns steps busy_ns slot_ns block_ns prefill_tokens output_tokens".split()
-)
+    "running held_blocks stepping began_ns end_ns steps busy_ns slot_ns block_ns prefill_tokens output_tokens "
+    "swapped_tokens"
+).split()
+PHYSICS = PROFILES["a100-llama2-13b"].step_time
+
+
+def physics_seconds(decodes: list[int], chunks: list[tuple[int, int]], emits: int, swapped: int) -> float:
+    return physics.seconds(PHYSICS.constants(), decodes, chunks, emits, swapped)
+
+
+MODELS = [(ReferenceModel(), twin.reference_seconds), (PHYSICS, physics_seconds)]
 
 
 def events_of(engine: Engine) -> list[twin.Event]:
@@ -34,10 +45,13 @@ class EngineAndTwin(RuleBasedStateMachine):
         kv_blocks=st.integers(4, 60),
         block_tokens=st.sampled_from([1, 4, 16]),
         budget=st.sampled_from([0, 0, 1, 7, 32, 64]),
+        model=st.sampled_from(MODELS),
     )
-    def make(self, slots: int, kv_blocks: int, block_tokens: int, budget: int) -> None:
-        self.engine = Engine(ReferenceModel(), slots, kv_blocks, block_tokens=block_tokens, token_budget=budget)
-        self.twin = twin.Engine(twin.reference_seconds, slots, kv_blocks, block_tokens, budget)
+    def make(
+        self, slots: int, kv_blocks: int, block_tokens: int, budget: int, model: tuple[StepTimeModel, twin.Seconds]
+    ) -> None:
+        self.engine = Engine(model[0], slots, kv_blocks, block_tokens=block_tokens, token_budget=budget)
+        self.twin = twin.Engine(model[1], slots, kv_blocks, block_tokens, budget)
         self.next_id = 1
 
     @rule(
@@ -61,11 +75,11 @@ class EngineAndTwin(RuleBasedStateMachine):
                 )
 
     @precondition(lambda self: self.twin.sequences)
-    @rule(data=st.data())
-    def abort(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), keep=st.booleans())
+    def abort(self, data: st.DataObject, keep: bool) -> None:
         request_id = data.draw(st.sampled_from([s.request_id for s in self.twin.sequences]))
-        self.engine.abort(request_id)
-        self.twin.abort(request_id)
+        self.engine.abort(request_id, keep=keep)
+        self.twin.abort(request_id, keep)
         with pytest.raises(KeyError):
             self.engine.abort(request_id)
 
@@ -238,6 +252,71 @@ def test_a_step_begins_within_time(now_ns: Any, error: type[Exception]) -> None:
     assert engine.begin_step(2**62) > 2**62
 
 
+def test_a_swap_costs_both_ways_in_the_next_step() -> None:
+    """A request of 100 + 1 tokens makes room for another of 10 and comes back with 101 tokens in the cache."""
+    engine = Engine(ReferenceModel(swap_rate=1000.0), 1, 100)
+    engine.start(1, 100, 5, 1)
+    at_ns = engine.begin_step(0)
+    engine.end_step()
+    engine.abort(1, keep=True)
+    engine.start(2, 10, 1, 9)
+    assert engine.swapped_tokens == 0
+    assert engine.begin_step(at_ns) - at_ns == round((10 / 1024 + 1 / 128 + 101 / 1000) * 1e9)
+    assert engine.swapped_tokens == 0  # as for all tokens, the counter is of steps that have ended
+    engine.end_step()
+    assert engine.swapped_tokens == 101
+    engine.start(1, 100, 5, 1, generated=1, prefill=0)
+    at_ns = engine.end_ns
+    assert engine.begin_step(at_ns) - at_ns == round((1 / 128 + 101 / 1000) * 1e9)
+    assert events_of(engine) == [(1, 0, 2, True, False, False)]
+    assert engine.swapped_tokens == 202
+    at_ns = engine.end_ns
+    assert engine.begin_step(at_ns) - at_ns == round(1e9 / 128)  # and never again
+
+
+def test_of_a_prompt_half_prefilled_only_that_half_is_moved() -> None:
+    engine = Engine(ReferenceModel(swap_rate=1000.0), 1, 100, token_budget=64)
+    engine.start(1, 100, 5, 1)
+    engine.begin_step(0)
+    engine.end_step()
+    engine.begin_step(engine.end_ns)
+    engine.abort(1, keep=True)  # in the middle of a step, whose chunk is lost
+    assert engine.end_step() == 0
+    engine.start(1, 100, 5, 1, prefill=36)
+    at_ns = engine.end_ns
+    assert engine.begin_step(at_ns) - at_ns == round((36 / 1024 + 1 / 128 + 128 / 1000) * 1e9)
+    engine.end_step()
+    assert (engine.swapped_tokens, engine.prefill_tokens) == (128, 64 + 36 + 36)
+
+
+def test_a_recompute_moves_nothing_and_prefills_all_anew() -> None:
+    engine = Engine(ReferenceModel(), 1, 100)
+    engine.start(1, 100, 5, 1)
+    engine.begin_step(0)
+    engine.end_step()
+    engine.abort(1)
+    engine.start(1, 100, 5, 1, generated=1)
+    at_ns = engine.end_ns
+    assert engine.begin_step(at_ns) - at_ns == round((101 / 1024 + 1 / 128) * 1e9)
+    engine.end_step()
+    assert (engine.swapped_tokens, engine.prefill_tokens) == (0, 201)
+
+
+def test_what_was_moved_waits_for_a_step_that_begins() -> None:
+    engine = Engine(ReferenceModel(swap_rate=1e-7), 1, 100)
+    engine.start(1, 100, 5, 1)
+    engine.begin_step(0)
+    engine.end_step()
+    engine.abort(1, keep=True)
+    at_ns = engine.end_ns
+    assert engine.begin_step(at_ns) == -1
+    engine.start(2, 900, 5, 1)
+    for _ in range(2):  # 101 tokens at 1e-7 a second: more than 4e8 s
+        with pytest.raises(RuntimeError, match="a step must take"):
+            engine.begin_step(at_ns)
+    assert engine.swapped_tokens == 0
+
+
 def test_steps_in_the_wrong_order() -> None:
     engine = Engine(ReferenceModel(), 1, 100)
     with pytest.raises(ValueError, match="no step runs"):
@@ -262,12 +341,12 @@ def test_engine_refuses(field: str) -> None:
 
 
 def test_models_refuse() -> None:
-    with pytest.raises(ValueError, match="prefill_rate must be a finite number above 0, not nan"):
+    with pytest.raises(ValueError, match=r"prefill_rate must be from 0 to inf, got nan"):
         ReferenceModel(prefill_rate=float("nan"))
-    with pytest.raises(ValueError, match="speedup_batch must be at least 2, not 1"):
+    with pytest.raises(ValueError, match="speedup_batch must be an integer from 2 to 2147483647, got 1"):
         ReferenceModel(speedup_batch=1)
-    with pytest.raises(ValueError, match="decodes must be a finite number, at least 0, not -1"):
-        ReferenceModel().step_seconds(decodes=-1)
+    with pytest.raises(ValueError, match="swap_rate must be finite and above 0, got 0"):
+        ReferenceModel(swap_rate=0)
     assert StepTimeModel().step_seconds(decodes=1) == 0.0
 
 

@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lowest first: a module may use those of the rows above its own, never its neighbours.
 COMPILED = [
     ["types"],
-    ["arguments", "clock", "envelope", "indexed_heap", "request_table", "step_time", "winner_tree"],
-    ["deadlines", "fair_share", "gpu", "kv_cache", "pairing_heap", "tenant_table", "token_buckets"],
-    ["lanes"],
+    ["arguments", "clock", "envelope", "indexed_heap", "request_table", "winner_tree"],
+    ["deadlines", "fair_share", "kv_cache", "pairing_heap", "step_time", "tenant_table", "token_buckets"],
+    ["gpu", "lanes", "physics"],
     ["aging_heap", "contention"],
     ["admission", "batch_assembler"],
     ["inspection", "settlement"],
@@ -27,8 +27,8 @@ COMPILED = [
 # A name stands for the package below it too. Modules of one row may use one another.
 PYTHON = [
     ["aps._checks", "aps.data"],
-    ["aps.devices", "aps.policy", "aps.tenants", "aps.verdicts"],
-    ["aps.profiles", "aps.scheduler"],
+    ["aps.devices", "aps.models", "aps.policy", "aps.tenants", "aps.verdicts"],
+    ["aps.profile", "aps.profiles", "aps.scheduler"],
     ["aps.backends", "aps.metrics"],
     ["aps.tickets"],
     ["aps.pump"],

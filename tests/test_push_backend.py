@@ -70,7 +70,7 @@ class PushBackend:
     def run(self, device: int, now: float) -> None:
         pass
 
-    def abort(self, device: int, job: Job) -> None:
+    def abort(self, device: int, job: Job, *, keep: bool = False) -> None:
         self.tasks[job.handle].cancel()
         self.news = [news for news in self.news if news.handles[0] != job.handle]
 

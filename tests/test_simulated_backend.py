@@ -42,7 +42,7 @@ def test_sizes_may_be_given() -> None:
         ({"time_scale": 10_001}, "time_scale must be"),
         ({"time_scale": inf}, "time_scale must be"),
         ({"time_scale": nan}, "time_scale must be"),
-        ({"profile": "h100"}, "profile must be one of reference, got 'h100'"),
+        ({"profile": "h100"}, "profile must be one of reference, a100-.*, got 'h100'"),
         ({"slots": 0}, "slots"),
         ({"kv_tokens": 0}, "kv_blocks"),
     ],

@@ -31,6 +31,7 @@ class Pump:
         self._wakeup = inf  # the scheduler's next event
         self._devices = range(len(backend.devices))
         self._running = [0] * len(backend.devices)
+        self._swaps = scheduler.policy.preemption == "swap"
         # The face takes reports one by one; a step's come in arrays.
         self._progress_many = scheduler._core.progress_many
 
@@ -105,7 +106,7 @@ class Pump:
         for handle in preempted:
             ticket = self.tickets[handle]
             ticket.running = False
-            self.backend.abort(device, ticket)
+            self.backend.abort(device, ticket, keep=self._swaps)
         size = self._running[device] = self._running[device] + len(started) - len(preempted)
         for handle in started:
             ticket = self.tickets[handle]

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 Event = tuple[int, int, int, bool, bool, bool]  # request, computed, generated, first step, first token, finished
+# Seconds of a step: cached tokens of each decode, (length, cached before) of each chunk, tokens emitted and swapped.
+Seconds = Callable[[list[int], list[tuple[int, int]], int, int], float]
 
 
-def reference_seconds(prefill_tokens: int, running: int) -> float:
+def reference_seconds(decodes: list[int], chunks: list[tuple[int, int]], emits: int, swapped: int) -> float:
+    running = len(decodes) + len(chunks)
     speedup = 1.0 + 1.5 * (running - 1) / 15 if running < 16 else 2.5
-    return prefill_tokens / 1024.0 + running / (128.0 * speedup)
+    return sum(length for length, _ in chunks) / 1024.0 + running / (128.0 * speedup) + swapped / 47684.0
 
 
 @dataclass
@@ -24,10 +27,14 @@ class Sequence:
     steps: int = 0
     plan: tuple[int, int] = (0, 0)  # prefill tokens and output tokens of the step that runs
 
+    @property
+    def cached(self) -> int:
+        return self.prompt_tokens + self.generated - (self.prefill - self.computed)
+
 
 @dataclass
 class Engine:
-    seconds: Callable[[int, int], float]
+    seconds: Seconds
     slots: int
     kv_blocks: int
     block_tokens: int = 16
@@ -42,8 +49,10 @@ class Engine:
     block_ns: int = 0
     prefill_tokens: int = 0
     output_tokens: int = 0
+    swapped_tokens: int = 0
     served: dict[int, list[int]] = field(default_factory=dict)
-    step: tuple[int, int, int] = (0, 0, 0)  # sequences, blocks and prefill tokens as it began
+    moves: list[int] = field(default_factory=list)  # cached tokens, since a step began
+    step: tuple[int, int, int, int] = (0, 0, 0, 0)  # sequences, blocks, prefill and swapped tokens as it began
 
     def blocks(self, sequence: Sequence) -> int:
         return -(-(sequence.prompt_tokens + sequence.generated + sequence.plan[1]) // self.block_tokens)
@@ -69,11 +78,16 @@ class Engine:
         if len(self.sequences) == self.slots or self.held_blocks + self.blocks(sequence) > self.kv_blocks:
             return False
         self.sequences.append(sequence)
+        self.moves.append(prompt_tokens + generated - target)
         return True
 
-    def abort(self, request_id: int) -> None:
+    def abort(self, request_id: int, keep: bool) -> int:
+        """The tokens that it has in the cache."""
         [sequence] = [s for s in self.sequences if s.request_id == request_id]
         self.sequences.remove(sequence)
+        if keep:
+            self.moves.append(sequence.cached)
+        return sequence.cached
 
     def begin_step(self, now_ns: int) -> int:
         """The end; -1 when idle, -2 when the cache would overrun."""
@@ -92,11 +106,15 @@ class Engine:
             for s, plan in zip(self.sequences, before, strict=True):
                 s.plan = plan
             return -2
-        prefill = sum(s.plan[0] for s in self.sequences)
+        decodes = [s.cached for s in self.sequences if s.plan == (0, 1)]
+        chunks = [(s.plan[0], s.cached) for s in self.sequences if s.plan[0]]
+        emits = sum(s.plan[1] for s in self.sequences)
+        swapped = sum(self.moves)
+        self.moves = []
         self.began_ns = now_ns
-        self.end_ns = now_ns + round(self.seconds(prefill, sum(s.plan != (0, 0) for s in self.sequences)) * 1e9)
+        self.end_ns = now_ns + round(self.seconds(decodes, chunks, emits, swapped) * 1e9)
         self.stepping = True
-        self.step = (len(self.sequences), self.held_blocks, prefill)
+        self.step = (len(self.sequences), self.held_blocks, sum(length for length, _ in chunks), swapped)
         return self.end_ns
 
     def end_step(self) -> list[Event]:
@@ -108,6 +126,7 @@ class Engine:
         self.slot_ns += duration * self.step[0]
         self.block_ns += duration * self.step[1]
         self.prefill_tokens += self.step[2]
+        self.swapped_tokens += self.step[3]
         events: list[Event] = []
         for s in self.sequences:
             (chunk, token), s.plan = s.plan, (0, 0)

@@ -135,8 +135,11 @@ class Backend(Protocol):
     def run(self, device: int, now: float) -> None:
         """Whatever starts on the device now has been started: go on."""
 
-    def abort(self, device: int, job: Job) -> None:
-        """Drop a started job; no more progress of it may be reported."""
+    def abort(self, device: int, job: Job, *, keep: bool = False) -> None:
+        """Drop a started job; no more progress of it may be reported.
+
+        keep: it was displaced by swap and will be started again: what it has in the cache is moved out.
+        """
 
     def next_event_at(self) -> float:
         """The instant of the earliest news; inf when none is known."""

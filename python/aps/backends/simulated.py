@@ -123,8 +123,8 @@ class SimulatedBackend:
         end_ns = engine.begin_step(max(round((now - self._opened_at) * 1e9), engine.end_ns))
         self._ends[device] = self._seconds(end_ns) if end_ns >= 0 else inf
 
-    def abort(self, device: int, job: Job) -> None:
-        self.engines[device].abort(job.handle)
+    def abort(self, device: int, job: Job, *, keep: bool = False) -> None:
+        self.engines[device].abort(job.handle, keep=keep)
 
     # News
 
