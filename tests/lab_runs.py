@@ -90,7 +90,6 @@ def run_of(
         "prefill_tokens": 0,
         "output_tokens": 0,
         "swapped_tokens": 0,
-        "recomputed": 0,
         "idle_slot_s": np.zeros(1),
         "all_wait_s": 0.0,
         "all_wait_tokens": np.zeros((2, len(tenants)), dtype=np.int64),

@@ -22,7 +22,7 @@ def workload(found: Workload) -> dict[str, Any]:
 
 def setup(found: Setup) -> dict[str, Any]:
     """The devices: profile, their number, what they hold, what they cost. token_budget None: whole prompts."""
-    device = found.device
+    device = found.devices[0]
     return {
         "profile": found.profile.name,
         "gpus": found.gpus,

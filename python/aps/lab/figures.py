@@ -240,8 +240,8 @@ def _batch_size(batches: NDArray[np.int64]) -> dict[str, float] | None:
 def _devices(requests: _Requests) -> Iterator[dict[str, Any]]:
     """How much of each device was used, as parts of the makespan."""
     run = requests.run
-    device = run.setup.device
-    for busy_s, slot_s, block_s, idle_s in zip(run.busy_s, run.slot_s, run.block_s, run.idle_slot_s, strict=True):
+    columns = (run.setup.devices, run.busy_s, run.slot_s, run.block_s, run.idle_slot_s)
+    for device, busy_s, slot_s, block_s, idle_s in zip(*columns, strict=True):
         slots_s = requests.makespan_s * device.slots
         yield {
             "busy": part(float(busy_s), requests.makespan_s),
@@ -256,7 +256,11 @@ def _mfu(requests: _Requests) -> float | None:
     profile = requests.run.setup.profile
     if profile.peak_flops is None or profile.flops_per_token is None:
         return None
-    tokens = requests.run.prefill_tokens + requests.run.output_tokens - requests.run.recomputed
+    tokens = (
+        requests.run.prefill_tokens
+        + requests.run.output_tokens
+        - int(requests.run.recomputed_tokens.sum(dtype=np.int64))
+    )
     return part(tokens * profile.flops_per_token, profile.peak_flops * requests.run.setup.gpus * requests.makespan_s)
 
 
@@ -267,7 +271,7 @@ def _by_load(requests: _Requests) -> Iterator[dict[str, Any]]:
     arrived, ended = run.submitted_at[rows], requests.ended_at[rows]
     entered = ended > arrived  # not what was refused
     before = entered.cumsum() - entered - np.searchsorted(np.sort(ended[entered]), arrived, side="right")
-    load = before / (run.setup.device.slots * run.setup.gpus)
+    load = before / sum(device.slots for device in run.setup.devices)
     for level, least, below in LOADS:
         yield {"level": level, **_group(requests, rows[(load >= least) & (load < below)])}
 

@@ -120,7 +120,7 @@ def _answer(question: Question, found: Mapping[str, Any]) -> Answer:
 
 
 def _amount(question: Question, found: Mapping[str, Any]) -> str:
-    """ "by 38 % (31 to 45 %)", ": 3.2 times (2.9 to 3.6)" where it is more than twice, or in units without a ratio."""
+    """ "by 38 % (31 to 45 %)"; "(3.2 times as much, 2.9 to 3.6)" above twice; in units where there is no ratio."""
     relative = found["relative"]
     if relative is None:
         return f"by {_three(abs(found['difference']['mean']))}{question.unit}" + _between(
@@ -128,8 +128,8 @@ def _amount(question: Question, found: Mapping[str, Any]) -> str:
         )
     if relative["mean"] > 1.0:
         interval = relative["ci95"]
-        between = "" if interval is None else f" ({_three(1 + interval[0])} to {_three(1 + interval[1])})"
-        return f"by {_three(1 + relative['mean'])} times{between}"
+        between = "" if interval is None else f", {_three(1 + interval[0])} to {_three(1 + interval[1])}"
+        return f"({_three(1 + relative['mean'])} times as much{between})"
     return f"by {_percent(abs(relative['mean']))} %" + _between(relative["ci95"], relative["mean"], 100.0, " %")
 
 
