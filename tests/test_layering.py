@@ -31,7 +31,7 @@ COMPILED = [
 PYTHON = [
     ["aps._checks", "aps.data"],
     ["aps.devices", "aps.models", "aps.policy", "aps.tenants", "aps.verdicts"],
-    ["aps.profile", "aps.profiles", "aps.scheduler"],
+    ["aps.profile", "aps.profile_files", "aps.profiles", "aps.scheduler"],
     ["aps.backends", "aps.metrics"],
     ["aps.tickets"],
     ["aps.pump"],
