@@ -5,19 +5,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-<<<<<<< HEAD
-from aps.cli import compare, demo, serve, simulate, stress
+from aps.cli import compare, demo, profiles, serve, simulate, stress
 from aps.cli.common import UsageError
 from aps.service.version import VERSION
 
-VERBS = (serve, stress, demo, simulate, compare)
-=======
-from aps.cli import demo, profiles, serve, stress
-from aps.cli.common import UsageError
-from aps.service.version import VERSION
-
-VERBS = (serve, stress, demo, profiles)
->>>>>>> a3b3f2c
+VERBS = (serve, stress, demo, profiles, simulate, compare)
 
 EXIT_CODES = """exit codes:
   0  done
