@@ -333,7 +333,7 @@ cdef class Replay:
                     place.lost,
                     sequence.prompt_tokens + sequence.generated - (sequence.prefill - sequence.computed),
                 )
-        (<Engine>unit.engine).drop(row)
+        (<Engine>unit.engine).drop(row, self.swaps)
         self.told.preemptions[place.request] += 1
         self.log.leave(place.stay, STAY_PREEMPTED, self.now_ns)
 

@@ -87,7 +87,7 @@ def test_ttft_is_told_where_it_differs_from_the_queue_wait() -> None:
     other[0]["tenants"]["vip"]["ttft_s"]["p99"] = 0.5
     assert "TTFT" not in said(base, other)[1]
     other[0]["tenants"]["vip"]["ttft_s"]["p99"] = 2.0
-    assert "beats fifo on vip p99 queue wait by 50 %; is behind fifo on vip p99 TTFT by 100 %" in said(base, other)[1]
+    assert "beats fifo on vip p99 queue wait by 50 %; is behind fifo on vip p99 TTFT by 100.0 %" in said(base, other)[1]
 
 
 def test_many_tenants_are_counted() -> None:
