@@ -56,26 +56,32 @@ def levels(name: str, title: str, edges_s: Numbers, quantities: Sequence[Level])
         return style.finish(figure, name, title, f"{title} Lines are time-weighted means, bands least to most.")
 
 
-def rates(name: str, title: str, edges_s: Numbers, served: Mapping[str, Mapping[str, Numbers]], what: str) -> Plot:
-    """Tokens per second of every tenant over time: a panel for each key (a policy; or one alone), a line a tenant.
+def rates(
+    name: str, title: str, panels: Mapping[str, tuple[Numbers, Mapping[str, Numbers]]], what: str, common: bool = True
+) -> Plot:
+    """Tokens per second of every tenant over time: a panel for each key (a policy), a line a tenant.
 
-    edges_s: (b + 1,) seconds; served: panel -> tenant -> (b,) tokens in each bin. At most 7 tenants."""
-    names = list(dict.fromkeys(tenant for tenants in served.values() for tenant in tenants))
+    panels: key -> (b + 1,) edges in seconds, and for each tenant (b,) tokens of the bins. At most 7 tenants. common:
+    all panels have one time axis."""
+    names = list(dict.fromkeys(tenant for _, tenants in panels.values() for tenant in tenants))
     look = style.looks(names)
     with style.settings():
-        figure = style.new(title, 1.0 + (2.2 if len(served) == 1 else 1.3 * len(served)))
-        grid = figure.subplots(len(served), 1, sharex=True, sharey=True, squeeze=False).ravel()
-        unit = style.time_axis(grid[-1], float(edges_s[-1] - edges_s[0]) if len(edges_s) > 1 else 0.0)
-        for axes, (panel, tenants) in zip(grid, served.items(), strict=True):
-            if len(served) > 1:
+        figure = style.new(title, 1.0 + (2.2 if len(panels) == 1 else 1.3 * len(panels)))
+        grid = figure.subplots(len(panels), 1, sharex=common, sharey=common, squeeze=False).ravel()
+        longest_s = max(float(edges[-1]) for edges, _ in panels.values())
+        unit = style.time_axis(grid[-1], longest_s)
+        for axes, (panel, (edges_s, tenants)) in zip(grid, panels.items(), strict=True):
+            if len(panels) > 1:
                 axes.set_title(panel)
             for tenant, tokens in tenants.items():
                 edges, rate = merged_rates(edges_s, np.asarray(tokens, dtype=np.float64), RATE_BINS)
                 own = look[tenant]
                 axes.stairs(rate, edges / unit, baseline=None, color=own.colour, linestyle=own.line, linewidth=1.5)
-        grid[0].set_xlim(edges_s[0] / unit, max(float(edges_s[-1]), 1e-9) / unit)
-        grid[0].set_ylim(0, max(1e-9, *(axes.dataLim.y1 for axes in grid)) * 1.05)
-        grid[len(grid) // 2].set_ylabel(what)
+            axes.set_xlim(0, max(longest_s if common else float(edges_s[-1]), 1e-9) / unit)
+        top = [max(1e-9, float(axes.dataLim.y1)) for axes in grid]
+        for axes, own_top in zip(grid, top, strict=True):
+            axes.set_ylim(0, 1.05 * (max(top) if common else own_top))
+        figure.supylabel(what, fontsize=9.5)
         style.legend_above(figure, [style.line(tenant, look[tenant]) for tenant in names])
         return style.finish(figure, name, title)
 
