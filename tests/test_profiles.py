@@ -123,7 +123,8 @@ def test_what_does_not_fit_implies_nothing() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"name": ""}, "Profile.name must be a non-empty str, got ''"),
+        ({"name": ""}, "Profile.name must be a str of 1 to 256 printable characters, got ''"),
+        ({"name": "a\nb"}, "Profile.name must be a str of 1 to 256 printable characters, got 'a\\nb'"),
         ({"description": 5}, "Profile.description must be a str, got 5"),
         ({"step_time": None}, "Profile.step_time must be a StepTimeModel, got None"),
         ({"slots": 0}, "Profile.slots must be an int in 1..65536, got 0"),

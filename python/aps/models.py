@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from aps import _checks as check
 
 BYTES = 2  # of a parameter and of a cached number: fp16
+MOST = 10**14  # parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class ModelShape:
             raise ValueError(f"ModelShape.heads must divide width {self.width}, got {self.heads}")
         if self.heads % self.kv_heads:
             raise ValueError(f"ModelShape.kv_heads must divide heads {self.heads}, got {self.kv_heads}")
+        if self.parameters > MOST:
+            raise ValueError(f"ModelShape.parameters must be at most {MOST}, got {self.parameters}")
 
     @property
     def head_width(self) -> int:

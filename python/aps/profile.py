@@ -11,6 +11,8 @@ from aps_core.gpu import Engine
 from aps_core.physics import PhysicsModel
 from aps_core.step_time import StepTimeModel
 
+NAME = "a str of 1 to 256 printable characters"
+
 # What the implied figures are of.
 DECODE_CONTEXT = 512  # tokens in the cache of each sequence that decodes
 BATCHES = (1, 16)
@@ -66,7 +68,7 @@ class Profile:
     peak_flops: float | None = None
 
     def __post_init__(self) -> None:
-        check.text("Profile.name", self.name)
+        check.text("Profile.name", self.name, NAME, lambda x: len(x) <= 256 and x.isprintable())
         for field in ("description", "price_source", "measured_on"):
             if not isinstance(getattr(self, field), str):
                 raise TypeError(f"Profile.{field} must be a str, got {getattr(self, field)!r}")

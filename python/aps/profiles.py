@@ -2,6 +2,7 @@
 
 from aps.models import LLAMA2_7B, LLAMA2_13B, LLAMA3_8B, ModelShape
 from aps.profile import Profile, kv_tokens_in, physics
+from aps.profile_files import read_profile
 from aps_core.step_time import ReferenceModel
 
 A100_DOLLARS = 1.39
@@ -54,10 +55,15 @@ PROFILES = {
 
 
 def profile_named(name: str) -> Profile:
-    """ValueError lists the names there are."""
-    if name not in PROFILES:
-        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {name!r}")
-    return PROFILES[name]
+    """A built-in profile by its name, or a user's by the path of its TOML file (it ends in .toml or has a /).
+
+    ValueError: there is none of that name, or what is wrong in the file. OSError: the file cannot be read.
+    """
+    if name in PROFILES:
+        return PROFILES[name]
+    if name.endswith(".toml") or "/" in name:
+        return read_profile(name, PROFILES)
+    raise ValueError(f"profile must be one of {', '.join(PROFILES)}, or the path of a .toml file, got {name!r}")
 
 
 __all__ = ["PROFILES", "REFERENCE", "Profile", "profile_named"]

@@ -42,7 +42,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     gpu = parser.add_argument_group("GPUs")
     gpu.add_argument("--gpus", type=gpus, default=1, help="simulated GPUs (default %(default)s)")
-    gpu.add_argument("--profile", choices=PROFILES, default="reference", help="how fast they are (default %(default)s)")
+    gpu.add_argument(
+        "--profile",
+        default="reference",
+        metavar="NAME|FILE.toml",
+        help=f"how fast they are: {', '.join(PROFILES)}, or a file of yours (default %(default)s; see aps profiles)",
+    )
     gpu.add_argument(
         "--time-scale", type=positive, default=1.0, metavar="X", help="simulated seconds in a wall second (default 1)"
     )
@@ -102,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     app = create_app(driver, gpu_hour_dollars=options.gpu_hour_dollars or backend.spec.dollars_per_hour)
     host, number = listener.getsockname()[:2]
     _say(f"APS serves http://{f'[{host}]' if ':' in host else host}:{number}  (documentation: /docs)")
-    _say(f"  {options.gpus} x simulated GPU, profile {options.profile}, time scale {options.time_scale:g}")
+    _say(f"  {options.gpus} x simulated GPU, profile {backend.profile}, time scale {options.time_scale:g}")
     _say(f"  policy {options.policy}: {policy.knobs}")
     for tenant in tenants:
         limit = f"{tenant.rate:g} tokens/s, burst {tenant.burst:g}" if tenant.rate < float("inf") else "no rate limit"

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aps.lab.traces.options import TraceOptions
+from aps.lab.traces.options import Purpose, TraceOptions
 from aps.lab.traces.recorded import Recorded
 from aps.lab.traces.source import TraceError
 from aps.lab.traces.tenancy import assigned
@@ -19,13 +19,6 @@ DEFAULT_BID = 5
 LONGEST_S = 3e8  # what a workload may last
 TIES = 0.5  # with more than this part of the gaps 0, times are taken for rounded
 ROWS_TO_JUDGE = 100
-
-
-class _Drawn(NamedTuple):
-    """Independent sources of random numbers, so that one option does not change what another draws."""
-
-    ticks: np.random.Generator
-    tenants: np.random.Generator
 
 
 class _Requests:
@@ -57,7 +50,6 @@ class _Requests:
 
 def assemble(recorded: Recorded, options: TraceOptions) -> Workload:
     """Raises TraceError (what the file says) and ValueError (options that do not go with it)."""
-    drawn = _Drawn(*map(np.random.default_rng, np.random.SeedSequence(options.seed).spawn(2)))
     rows = _Requests(
         {
             "at_s": recorded.at_s,
@@ -66,11 +58,12 @@ def assemble(recorded: Recorded, options: TraceOptions) -> Workload:
             "tenant": recorded.tenant,
             "max_tokens": recorded.max_tokens,
             "bid": recorded.bid,
+            "deadline_s": recorded.deadline_s,
             "lines": recorded.lines,
         }
     )
-    _put_in_order(rows, recorded, options, drawn.ticks)
-    tenants = _assign_tenants(rows, recorded, options, drawn.tenants)
+    _put_in_order(rows, recorded, options)
+    tenants = _assign_tenants(rows, recorded, options)
     _cut_out_part(rows, options)
     _settle_zeros(rows, options)
     _set_lengths(rows, options)
@@ -89,7 +82,7 @@ def assemble(recorded: Recorded, options: TraceOptions) -> Workload:
     )
 
 
-def _put_in_order(rows: _Requests, recorded: Recorded, options: TraceOptions, rng: np.random.Generator) -> None:
+def _put_in_order(rows: _Requests, recorded: Recorded, options: TraceOptions) -> None:
     at_s = rows["at_s"]
     falls = np.flatnonzero(at_s[1:] < at_s[:-1])
     if len(falls):
@@ -105,7 +98,7 @@ def _put_in_order(rows: _Requests, recorded: Recorded, options: TraceOptions, rn
     if not recorded.generated:
         rows.columns["at_s"] = rows["at_s"] - rows["at_s"][0]
     if options.tick_s > 0:
-        rows.columns["at_s"] = rows["at_s"] + rng.random(len(rows)) * options.tick_s
+        rows.columns["at_s"] = rows["at_s"] + options.rng(Purpose.TICKS).random(len(rows)) * options.tick_s
         rows.take(np.argsort(rows["at_s"], kind="stable"))
         rows.notes.append(f"arrivals spread evenly over {options.tick_s:g} s after the recorded instant (drawn)")
         return
@@ -117,9 +110,7 @@ def _put_in_order(rows: _Requests, recorded: Recorded, options: TraceOptions, rn
         rows.notes.append(f"{says}; tick_s={step:g} spreads arrivals inside it")
 
 
-def _assign_tenants(
-    rows: _Requests, recorded: Recorded, options: TraceOptions, rng: np.random.Generator
-) -> tuple[Tenant, ...]:
+def _assign_tenants(rows: _Requests, recorded: Recorded, options: TraceOptions) -> tuple[Tenant, ...]:
     rule = options.tenancy()
     if (rule.rule == "own" and recorded.own) or rule.rule == "column":
         if not recorded.tenants:
@@ -129,7 +120,7 @@ def _assign_tenants(
         return recorded.tenants
     if rule.rule == "own":
         rule = replace(rule, rule="single")
-    names, rows.columns["tenant"] = assigned(rule, len(rows), rng)
+    names, rows.columns["tenant"] = assigned(rule, len(rows), options.rng(Purpose.TENANTS))
     how = {
         "single": "all requests are one tenant's",
         "round-robin": f"{rule.tenants} in turn",
