@@ -69,7 +69,7 @@ PLOTS = {
     ),
     "rates of no time": lambda: timeline.rates("p", "Why?", {"aps": (np.zeros(1), {"a": NONE})}, "tokens/s"),
     "index": lambda: timeline.index_in_windows(
-        "p", "Why?", EDGES[:8], {"raw": np.linspace(0.5, 1, 8), "weighted": np.full(8, nan)}, "Jain", 0.5
+        "p", "Why?", EDGES[:8], {"raw": np.linspace(0.5, 1, 8), "weighted": np.full(8, nan)}, "Jain", 600.0
     ),
     "bars": lambda: bars.side_by_side(
         "p",

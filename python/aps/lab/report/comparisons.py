@@ -1,6 +1,7 @@
 """The reports of comparisons: policies side by side, and the two modes of batching."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from aps.lab.report.csvs import Table, table
 from aps.lab.report.files import write
 from aps.lab.report.flatten import estimates, flat, name, transposed
 from aps.lab.report.html import Plot, Report, Section
-from aps.lab.report.runs import SHARES, TENANT, TIMES, WHOLE
+from aps.lab.report.runs import SHARES, TENANT, TIMES, WHOLE, service
 from aps.lab.report.tenants import Group, groups
 from aps.lab.run import Run
 
@@ -103,7 +104,7 @@ def _bars(figures: Mapping[str, Any], drawn: list[str], tenants: list[Group], se
         ),
         ("all: TTFT p99", ("whole", "ttft_s", "p99"), True, "lower"),
         ("tokens/s", ("whole", "tokens_per_s"), False, "higher"),
-        ("weighted Jain in windows", ("fairness", "windows", "weighted_jain", "mean"), False, "higher"),
+        _jain(figures, drawn),
         ("longest starvation", ("whole", "starvation_s"), True, "lower"),
     ]
     panels = [
@@ -111,6 +112,14 @@ def _bars(figures: Mapping[str, Any], drawn: list[str], tenants: list[Group], se
         for title, keys, time, better in chosen
     ]
     return side_by_side("policies", "What does each policy give?", drawn, panels, _interval(seeds))
+
+
+def _jain(figures: Mapping[str, Any], drawn: list[str]) -> tuple[str, tuple[str, ...], bool, str]:
+    """The index in windows when every policy has some in which tenants wait throughout, else while all wait."""
+    keys = ("fairness", "windows", "weighted_jain", "mean")
+    if all(_leaf(figures[name], *keys) for name in drawn):
+        return ("Jain by weight, in windows", keys, False, "higher")
+    return ("Jain by weight, while all wait", ("fairness", "weighted_jain_all_wait"), False, "higher")
 
 
 def _tradeoff(figures: Mapping[str, Any], drawn: list[str], first: Group, seeds: int) -> Plot:
@@ -152,16 +161,13 @@ def _ttft(figures: Mapping[str, Any], drawn: list[str], tenants: list[Group]) ->
 
 def _means(figures: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, float | None]:
     found = {p: _leaf(figures, *keys, p) for p in ("p50", "p95", "p99")}
-    return {p: leaf and leaf["mean"] for p, leaf in found.items()}
+    return {p: None if leaf is None else leaf["mean"] for p, leaf in found.items()}
 
 
 def _service(runs: Mapping[str, Run], drawn: list[str], tenants: list[Group]) -> Plot:
     from aps.lab.report.plots import timeline
 
-    panels = {}
-    for policy in drawn:
-        tokens = runs[policy].series.served.sum(axis=1)
-        panels[policy] = (runs[policy].series.edges_s, {g.name: tokens[:, g.tenants].sum(axis=1) for g in tenants})
+    panels = {policy: service(runs[policy], tenants) for policy in drawn}
     return timeline.rates("service", "Who is served when, by policy?", panels, "tokens/s computed (prompt + output)")
 
 
@@ -205,9 +211,11 @@ def _differences(comparison: Mapping[str, Any]) -> Table:
         for policy, differences in comparison["differences"].items()
         for row in differences
     ]
-    return table("differences", f"Differences from {comparison['baseline']}", rows)
+    return replace(table("differences", f"Every difference from {comparison['baseline']}", rows), on_page=False)
 
 
 def _spread(what: str, leaf: Mapping[str, Any] | None) -> dict[str, float | None]:
-    low, high = (leaf and leaf["ci95"]) or (None, None)
-    return {what: leaf and leaf["mean"], f"{what}_ci95_low": low, f"{what}_ci95_high": high}
+    if leaf is None:
+        return dict.fromkeys((what, f"{what}_ci95_low", f"{what}_ci95_high"))
+    low, high = leaf["ci95"] or (None, None)
+    return {what: leaf["mean"], f"{what}_ci95_low": low, f"{what}_ci95_high": high}

@@ -22,7 +22,7 @@ def estimates(policies: Mapping[str, Mapping[str, Any]]) -> Table:
         if isinstance(leaf, Mapping)
     ]
     columns = ("policy", "figure", "mean", "low", "high", "ci95_low", "ci95_high", "seeds")
-    return Table("figures", "Every figure over the seeds", columns, tuple(rows))
+    return Table("figures", "Every figure over the seeds", columns, tuple(rows), on_page=False)
 
 
 def by_name(name: str, title: str, parts: Mapping[str, Mapping[str, Any]], key: str, columns: list[str]) -> Table:

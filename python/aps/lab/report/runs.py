@@ -1,10 +1,11 @@
 """The report of one run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aps.lab import fairness
 from aps.lab.definitions import DEFINITIONS
@@ -13,7 +14,7 @@ from aps.lab.report.csvs import rounded, table
 from aps.lab.report.files import write
 from aps.lab.report.flatten import by_name, flat, transposed
 from aps.lab.report.html import Plot, Report, Section
-from aps.lab.report.tenants import groups
+from aps.lab.report.tenants import Group, groups
 from aps.lab.run import Run
 
 FEWEST_WINDOWS = 2  # of a plot of fairness over time
@@ -43,8 +44,8 @@ def write_run(run: Run, figures: Mapping[str, Any], directory: str | Path, *, co
         kind="simulate",
         title=f"{run.workload.name} under {policy['name']}",
         summary=(
-            f"{whole['finished']:,} of {whole['sent']:,} requests finished in {rounded(whole['makespan_s'])} s of virtual "
-            f"time on {setup['gpus']} x {setup['profile']}, {setup['slots']} slots each.",
+            f"{whole['finished']:,} of {whole['sent']:,} requests finished in {rounded(whole['makespan_s'])} virtual "
+            f"seconds on {setup['gpus']} x {setup['profile']}, {setup['slots']} slots each.",
             f"Policy: {policy['says']}.",
         ),
         sections=(
@@ -79,37 +80,42 @@ def over_time(run: Run) -> tuple[Plot, ...]:
     """Queue, slots and KV blocks."""
     from aps.lab.report.plots import timeline
 
-    series, devices = run.series, run.setup.devices
+    series, devices, bins = run.series, run.setup.devices, active(run)
     quantities = [
-        timeline.Level("requests\nwaiting", series.waiting),
-        timeline.Level("requests\nrunning", series.running, sum(device.slots for device in devices)),
-        timeline.Level("KV blocks\nin use", series.held_blocks, sum(device.kv_blocks for device in devices)),
+        timeline.Level("requests\nwaiting", series.waiting[:bins]),
+        timeline.Level("requests\nrunning", series.running[:bins], sum(device.slots for device in devices)),
+        timeline.Level("KV blocks\nin use", series.held_blocks[:bins], sum(device.kv_blocks for device in devices)),
     ]
     title = "How long was the queue, and how full were the GPUs?"
-    return (timeline.levels("over_time", title, series.edges_s, quantities),)
+    return (timeline.levels("over_time", title, series.edges_s[: bins + 1], quantities),)
+
+
+def service(run: Run, tenants: Sequence[Group]) -> tuple[NDArray[np.float64], dict[str, NDArray[np.int64]]]:
+    """Edges of the bins, and the tokens computed in each for each group, until nothing is left."""
+    bins = active(run)
+    tokens = run.series.served[:bins].sum(axis=1)
+    return run.series.edges_s[: bins + 1], {group.name: tokens[:, group.tenants].sum(axis=1) for group in tenants}
+
+
+def active(run: Run) -> int:
+    """Bins of the series until the last in which any request was there."""
+    there = np.flatnonzero((run.series.waiting[:, 2] > 0) | (run.series.running[:, 2] > 0))
+    return int(there[-1]) + 1 if len(there) else 0
 
 
 def shares(run: Run) -> tuple[Plot, ...]:
     """Tokens/s by tenant, and Jain's index in windows when there are some."""
     from aps.lab.report.plots import style, timeline
 
-    tenants = groups(run.workload, style.MOST)
-    tokens = run.series.served.sum(axis=1)
-    served = {group.name: tokens[:, group.tenants].sum(axis=1) for group in tenants}
+    edges_s, served = service(run, groups(run.workload, style.MOST))
     what = "tokens/s computed\n(prompt + output)"
-    plots = [timeline.rates("service", "Who was served when?", {"": (run.series.edges_s, served)}, what)]
+    plots = [timeline.rates("service", "Who was served when?", {"": (edges_s, served)}, what)]
     windows = fairness.windows(run.series, np.array([tenant.weight for tenant in run.workload.tenants]))
     if len(windows.jain) >= FEWEST_WINDOWS:
-        plots.append(
-            timeline.index_in_windows(
-                "fairness",
-                "How evenly were the waiting tenants served?",
-                windows.middles_s,
-                {"raw": windows.jain, "weighted": windows.weighted_jain},
-                "Jain's index",
-                1 / len(tenants),
-            )
-        )
+        title = "How evenly were the waiting tenants served?"
+        indices = {"raw": windows.jain, "by weight": windows.weighted_jain}
+        until_s = float(edges_s[-1])
+        plots.append(timeline.index_in_windows("fairness", title, windows.middles_s, indices, "Jain's index", until_s))
     return tuple(plots)
 
 

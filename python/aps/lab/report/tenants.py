@@ -25,6 +25,7 @@ def groups(workload: Workload, most: int) -> list[Group]:
     np.maximum.at(bids, workload.tenant, workload.bid)
     order = [int(at) for at in np.lexsort((np.arange(len(names)), -counts, -bids)) if counts[at]]
     alone, rest = (order, []) if len(order) <= most else (order[: most - 1], order[most - 1 :])
+    alone = sorted(alone, key=lambda at: (-bids[at], at))
     found = [Group(names[at], [at], workload.tenant == at) for at in alone]
     if rest:
         found.append(Group(f"{len(rest)} others", rest, np.isin(workload.tenant, rest)))

@@ -115,11 +115,10 @@ def plane(name: str, title: str, points: Sequence[Point], x_label: str, y_label:
                 axes.plot([point.x.low, point.x.high], [y, y], color=own.colour, linewidth=1.2)
             if point.y.low is not None and point.y.high is not None:
                 axes.plot([x, x], [_shown(point.y.low), _shown(point.y.high)], color=own.colour, linewidth=1.2)
-            axes.plot([x], [y], color=own.colour, marker=own.marker, markersize=8)
+            axes.plot([x], [y], own.marker, color=own.colour, markersize=9, fillstyle="none", markeredgewidth=2)
         if not known:
             style.nothing(axes, "nothing to compare")
-        axes.margins(x=0.12)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        _linear(axes, [value for point in known for value in point.x if value is not None], 6)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         style.legend_above(figure, [style.mark(key, own) for key, own in look.items()])
@@ -186,10 +185,15 @@ def _scale(axes: Axes, panel: Panel) -> None:
         ends = [_shown(value) for value in known] or [1e-3, 1.0]
         style.log_time(axes, "x", min(ends) / 1.6, max(ends) * 1.6, most=5)
     else:
-        low, high = min(known, default=0.0), max(known, default=1.0)
-        pad = max(0.1 * (high - low), 0.05 * abs(high + low) / 2, 1e-9)
-        axes.set_xlim(low - pad, high + pad)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        _linear(axes, known, 4)
+
+
+def _linear(axes: Axes, values: Sequence[float], ticks: int) -> None:
+    """An axis at least 10 % of its values wide, so that what hardly differs looks so."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    pad = max(0.1 * (high - low), 0.05 * abs(high + low) / 2, 1e-9)
+    axes.set_xlim(low - pad, high + pad)
+    axes.xaxis.set_major_locator(MaxNLocator(ticks))
 
 
 def _estimate(axes: Axes, at: int, estimate: Estimate, look: style.Look, time: bool) -> None:
