@@ -176,6 +176,8 @@ cdef class Contention:
             while slot != NONE:
                 self.lanes.set_open(slot, True)
                 slot = self.fair.release()
+        else:
+            self.fair.moved = NONE
         ready = self.fair.contending > 0 or self.returning > 0
         if ready and not self.ready:
             self.ready_since_ns = now_ns

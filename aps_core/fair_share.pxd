@@ -21,6 +21,8 @@ cdef class FairShare:
     cdef readonly double window           # D, cost units
     cdef readonly int32_t contending
     cdef int32_t last         # the last tenant to stop contending, or NONE
+    cdef int32_t moved        # whose S has risen in this atomic step: a tenant, NONE or SEVERAL
+    cdef readonly double widest_gap       # the largest (S - V) * weight at the end of one, over contending tenants
     cdef readonly int32_t tenants
     cdef object memory
 
@@ -37,6 +39,8 @@ cdef class FairShare:
     cdef bint in_window(self, int32_t slot) noexcept nogil
     cdef bint enter(self, int32_t slot) noexcept nogil        # in the window? else park it until V reaches it
     cdef void advance(self) noexcept nogil                                    # V follows the least S
+    cdef void rises(self, int32_t slot) noexcept nogil
+    cdef void widen(self, int32_t slot) noexcept nogil
     cdef int32_t release(self) noexcept nogil                            # a parked tenant that V has reached, or NONE
     cdef void reweigh(self, int32_t slot, double weight) noexcept nogil
     cdef void set_window(self, double window) noexcept nogil

@@ -19,6 +19,9 @@ cdef double MAX_COST = 1e18
 cdef double MIN_WEIGHT = 1e-9, MAX_WEIGHT = 1e9
 cdef int64_t MOST_TENANTS = 1 << 24
 
+cdef enum:
+    SEVERAL = -2              # tenants at once: after a change of a knob
+
 
 cdef inline double larger(double a, double b) noexcept nogil:
     return b if b > a else a
@@ -37,6 +40,7 @@ cdef class FairShare:
     def __cinit__(self, tenants=16, fairness_window=2048.0):
         self.window = real(fairness_window, "fairness_window", 0.0, FOREVER)
         self.last = NONE
+        self.moved = NONE
         self.reserve(<int32_t>whole(tenants, "tenants", 1, MOST_TENANTS))
 
     cpdef void reserve(self, int32_t tenants) except *:
@@ -101,6 +105,7 @@ cdef class FairShare:
         share.credit = 0.0
         share.contends = 1
         self.contending += 1
+        self.rises(slot)
         self.place(slot)
         heap_put(&self.least, slot, sortable(share.service))
 
@@ -115,6 +120,7 @@ cdef class FairShare:
         cdef double offset = share.credit if share.credit < cost else cost
         share.credit = share.credit - offset
         share.service = share.service + (cost - offset) / share.weight
+        self.rises(slot)
         self.place(slot)
 
     cdef bint stays(self, int32_t slot, double cost) noexcept nogil:
@@ -157,8 +163,23 @@ cdef class FairShare:
         return False
 
     cdef void advance(self) noexcept nogil:
+        cdef int32_t slot
         if self.settle_top():
             self.virtual_time = larger(self.virtual_time, self.shares[self.least.entries[0].id].service)
+        if self.moved == SEVERAL:
+            for slot in range(self.tenants):
+                self.widen(slot)
+        elif self.moved != NONE:
+            self.widen(self.moved)
+        self.moved = NONE
+
+    cdef void rises(self, int32_t slot) noexcept nogil:
+        self.moved = slot if self.moved == NONE or self.moved == slot else SEVERAL
+
+    cdef void widen(self, int32_t slot) noexcept nogil:
+        cdef Share* share = &self.shares[slot]
+        if share.contends:
+            self.widest_gap = larger(self.widest_gap, (share.service - self.virtual_time) * share.weight)
 
     cdef bint settle_top(self) noexcept nogil:
         """Bring the contending tenant with the least S to the top; whether there is one."""
@@ -191,6 +212,7 @@ cdef class FairShare:
         cdef Share* share = &self.shares[slot]
         share.service = self.virtual_time + larger(0.0, share.service - self.virtual_time) * share.weight / weight
         share.weight = weight
+        self.rises(slot)
         self.place(slot)
         if share.contends:
             heap_put(&self.least, slot, sortable(share.service))

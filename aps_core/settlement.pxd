@@ -20,13 +20,14 @@ cdef class Settlement:
     cdef FairShare fair
     cdef TenantTable tenants
     cdef KVCache kv
-    cdef int32_t ended_head           # requests to report, linked by `next`
+    cdef int32_t ended_head           # requests to report, linked by `next`; their `charge_bid` is the reason
     cdef int32_t ended_tail
 
     cdef void take_out(self, int32_t row, Reason reason, int64_t now_ns) noexcept nogil
     cdef void drop(self, int32_t row, Reason reason, int64_t now_ns) noexcept nogil
     cdef void end_impossible(self, int32_t slot, int64_t now_ns) except *
     cdef list collect(self)
+    cdef void forget_first(self) noexcept nogil
     cdef void report(self, int32_t row, int64_t computed, int64_t generated, int64_t now_ns) noexcept nogil
     cdef double finish(self, int32_t row, int64_t output, int64_t now_ns) noexcept nogil
     cdef double conclude(self, int32_t row, int64_t prompt, int64_t output, int64_t now_ns) noexcept nogil

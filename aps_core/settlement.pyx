@@ -71,16 +71,21 @@ cdef class Settlement:
     cdef list collect(self):
         """[(handle, reason code), ...] of the requests that ended without a call of their own since the last
         `ended`, in order."""
-        cdef int32_t row = self.ended_head, after
+        cdef int32_t row
         found = []
-        while row != NONE:
-            after = self.table.rows[row].next
+        while self.ended_head != NONE:
+            row = self.ended_head
             found.append((self.table.handle(row), self.table.rows[row].charge_bid))
-            self.table.give(row)
-            row = after
-        self.ended_head = NONE
-        self.ended_tail = NONE
+            self.forget_first()
         return found
+
+    cdef void forget_first(self) noexcept nogil:
+        """The first of those to report has been: its row is free."""
+        cdef int32_t row = self.ended_head
+        self.ended_head = self.table.rows[row].next
+        if self.ended_head == NONE:
+            self.ended_tail = NONE
+        self.table.give(row)
 
     cdef void report(self, int32_t row, int64_t computed, int64_t generated, int64_t now_ns) noexcept nogil:
         cdef Request* request = &self.table.rows[row]

@@ -21,3 +21,4 @@ cdef class Timeline:
     cdef int64_t check(self, double now) except -1
     cdef void play(self, double now, int64_t now_ns) noexcept nogil
     cdef double next_wakeup(self) noexcept nogil
+    cdef int64_t wake_ns(self) noexcept nogil

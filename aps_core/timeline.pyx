@@ -57,12 +57,17 @@ cdef class Timeline:
 
     cdef double next_wakeup(self) noexcept nogil:
         """Seconds, after `play`; infinity when nothing changes by itself."""
+        cdef int64_t wake = self.wake_ns()
+        return self.now if wake <= self.now_ns else to_seconds_up(wake, self.epoch)
+
+    cdef int64_t wake_ns(self) noexcept nogil:
+        """The same in ns: not after now when something is due, INT64_MAX when nothing changes by itself."""
         cdef int64_t wake = min(self.contention.next_affordable_ns(), self.wheel.wake_ns())
         cdef int32_t device
         if self.assembler.rules.micro and self.contention.ready:
             for device in range(self.contention.kv.devices):
                 if self.contention.kv.running(device) == 0:
                     if self.assembler.filled(device):
-                        return self.now
+                        return self.now_ns
                     wake = min(wake, self.assembler.window_end_ns(device))
-        return self.now if wake <= self.now_ns else to_seconds_up(wake, self.epoch)
+        return wake

@@ -18,11 +18,13 @@ COMPILED = [
     ["arguments", "clock", "envelope", "indexed_heap", "request_table", "winner_tree"],
     ["deadlines", "fair_share", "kv_cache", "pairing_heap", "step_time", "tenant_table", "token_buckets"],
     ["gpu", "lanes", "physics"],
+    ["all_wait", "arrivals", "ledger", "stay_log", "time_series"],
     ["aging_heap", "contention"],
     ["admission", "batch_assembler"],
     ["inspection", "settlement"],
     ["timeline"],
     ["scheduler"],
+    ["replay"],
 ]
 # A name stands for the package below it too. Modules of one row may use one another.
 PYTHON = [

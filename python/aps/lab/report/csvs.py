@@ -18,7 +18,8 @@ SECONDS = {"s", "ms", "us", "ns"}
 class Table:
     """Rows under named columns. Column names carry the unit, as in `queue_wait_p99_s`.
 
-    name: of the CSV file, lower case letters, digits and `_`. None and NaN stand for no value.
+    name: of the CSV file, lower case letters, digits and `_`. None and NaN stand for no value. on_page: False for a
+    long one, which the page only names.
     Raises ValueError naming the table for a bad name, a column that stands twice, or a row of another length.
     """
 
@@ -26,6 +27,7 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    on_page: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", tuple(self.columns))

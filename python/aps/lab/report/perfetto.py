@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aps.lab.report.plain import plain
 from aps.lab.report.writer import whole_file
@@ -19,7 +20,7 @@ from aps.lab.run import Run
 
 ALL = 1  # the process of what concerns all devices
 RATES = 12  # tenants whose tokens/s are shown, at most
-HOW = ("finished", "preempted", "cancelled")
+END = {0: "finished", 1: "preempted", -1: "still running"}
 
 
 def write_trace(run: Run, path: str | Path) -> None:
@@ -63,7 +64,7 @@ def _names(run: Run) -> Iterator[dict[str, Any]]:
     for device in range(run.setup.gpus):
         process, first = _place(run, device, 0)
         yield from _name("process", process, process, f"device {device}: {run.setup.profile.name}", device + 1)
-        for slot in range(run.setup.device.slots):
+        for slot in range(run.setup.devices[device].slots):
             yield from _name("thread", process, first + slot, f"slot {slot}", slot)
 
 
@@ -75,7 +76,7 @@ def _name(what: str, process: int, thread: int, name: str, sort: int) -> Iterato
 
 def _place(run: Run, device: int, slot: int) -> tuple[int, int]:
     """Process and thread. All differ: where they are one number, viewers see a main thread."""
-    stride = max(1000, 10 ** len(str(run.setup.device.slots)))
+    stride = max(1000, 10 ** len(str(run.setup.devices[device].slots)))
     return stride * (device + 1), stride * (device + 1) + slot + 1
 
 
@@ -83,11 +84,12 @@ def _slices(run: Run) -> Iterator[dict[str, Any]]:
     stays, workload = run.stays, run.workload
     assert stays is not None
     names = [tenant.name for tenant in workload.tenants]
-    order = np.lexsort((stays.began_ns, stays.slot, stays.device))
-    for at in order.tolist():
+    began, prefilled, ended = (
+        _microseconds(instants, run.ended_at) for instants in (stays.began_at, stays.prefilled_at, stays.ended_at)
+    )
+    prefilled = np.minimum(prefilled, ended)
+    for at in np.lexsort((stays.began_at, stays.slot, stays.device)).tolist():
         request = int(stays.request[at])
-        began, ended = int(stays.began_ns[at]) // 1000, int(stays.ended_ns[at]) // 1000
-        prefilled = ended if stays.prefilled_ns[at] < 0 else int(stays.prefilled_ns[at]) // 1000
         process, thread = _place(run, int(stays.device[at]), int(stays.slot[at]))
         where = {"ph": "X", "pid": process, "tid": thread}
         args = {
@@ -98,19 +100,28 @@ def _slices(run: Run) -> Iterator[dict[str, Any]]:
             "generated_tokens": int(run.generated[request]),
             "queue_wait_s": float(run.started_at[request] - run.submitted_at[request]),
             "preemptions": int(run.preemptions[request]),
-            "ended": HOW[int(stays.how[at])],
+            "end": END[int(stays.end[at])],
         }
-        yield {**where, "name": args["tenant"], "cat": "stay", "ts": began, "dur": ended - began, "args": args}
-        for phase, start, end in (("prefill", began, prefilled), ("decode", prefilled, ended)):
+        times = [int(instants[at]) for instants in (began, prefilled, ended)]
+        yield {**where, "name": args["tenant"], "cat": "stay", **_from(times[0], times[2]), "args": args}
+        for phase, start, end in zip(("prefill", "decode"), times[:2], times[1:], strict=True):
             if end > start:
-                args = {"request": request}
-                yield {**where, "name": phase, "cat": phase, "ts": start, "dur": end - start, "args": args}
+                yield {**where, "name": phase, "cat": phase, **_from(start, end), "args": {"request": request}}
+
+
+def _from(start: int, end: int) -> dict[str, int]:
+    return {"ts": start, "dur": end - start}
+
+
+def _microseconds(instants: NDArray[np.float64], until_s: float) -> NDArray[np.int64]:
+    """What has not happened is taken to be at the end."""
+    return np.floor(np.where(np.isnan(instants), until_s, instants) * 1e6).astype(np.int64)
 
 
 def _counters(run: Run) -> Iterator[dict[str, Any]]:
     """The means of the time series, at the beginning of each bin and 0 at the end."""
     series = run.series
-    starts = [int(edge * 1e6) for edge in series.edges_s.tolist()]
+    starts = _microseconds(series.edges_s, 0.0).tolist()
     for name, bins in (
         ("waiting requests", series.waiting),
         ("running requests", series.running),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 GZIP = b"\x1f\x8b"
-CHUNK = 1 << 16  # lines read at a time: bounds memory
+CHUNK = 1 << 11  # lines read at a time: they stay in the processor's cache
 BROKEN = (EOFError, zlib.error, gzip.BadGzipFile)
 
 

@@ -1,14 +1,19 @@
 """Figures side by side, with what is known of their spread."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from aps.lab.report.html import Plot
 from aps.lab.report.plots import style
+
+Numbers = NDArray[np.float64]
 
 
 class Estimate(NamedTuple):
@@ -28,9 +33,20 @@ class Panel(NamedTuple):
     better: str = ""  # "lower" or "higher"
 
 
-def side_by_side(name: str, title: str, names: Sequence[str], panels: Sequence[Panel], interval: str) -> Plot:
-    """A panel for each figure, a row for each of `names`: the mean as a marker, its interval as a bar."""
-    look = style.looks(names)
+def side_by_side(
+    name: str,
+    title: str,
+    names: Sequence[str],
+    panels: Sequence[Panel],
+    interval: str,
+    kinds: Mapping[str, str] | None = None,
+) -> Plot:
+    """A panel for each figure, a row for each of `names`: the mean as a marker, its interval as a bar.
+
+    kinds: name -> what decides its look; None: each has its own."""
+    kinds = kinds or {key: key for key in names}
+    own = style.looks(list(dict.fromkeys(kinds[key] for key in names)))
+    look = {key: own[kinds[key]] for key in names}
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     with style.settings():
@@ -49,6 +65,30 @@ def side_by_side(name: str, title: str, names: Sequence[str], panels: Sequence[P
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
         return style.finish(figure, name, title, f"{title} Markers are means; bars are {interval}.")
+
+
+def sizes(name: str, title: str, panels: Mapping[str, Mapping[str, Numbers]], what: str) -> Plot:
+    """The share of each size 0, 1, 2, ... as bars: a panel for each key, bars side by side for each key within.
+
+    panels: key -> key -> (sizes,) how many."""
+    names = list(dict.fromkeys(key for counts in panels.values() for key in counts))
+    look = style.looks(names)
+    width = 0.8 / len(names)
+    with style.settings():
+        figure = style.new(title, 2.9)
+        grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False).ravel()
+        for axes, (panel, counts) in zip(grid, panels.items(), strict=True):
+            axes.set_title(panel)
+            for at, (key, number) in enumerate(counts.items()):
+                middles = np.arange(len(number)) + (at - (len(names) - 1) / 2) * width
+                share = number / max(1.0, float(number.sum()))
+                axes.bar(middles, 100 * share, width, color=look[key].colour, linewidth=0)
+            axes.grid(False, axis="x")
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        grid[0].set_ylabel("share of batches, %")
+        grid[len(grid) // 2].set_xlabel(what)
+        style.legend_above(figure, [Patch(color=look[key].colour, label=style.short(key)) for key in names])
+        return style.finish(figure, name, title)
 
 
 class Point(NamedTuple):
@@ -75,11 +115,10 @@ def plane(name: str, title: str, points: Sequence[Point], x_label: str, y_label:
                 axes.plot([point.x.low, point.x.high], [y, y], color=own.colour, linewidth=1.2)
             if point.y.low is not None and point.y.high is not None:
                 axes.plot([x, x], [_shown(point.y.low), _shown(point.y.high)], color=own.colour, linewidth=1.2)
-            axes.plot([x], [y], color=own.colour, marker=own.marker, markersize=8)
+            axes.plot([x], [y], own.marker, color=own.colour, markersize=9, fillstyle="none", markeredgewidth=2)
         if not known:
             style.nothing(axes, "nothing to compare")
-        axes.margins(x=0.12)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        _linear(axes, [value for point in known for value in point.x if value is not None], 6)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         style.legend_above(figure, [style.mark(key, own) for key, own in look.items()])
@@ -146,10 +185,15 @@ def _scale(axes: Axes, panel: Panel) -> None:
         ends = [_shown(value) for value in known] or [1e-3, 1.0]
         style.log_time(axes, "x", min(ends) / 1.6, max(ends) * 1.6, most=5)
     else:
-        low, high = min(known, default=0.0), max(known, default=1.0)
-        pad = max(0.1 * (high - low), 0.05 * abs(high + low) / 2, 1e-9)
-        axes.set_xlim(low - pad, high + pad)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        _linear(axes, known, 4)
+
+
+def _linear(axes: Axes, values: Sequence[float], ticks: int) -> None:
+    """An axis at least 10 % of its values wide, so that what hardly differs looks so."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    pad = max(0.1 * (high - low), 0.05 * abs(high + low) / 2, 1e-9)
+    axes.set_xlim(low - pad, high + pad)
+    axes.xaxis.set_major_locator(MaxNLocator(ticks))
 
 
 def _estimate(axes: Axes, at: int, estimate: Estimate, look: style.Look, time: bool) -> None:

@@ -30,6 +30,12 @@ COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 NARROWEST = 4.0  # a logarithmic axis spans this factor at least
+# Candidates for ticks of durations, the finest first: steps in a decade below a minute, and seconds from there on.
+TICKS = (
+    ((1, 1.5, 2, 3, 4, 5, 7), (60, 90, 120, 180, 240, 300, 420, 600, 900, 1200, 1800, 2700, 3600, 5400, 7200, 10800)),
+    ((1, 2, 5), (60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 36000, 86400)),
+    ((1,), (60, 600, 3600, 36000, 360000, 3600000)),
+)
 OWN = "aps"
 MOST = len(COLOURS)  # things told apart in one plot
 
@@ -158,14 +164,11 @@ def log_time(axes: Axes, which: str, low: float, high: float, most: int = 8) -> 
 
 
 def time_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round durations between the two: decades, with 3 between them when few, and minutes and hours above 100 s."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    fine = [step * 10.0**decade for decade in decades for step in (1, 2, 5) if step * 10.0**decade <= 60]
-    coarse = [10.0**decade for decade in decades if 10.0**decade <= 10]
-    fine += [120, 300, 600, 1200, 1800, 3600, 7200, 14400, 36000, 86400]
-    coarse += [60, 600, 3600, 36000, 360000, 3600000]
-    for ticks in (fine, coarse):
-        inside = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+    """Round durations between the two: as fine as `most` allows; whole minutes and hours above a minute."""
+    decades = range(math.floor(math.log10(low)), 2)
+    for steps, longer in TICKS:
+        short = [step * 10.0**decade for decade in decades for step in steps if step * 10.0**decade < 60]
+        inside = [tick for tick in (*short, *longer) if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
         if len(inside) <= most:
             return inside
     return inside[:: math.ceil(len(inside) / most)]

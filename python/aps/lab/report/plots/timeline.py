@@ -56,49 +56,55 @@ def levels(name: str, title: str, edges_s: Numbers, quantities: Sequence[Level])
         return style.finish(figure, name, title, f"{title} Lines are time-weighted means, bands least to most.")
 
 
-def rates(name: str, title: str, edges_s: Numbers, served: Mapping[str, Mapping[str, Numbers]], what: str) -> Plot:
-    """Tokens per second of every tenant over time: a panel for each key (a policy; or one alone), a line a tenant.
+def rates(
+    name: str, title: str, panels: Mapping[str, tuple[Numbers, Mapping[str, NDArray[np.generic]]]], what: str
+) -> Plot:
+    """Tokens per second over time, the tenants on top of each other: a panel for each key (a policy), one time axis.
 
-    edges_s: (b + 1,) seconds; served: panel -> tenant -> (b,) tokens in each bin. At most 7 tenants."""
-    names = list(dict.fromkeys(tenant for tenants in served.values() for tenant in tenants))
+    panels: key -> (b + 1,) edges in seconds, and for each tenant (b,) tokens of the bins. At most 7 tenants."""
+    names = list(dict.fromkeys(tenant for _, tenants in panels.values() for tenant in tenants))
     look = style.looks(names)
     with style.settings():
-        figure = style.new(title, 1.0 + (2.2 if len(served) == 1 else 1.3 * len(served)))
-        grid = figure.subplots(len(served), 1, sharex=True, sharey=True, squeeze=False).ravel()
-        unit = style.time_axis(grid[-1], float(edges_s[-1] - edges_s[0]) if len(edges_s) > 1 else 0.0)
-        for axes, (panel, tenants) in zip(grid, served.items(), strict=True):
-            if len(served) > 1:
+        figure = style.new(title, 1.0 + (2.2 if len(panels) == 1 else 1.3 * len(panels)))
+        grid = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False).ravel()
+        longest_s = max(float(edges[-1]) for edges, _ in panels.values())
+        unit = style.time_axis(grid[-1], longest_s)
+        most = 1e-9
+        for axes, (panel, (edges_s, tenants)) in zip(grid, panels.items(), strict=True):
+            if len(panels) > 1:
                 axes.set_title(panel)
+            below: Numbers | float = 0.0
             for tenant, tokens in tenants.items():
                 edges, rate = merged_rates(edges_s, np.asarray(tokens, dtype=np.float64), RATE_BINS)
-                own = look[tenant]
-                axes.stairs(rate, edges / unit, baseline=None, color=own.colour, linestyle=own.line, linewidth=1.5)
-        grid[0].set_xlim(edges_s[0] / unit, max(float(edges_s[-1]), 1e-9) / unit)
-        grid[0].set_ylim(0, max(1e-9, *(axes.dataLim.y1 for axes in grid)) * 1.05)
-        grid[len(grid) // 2].set_ylabel(what)
-        style.legend_above(figure, [style.line(tenant, look[tenant]) for tenant in names])
-        return style.finish(figure, name, title)
+                top = below + rate
+                axes.stairs(top, edges / unit, baseline=below, fill=True, color=look[tenant].colour, linewidth=0)
+                axes.stairs(top, edges / unit, baseline=None, color="white", linewidth=0.6)
+                below, most = top, max([most, *top.tolist()])
+        grid[0].set_xlim(0, max(longest_s, 1e-9) / unit)
+        grid[0].set_ylim(0, 1.05 * most)
+        figure.supylabel(what, fontsize=9.5)
+        style.legend_above(figure, [Patch(color=look[tenant].colour, label=style.short(tenant)) for tenant in names])
+        return style.finish(figure, name, title, f"{title} The first tenant is the lowest layer.")
 
 
 def index_in_windows(
-    name: str, title: str, middles_s: Numbers, indices: Mapping[str, Numbers], what: str, least: float
+    name: str, title: str, middles_s: Numbers, indices: Mapping[str, Numbers], what: str, until_s: float
 ) -> Plot:
-    """An index of 0..1 in windows of time (NaN: undefined), a marker a window; least: the lowest it can be."""
+    """An index of 0..1 in windows of time (NaN: undefined), a marker a window."""
     look = style.looks(list(indices))
     with style.settings():
         figure = style.new(title, 2.9)
         axes = figure.subplots()
-        unit = style.time_axis(axes, float(middles_s[-1]) if len(middles_s) else 0.0)
+        unit = style.time_axis(axes, until_s)
         for key, values in indices.items():
-            own = look[key]
-            axes.plot(middles_s / unit, values, color=own.colour, linestyle=own.line, marker=own.marker, markersize=4)
-        axes.axhline(least, color=style.GREY, linewidth=1, linestyle="--")
-        axes.text(0.995, least, "one tenant gets all ", transform=axes.get_yaxis_transform(), ha="right", va="bottom")
-        axes.set_xlim(left=0)
+            axes.plot(middles_s / unit, values, look[key].marker, color=look[key].colour, markersize=5, alpha=0.85)
+        axes.set_xlim(0, max(until_s, 1e-9) / unit)
         axes.set_ylim(0, 1.05)
         axes.set_ylabel(what)
-        style.legend_above(figure, [style.line(key, look[key], marker=True) for key in indices])
-        return style.finish(figure, name, title)
+        style.legend_above(figure, [style.mark(key, look[key]) for key in indices])
+        return style.finish(
+            figure, name, title, f"{title} 1: equal. Windows in which fewer than two wait are left out."
+        )
 
 
 def merged_levels(edges: Numbers, bins: Numbers, most: int) -> tuple[Numbers, Numbers, Numbers, Numbers]:

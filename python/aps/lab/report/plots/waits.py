@@ -13,7 +13,7 @@ from aps.lab.report.plots import style
 
 POINTS = 400  # of a curve
 SHORTEST_S = 1e-3  # shorter durations are drawn as this
-PANELS = 4
+WIDTHS = (4.5, 1.4)  # of the first and the last curve, points
 
 
 def tails(
@@ -34,8 +34,9 @@ def tails(
         for at, (panel, curves) in enumerate(values.items()):
             axes = grid[at]
             axes.set_title(panel)
-            for curve, sample in curves.items():
-                _curve(axes, sample, curve, look[curve])
+            # Curves that are the same stay visible: the first are the widest.
+            for (curve, sample), width in zip(curves.items(), np.linspace(*WIDTHS, len(curves)), strict=True):
+                _curve(axes, sample, curve, look[curve], float(width) if len(curves) > 1 else WIDTHS[1])
             if slo_s:
                 axes.axvline(slo_s, color=style.GREY, linewidth=1)
                 axes.text(slo_s, 1.0, " SLO", color=style.GREY, va="top")
@@ -96,7 +97,7 @@ def percentiles(
         return style.finish(figure, name, title, f"{title} Each line runs from the median to the 99th percentile.")
 
 
-def _curve(axes: Axes, sample: NDArray[np.float64], name: str, look: style.Look) -> None:
+def _curve(axes: Axes, sample: NDArray[np.float64], name: str, look: style.Look, width: float) -> None:
     n = len(sample)
     if not n:
         axes.plot([], [], color=look.colour, linestyle=look.line, label=name)
@@ -107,6 +108,7 @@ def _curve(axes: Axes, sample: NDArray[np.float64], name: str, look: style.Look)
         np.concatenate([[SHORTEST_S / 10], x, x[-1:]]),
         np.concatenate([[1.0], left / n, [1e-9]]),
         drawstyle="steps-pre",
+        linewidth=width,
         color=look.colour,
         linestyle=look.line,
         label=name,
