@@ -1,9 +1,9 @@
 """Workloads by name or path: scenarios, the trace that ships with the package, and any trace file."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from importlib.resources import as_file, files
-from pathlib import Path
 
 from aps.data import AZURE_CODE_2023
 from aps.lab.scenarios import SCENARIOS
@@ -39,7 +39,7 @@ def open_workload(
     if name_or_path == AZURE_CODE:
         with as_file(files("aps.data") / AZURE_CODE_2023) as path:
             return replace(read(path, options), name=AZURE_CODE)
-    if not Path(name_or_path).exists():
+    if not os.path.exists(name_or_path):
         known = ", ".join([*SCENARIOS, *SHIPPED])
         raise ValueError(f"no workload {name_or_path!r}; expected one of {known}, or the path of a trace: {FORMATS}")
     return read(name_or_path, options)
