@@ -46,7 +46,7 @@ def open_workload(
 
 
 def describe(name: str | None = None) -> str:
-    """A line for every workload there is; with a name, that workload and its parameters. ValueError: unknown name."""
+    """A line for every workload there is; with a name or path, that workload's parameters. ValueError: unknown."""
     if name is None:
         says = {**{scenario.name: scenario.says for scenario in SCENARIOS.values()}, **SHIPPED, "PATH": PATH}
         return _listed(says)
@@ -55,7 +55,7 @@ def describe(name: str | None = None) -> str:
         return f"{name}: {scenario.says}\n" + _listed(
             {f"{one.name}={one.shown}": f"{one.says} ({one.kind.allowed})" for one in scenario.parameters}
         )
-    if name in SHIPPED or name == "PATH":
+    if name in SHIPPED or name == "PATH" or os.path.exists(name):
         return f"{name}: {SHIPPED.get(name, PATH)}\n" + _listed(described())
     raise ValueError(f"no workload {name!r}; expected one of {', '.join([*SCENARIOS, *SHIPPED, 'PATH'])}")
 
