@@ -5,11 +5,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from aps.cli import compare, demo, profiles, serve, simulate, stress
+from aps.cli import compare, demo, profiles, serve, simulate, stress, sweep
 from aps.cli.common import UsageError
 from aps.service.version import VERSION
 
-VERBS = (serve, stress, demo, profiles, simulate, compare)
+VERBS = (serve, stress, demo, profiles, simulate, compare, sweep)
 
 EXIT_CODES = """exit codes:
   0  done
