@@ -67,7 +67,7 @@ def sweep(
     here. The result does not depend on it. on_progress gets the part done, 0..1.
 
     Plain data: "workload", "setup", "policy", "seeds", "vip", "quiet", "heavy": names; "horizons_s", "windows":
-    ascending; "cells": [{"aging_horizon_s", "fairness_window", "vip_queue_wait_p99_s", ...}], for each horizon every window;
+    ascending; "cells": [{"aging_horizon_s", "fairness_window", ...}], for each horizon every window;
     "given", "suggested": index into cells ("given": None when it is not one); "suggestion", "rule": words.
     Infinity is "inf"; None: undefined. ValueError names what is wrong and what is allowed.
     """

@@ -17,6 +17,9 @@ from aps.lab.report.html import Plot
 from aps.lab.report.plots import style
 
 SPAN = 10.0  # from the lightest colour to the darkest, at least: what hardly differs looks so
+Line = tuple[float, tuple[float, ...]]
+SOLID: Line = (0, ())
+DASHED: Line = (0, (4, 2))
 Cell = tuple[int, int]  # row (aging horizon), column (fairness window)
 
 
@@ -48,22 +51,22 @@ def heat_maps(
             axes.set_xticks(np.arange(len(windows)) + 0.5, [labels.window(d) for d in windows], rotation=0)
             axes.set_yticks(np.arange(len(horizons_s)) + 0.5, [labels.horizon(h) for h in horizons_s])
             axes.set_title(quantity.title)
-            for cell, line, width in ((default, "--", 2.0), (suggested, "-", 2.8)):
+            for cell, line, width in ((default, DASHED, 2.0), (suggested, SOLID, 2.8)):
                 if cell is not None:
                     _frame(axes, cell, line, width)
         for axes in grid[-columns:]:
             axes.set_xlabel("fairness window D, cost units (k: 1,024)")
         for axes in grid[::columns]:
             axes.set_ylabel("aging horizon H")
-        entries = [(default, (0, (4, 2)), 2.0, "the policy given"), (suggested, (0, ()), 2.8, "suggested")]
-        style.legend_above(
-            figure,
-            [
-                Line2D([], [], color=style.VERMILLION, linestyle=line, linewidth=width, label=label)
-                for cell, line, width, label in entries
-                if cell is not None
-            ],
-        )
+        marks = [(default, DASHED, 2.0, "the policy given"), (suggested, SOLID, 2.8, "suggested")]
+        if default == suggested:
+            marks = [(suggested, SOLID, 2.8, "suggested: the policy given")]
+        entries = [
+            Line2D([], [], color=style.VERMILLION, linestyle=line, linewidth=width, label=label)
+            for cell, line, width, label in marks
+            if cell is not None
+        ]
+        style.legend_above(figure, entries)
         return style.finish(figure, name, title, f"{title} Darker is longer; the colours are logarithmic.")
 
 
@@ -91,7 +94,7 @@ def _heat(figure: Figure, axes: Axes, quantity: Map) -> None:
         )
 
 
-def _frame(axes: Axes, cell: Cell, line: str, width: float) -> None:
+def _frame(axes: Axes, cell: Cell, line: Line, width: float) -> None:
     row, column = cell
     axes.add_patch(
         Rectangle(
