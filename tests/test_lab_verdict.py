@@ -72,9 +72,22 @@ def test_without_a_ratio_the_difference_is_told_in_its_unit() -> None:
 
 
 def test_an_slo_is_judged_only_when_there_is_one() -> None:
-    runs = [tree({"vip": 1.0}), tree({"vip": 1.0})]
-    assert "SLO" not in said(runs, runs)[1]
-    assert "vip requests within the SLO" in said(runs, runs, slo=1.0)[1]
+    base, other = [tree({"vip": 1.0}), tree({"vip": 1.0})], [tree({"vip": 0.5}), tree({"vip": 0.5})]
+    assert "SLO" not in said(base, other)[1]
+    assert "equal: vip p99 TTFT, vip requests within the SLO, longest" in said(base, other, slo=1.0)[1]
+
+
+def test_what_is_equal_everywhere_is_said_in_one_sentence() -> None:
+    runs = [tree({"vip": 1.0}), tree({"vip": 2.0})]
+    assert said(runs, runs)[1] == "aps is equal to fifo in each of the 4 figures looked at."
+
+
+def test_ttft_is_told_where_it_differs_from_the_queue_wait() -> None:
+    base, other = [tree({"vip": 1.0})], [tree({"vip": 0.5})]
+    other[0]["tenants"]["vip"]["ttft_s"]["p99"] = 0.5
+    assert "TTFT" not in said(base, other)[1]
+    other[0]["tenants"]["vip"]["ttft_s"]["p99"] = 2.0
+    assert "beats fifo on vip p99 queue wait by 50 %; is behind fifo on vip p99 TTFT by 100.0 %" in said(base, other)[1]
 
 
 def test_many_tenants_are_counted() -> None:

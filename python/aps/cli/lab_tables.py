@@ -1,6 +1,6 @@
 """Results of the laboratory for people: tables that fit 100 columns. All times are virtual seconds."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import floor, log10
 from typing import Any
 
@@ -13,6 +13,7 @@ WIDTH = 100  # where stdout is no terminal
 NOTHING = "-"
 MOST_TENANTS = 6  # with tables of their own in a comparison
 MOST_ROWS = 24
+MOST_NAME = 20  # characters of a tenant's or policy's name on one line
 TIMES = (("queue wait", "queue_wait_s", 1), ("TTFT", "ttft_s", 1), ("TPOT, ms", "tpot_s", 1000), ("E2E", "e2e_s", 1))
 
 Tree = Mapping[str, Any]
@@ -23,38 +24,29 @@ def print_run(data: Tree) -> None:
     out = _console()
     figures = data["figures"]
     whole, fairness = figures["whole"], figures["fairness"]
+    judged = _judged(data)
     _head(out, data)
     _say(out, f"Policy {data['policy']['name']}: {data['policy']['says']}")
-    groups = {**figures["tenants"], "all": whole}
-    shown = dict(list(figures["tenants"].items())[: MOST_ROWS - 1]) | {"all": whole}
+    shown = {**dict(list(figures["tenants"].items())[: MOST_ROWS - 1]), "all": whole}
     _say(out, "\n[bold]Times[/bold], p50/p95/p99 in virtual seconds", markup=True)
-    out.print(_times("", shown))
+    out.print(_times("", shown, judged))
     _say(out, "[bold]Work[/bold]", markup=True)
-    columns = (
-        "",
-        "sent",
-        "finished",
-        "refused",
-        "waiting",
-        "SLO met",
-        "output/s",
-        "tokens/s",
-        "$/M tokens",
-        "starved, s",
-    )
+    columns = ("", "sent", "done", "refused", "waiting", "output/s", "tokens/s", "$/M tokens", "starved, s")
     out.print(_table(columns, (_work(name, group) for name, group in shown.items())))
-    if len(shown) < len(groups):
-        _say(out, f"{len(groups) - len(shown)} more tenants in --json and --out.\n")
-    _say(out, "[bold]By load[/bold]: how full the system was when they came", markup=True)
-    out.print(_times("", {level["level"]: level for level in figures["by_load"]}))
+    if len(shown) <= len(figures["tenants"]):
+        _say(out, f"{len(figures['tenants']) + 1 - len(shown)} more tenants in --json and --out.\n")
+    _say(out, "[bold]By load[/bold]: requests there (waiting or running) when they came, over slots", markup=True)
+    levels = zip(("low: < 0.5", "medium: < 0.9", "high: >= 0.9"), figures["by_load"], strict=True)
+    out.print(_times("", {f"{name} ({level['sent']:,})": level for name, level in levels}, judged))
     _say(out, "[bold]All together[/bold]", markup=True)
-    out.print(_table(("", ""), _whole(whole, fairness, data["setup"])))
+    out.print(_table(("", ""), _whole(whole, fairness, judged)))
     _say(out, _lower_bounds(whole))
     found = data["simulated"]
     _say(
         out,
-        f"Simulated {_span(found['virtual_s'])} of virtual time, {found['steps']:,} steps, in {found['wall_s']:.2f} s of "
-        f"wall time: {found['virtual_s_per_s']:,.0f} virtual seconds and {found['steps_per_s']:,.0f} steps a second.",
+        f"Simulated {_span(found['virtual_s'])} of virtual time, {found['steps']:,} steps, in {found['wall_s']:.2f} s "
+        f"of wall time: {_three(found['virtual_s_per_s'])} virtual seconds and {_three(found['steps_per_s'])} steps "
+        "a second. What each figure is: docs/laboratory.md.",
     )
 
 
@@ -65,25 +57,23 @@ def print_comparison(data: Tree) -> None:
     seeds = len(data["seeds"])
     for policy in data["policies"]:
         _say(out, f"  {policy['name']}: {policy['says']}")
-    means = "means over the seeds" if seeds > 1 else "one seed"
+    means = f"means over {seeds} seeds" if seeds > 1 else "one run each"
     figures = data["figures"]
     names = list(next(iter(figures.values()))["tenants"])
     for name in names[:MOST_TENANTS]:
         _say(out, f"\n[bold]{escape(name)}[/bold]: p50/p95/p99 in virtual seconds, {means}", markup=True)
-        out.print(_times("policy", {policy: _means(tree["tenants"][name]) for policy, tree in figures.items()}))
+        rows = {policy: _means(tree["tenants"][name]) for policy, tree in figures.items()}
+        out.print(_times("policy", rows, _judged(data)))
     if len(names) > MOST_TENANTS:
         _say(out, f"{len(names) - MOST_TENANTS} more tenants in --json and --out.")
-    _say(
-        out, f"\n[bold]All together[/bold], {means}{'; ± half of the 95 % interval' if seeds > 1 else ''}", markup=True
-    )
-    out.print(_table(_COMPARED, (_compared(name, data) for name in figures)))
-    _say(out, "[bold]Fairness[/bold]: Jain raw | by weights", markup=True)
-    columns = ("policy", "all wait, s", "while all wait", "windows", "mean in windows", "worst", "widest gap of bound")
-    out.print(_table(columns, (_fair(name, tree["fairness"]) for name, tree in figures.items())))
-    _say(out, "[bold]Verdict[/bold]", markup=True)
-    for sentence in data["verdict"]:
-        _say(out, f"* {sentence}")
-    _say(out, f"\nWhat each figure is: docs/laboratory.md. {data['wall_s']:.1f} s of wall time.")
+    interval = "; ± half of the 95 % interval" if seeds > 1 else ""
+    _say(out, f"\n[bold]All together[/bold], {means}{interval}", markup=True)
+    for columns in (_YIELD, _LOSSES):
+        headings = ("policy", *(heading for heading, _, _ in columns))
+        out.print(_table(headings, (_row(name, columns, data) for name in figures)))
+    _say(out, "[bold]Fairness[/bold]: Jain's index while all wait; by weights in windows", markup=True)
+    out.print(_table(_FAIR, (_fair(name, tree["fairness"]) for name, tree in figures.items())))
+    _verdict(out, data)
 
 
 def print_batching(data: Tree) -> None:
@@ -122,13 +112,21 @@ def print_batching(data: Tree) -> None:
                 )
             )
     out.print(_table(columns, rows))
-    _say(out, "[bold]Verdict[/bold]", markup=True)
-    for sentence in data["verdict"]:
-        _say(out, f"* {sentence}")
-    _say(out, f"\nWhat each figure is: docs/laboratory.md. {data['wall_s']:.1f} s of wall time.")
+    _verdict(out, data)
 
 
 # Parts
+
+
+def _verdict(out: Console, data: Tree) -> None:
+    _say(out, "[bold]Verdict[/bold]", markup=True)
+    for sentence in data["verdict"]:
+        _say(out, f"* {sentence}")
+    _say(out, f"\nAll times are virtual; this took {data['wall_s']:.1f} s. What each figure is: docs/laboratory.md.")
+
+
+def _judged(data: Tree) -> bool:
+    return any(bound is not None for bound in data["slo"].values())
 
 
 def _head(out: Console, data: Tree) -> None:
@@ -136,6 +134,10 @@ def _head(out: Console, data: Tree) -> None:
     out.print(f"[bold]{escape(workload['name'])}[/bold]: {workload['requests']:,} requests", highlight=False)
     if workload["description"]:
         _say(out, workload["description"])
+    stats = workload["stats"]
+    means = (f"mean {kind[:6]} {stats[f'{kind}']['mean']:,.0f} tokens" for kind in ("prompt_tokens", "output_tokens"))
+    given = "" if stats["rate_per_s"] is None else f"{_three(stats['rate_per_s'])} requests/s; "
+    _say(out, f"{given}{', '.join(means)}.")
     for note in workload["notes"]:
         _say(out, f"Note: {note}.")
     budget = "whole prompts" if setup["token_budget"] is None else f"{setup['token_budget']} tokens a step"
@@ -146,18 +148,17 @@ def _head(out: Console, data: Tree) -> None:
     )
 
 
-def _times(what: str, groups: Mapping[str, Tree]) -> Table:
-    return _table(
-        (what, *(name for name, _, _ in TIMES), "SLO met"),
+def _times(what: str, groups: Mapping[str, Tree], judged: bool) -> Table:
+    columns = (what, *(name for name, _, _ in TIMES), *(("SLO met",) if judged else ()))
+    rows = (
         (
-            (
-                name,
-                *(_triple(group[key], scale) for _, key, scale in TIMES),
-                _number(group["slo_share"], ".1%"),
-            )
-            for name, group in groups.items()
-        ),
+            name,
+            *(_triple(group[key], scale) for _, key, scale in TIMES),
+            *((_number(group["slo_share"], ".1%"),) if judged else ()),
+        )
+        for name, group in groups.items()
     )
+    return _table(columns, rows)
 
 
 def _work(name: str, group: Tree) -> tuple[str, ...]:
@@ -167,7 +168,6 @@ def _work(name: str, group: Tree) -> tuple[str, ...]:
         f"{group['finished']:,}",
         f"{sum(group['refused'].values()):,}",
         f"{group['still_waiting']:,}",
-        _number(group["slo_share"], ".1%"),
         _number(group["output_tokens_per_s"], ",.1f"),
         _number(group["tokens_per_s"], ",.0f"),
         _number(group["dollars_per_million_tokens"], ".3f"),
@@ -175,79 +175,68 @@ def _work(name: str, group: Tree) -> tuple[str, ...]:
     )
 
 
-def _whole(whole: Tree, fairness: Tree, setup: Tree) -> Iterable[tuple[str, str]]:
+def _whole(whole: Tree, fairness: Tree, judged: bool) -> Iterator[tuple[str, str]]:
     yield "makespan", _span(whole["makespan_s"])
-    yield (
-        "busy; occupancy; MFU; KV in use",
-        "; ".join(_number(whole[x], ".1%") for x in ("busy", "occupancy", "mfu", "kv_use")),
-    )
+    used = ("busy", "occupancy", "mfu", "kv_use")
+    yield "busy; occupancy; MFU; KV in use", "; ".join(_number(whole[name], ".1%") for name in used)
     for reason, number in whole["refused"].items():
         yield f"refused: {reason}", f"{number:,}"
-    yield (
-        "goodput, requests/s; tokens/s",
-        f"{_number(whole['goodput_per_s'], '.3f')}; {_number(whole['goodput_tokens_per_s'], ',.0f')}",
-    )
+    if judged:
+        goodput = _number(whole["goodput_per_s"], ".3f"), _number(whole["goodput_tokens_per_s"], ",.0f")
+        yield "goodput: requests/s; tokens/s", "; ".join(goodput)
     yield "dollars; a million tokens", f"{whole['dollars']:.4f}; {_number(whole['dollars_per_million_tokens'], '.3f')}"
-    yield (
-        "preemptions; tokens recomputed; swapped",
-        f"{whole['preemptions']:,}; {whole['recomputed_tokens']:,}; {whole['swapped_tokens']:,}",
-    )
+    lost = (f"{whole[name]:,}" for name in ("preemptions", "recomputed_tokens", "swapped_tokens"))
+    yield "preemptions; tokens recomputed; swapped", "; ".join(lost)
     yield "slot time idle behind what does not fit", _number(whole["idle_slot_share"], ".2%")
     bound = "no bound" if fairness["gap_bound"] is None else f"{fairness['gap_bound']:,.0f}"
     yield "widest service gap; its bound, cost units", f"{fairness['widest_gap']:,.0f}; {bound}"
-    yield (
-        f"Jain while all wait ({_three(fairness['all_wait_s'])} s): raw; by weights",
-        f"{_number(fairness['jain_all_wait'], '.3f')}; {_number(fairness['weighted_jain_all_wait'], '.3f')}",
-    )
+    index = (_number(fairness[name], ".3f") for name in ("jain_all_wait", "weighted_jain_all_wait"))
+    yield f"Jain while all wait ({_three(fairness['all_wait_s'])} s): raw; by weights", "; ".join(index)
     windows = fairness["windows"]
     if windows["number"]:
         fair = windows["weighted_jain"]
         yield (
-            f"Jain by weights in {windows['number']} windows of {_three(windows['window_s'])} s: mean; 5 %; worst",
+            f"Jain by weights, {windows['number']} windows of {_three(windows['window_s'])} s: mean; 5 %; worst",
             "; ".join(f"{fair[name]:.3f}" for name in ("mean", "p5", "worst")),
         )
 
 
-_COMPARED = (
-    "policy",
-    "tokens/s",
-    "lost to FIFO",
-    "$/M tokens",
-    "occupancy",
-    "idle slots",
-    "recomputed",
-    "starved, s",
-    "goodput/s",
+_Columns = tuple[tuple[str, str, Callable[[float], str]], ...]  # heading, figure of the whole, how it is shown
+_YIELD: _Columns = (
+    ("tokens/s", "tokens_per_s", lambda x: f"{x:,.0f}"),
+    ("lost to FIFO", "throughput_lost", lambda x: f"{x:.1%}"),
+    ("goodput/s", "goodput_per_s", lambda x: f"{x:.2f}"),
+    ("$/M tokens", "dollars_per_million_tokens", lambda x: f"{x:.3f}"),
+    ("occupancy", "occupancy", lambda x: f"{x:.1%}"),
+    ("busy", "busy", lambda x: f"{x:.1%}"),
 )
+_LOSSES: _Columns = (
+    ("slots idle behind a head", "idle_slot_share", lambda x: f"{x:.2%}"),
+    ("preemptions", "preemptions", lambda x: f"{x:,.0f}"),
+    ("tokens recomputed", "recomputed_tokens", lambda x: f"{x:,.0f}"),
+    ("longest starvation, s", "starvation_s", lambda x: _three(x)),
+)
+_FAIR = ("policy", "all wait, s", "raw", "by weights", "windows", "mean", "worst", "widest gap of bound")
 
 
-def _compared(name: str, data: Tree) -> tuple[str, ...]:
-    whole = data["figures"][name]["whole"]
+def _row(name: str, columns: _Columns, data: Tree) -> tuple[str, ...]:
     lost = data["throughput_lost"]
-    return (
-        name,
-        _mean(whole["tokens_per_s"], lambda x: f"{x:,.0f}"),
-        NOTHING if lost is None else _mean(lost[name], lambda x: f"{x:.1%}"),
-        _mean(whole["dollars_per_million_tokens"], lambda x: f"{x:.3f}"),
-        _mean(whole["occupancy"], lambda x: f"{x:.1%}"),
-        _mean(whole["idle_slot_share"], lambda x: f"{x:.2%}"),
-        _mean(whole["recomputed_tokens"], lambda x: f"{x:,.0f}"),
-        _mean(whole["starvation_s"], _three),
-        _mean(whole["goodput_per_s"], lambda x: f"{x:.2f}"),
-    )
+    whole = {**data["figures"][name]["whole"], "throughput_lost": None if lost is None else lost[name]}
+    return name, *(_mean(whole[key], show) for _, key, show in columns)
 
 
 def _fair(name: str, tree: Tree) -> tuple[str, ...]:
     fairness = _means(tree)
     windows = fairness["windows"]
-    raw, fair = (windows[key] or {} for key in ("jain", "weighted_jain"))
+    inside = windows["weighted_jain"] or {}
     return (
         name,
         _three(fairness["all_wait_s"]),
-        _pair(fairness["jain_all_wait"], fairness["weighted_jain_all_wait"]),
+        _number(fairness["jain_all_wait"], ".3f"),
+        _number(fairness["weighted_jain_all_wait"], ".3f"),
         f"{windows['number']:.0f} of {_three(windows['window_s'])} s",
-        _pair(raw.get("mean"), fair.get("mean")),
-        _pair(raw.get("worst"), fair.get("worst")),
+        _number(inside.get("mean"), ".3f"),
+        _number(inside.get("worst"), ".3f"),
         "no bound" if fairness["gap_part"] is None else f"{fairness['gap_part']:.0%}",
     )
 
@@ -257,8 +246,8 @@ def _lower_bounds(whole: Tree) -> str:
     if not still:
         return "Everything had ended when the run stopped."
     return (
-        f"{still:,} requests were still there when the run stopped ({whole['still_waiting']:,} waiting); they count with "
-        "their time so far, so the percentiles are lower bounds."
+        f"{still:,} requests were still there when the run stopped ({whole['still_waiting']:,} waiting); they count "
+        "with their time so far, so the percentiles are lower bounds."
     )
 
 
@@ -295,10 +284,6 @@ def _mean(found: Tree | None, show: Callable[[float], str]) -> str:
     return f"{show(found['mean'])} ±{show((interval[1] - interval[0]) / 2)}"
 
 
-def _pair(raw: float | None, fair: float | None) -> str:
-    return f"{_number(raw, '.3f')} | {_number(fair, '.3f')}"
-
-
 def _number(value: float | None, form: str) -> str:
     return NOTHING if value is None else format(value, form)
 
@@ -325,8 +310,11 @@ def _say(out: Console, text: str, markup: bool = False) -> None:
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=any(columns))
-    for at, name in enumerate(columns):
-        table.add_column(name, justify="right" if at else "left", overflow="fold")
+    rows = list(rows)
+    named = min(MOST_NAME, max((len(row[0]) for row in rows), default=0))
+    for at, heading in enumerate(columns):
+        width = named if at == 0 and len(columns) > 2 else None
+        table.add_column(heading, justify="right" if at else "left", overflow="fold", min_width=width, max_width=width)
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     table.add_row()

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aps.lab import describe, fairness
-from aps.lab.figures import Slo, figures
+from aps.lab.figures import Slo, figures, window_length
 from aps.lab.policies import NamedPolicy
 from aps.lab.run import Run, Series, Setup, simulate
 from aps.lab.seeds import differences, interval, over_seeds
@@ -52,7 +52,7 @@ def compare(
     _check(workloads, policies, baseline)
     slo = slo or Slo()
     results = _simulate_all(workloads, policies, setup, slo, jobs, on_progress)
-    window_s = max(float(result.series.edges_s[-1]) for row in results for result in row) / fairness.WINDOWS
+    window_s = max(result.window_s for row in results for result in row)  # one length for all
     for row in results:
         for workload, result in zip(workloads, row, strict=True):
             result.figures["fairness"]["windows"] = fairness.summary(
@@ -82,6 +82,7 @@ def compare(
 class _Result(NamedTuple):
     figures: dict[str, Any]
     series: Series
+    window_s: float
     run: Run | None  # of the first workload only: n requests each
 
 
@@ -110,7 +111,7 @@ def _simulate_all(
         run = simulate(seen, named.policy, setup, on_progress=advance)
         found = figures(run, slo, weights=_weights(workload))
         advance(1.0)
-        return _Result(found, run.series, run if seed == 0 else None)
+        return _Result(found, run.series, window_length(run), run if seed == 0 else None)
 
     pairs = [(which, seed) for seed in range(len(workloads)) for which in range(len(policies))]
     if jobs == 1 or len(pairs) == 1 or len(policies) * sum(map(len, workloads)) < WORTH_THREADS:

@@ -80,7 +80,8 @@ DEFINITIONS = {
     "weighted_jain_all_wait": "the same with x divided by the tenant's weight: 1 is as the weights say",
     "windows": "the run in windows of one length; counted are those throughout which two or more tenants have requests "
     "waiting",
-    "window_s": "length of a window, virtual seconds",
+    "window_s": "length of a window, virtual seconds: ten requests of each tenant end in it, on the average over the "
+    "run (at most all of it); one length for all runs of a comparison",
     "number": "windows counted",
     "jain": "raw index of tokens computed in a window, over the tenants that wait throughout it",
     "weighted_jain": "the same with each one's tokens divided by its weight",

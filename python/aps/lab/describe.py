@@ -9,7 +9,7 @@ from aps.lab.workload import Workload
 
 
 def workload(found: Workload) -> dict[str, Any]:
-    """Name, description, notes, requests, tenants, horizon (None: until everything has ended)."""
+    """Name, description, notes, requests, tenants, horizon (None: until everything has ended), and `Workload.stats`."""
     return {
         "name": found.name,
         "description": found.description,
@@ -17,6 +17,7 @@ def workload(found: Workload) -> dict[str, Any]:
         "requests": len(found),
         "tenants": [{"name": tenant.name, "weight": tenant.weight} for tenant in found.tenants],
         "until_s": finite(found.until_s),
+        "stats": found.stats(),
     }
 
 

@@ -19,6 +19,7 @@ PERCENTILES = (50, 95, 99)
 TIMES = ("queue_wait_s", "ttft_s", "tpot_s", "e2e_s")
 LOADS = (("low", 0.0, 0.5), ("medium", 0.5, 0.9), ("high", 0.9, inf))
 QUARTERS = 4
+REQUESTS = 10  # of each tenant in a fairness window
 FINISHED, STILL_HERE, NEVER_SENT = 0, -2, -1  # of Run.reason; above 0: refused or expired
 
 
@@ -50,7 +51,7 @@ def figures(
     """Every figure of a run: {"whole", "tenants", "devices", "by_load", "by_quarter", "fairness"}.
 
     slo: default: none. weights: of the tenants, by which fairness is weighted; None: the run's own (a policy that
-    ignores weights ran without them). window_s: of the fairness windows; None: a 64th of the run.
+    ignores weights ran without them). window_s: of the fairness windows; None: `window_length(run)`.
     JSON-able: None for what is undefined or has no bound.
     """
     requests = _Requests(run, slo or Slo())
@@ -65,8 +66,18 @@ def figures(
         "devices": list(_devices(requests)),
         "by_load": list(_by_load(requests)),
         "by_quarter": list(_by_quarter(requests)),
-        "fairness": _fairness(run, shares, window_s),
+        "fairness": _fairness(run, shares, window_length(run) if window_s is None else window_s),
     }
+
+
+def window_length(run: Run) -> float:
+    """Seconds of a fairness window: in shorter ones the index would be about single requests.
+
+    Ten requests of each tenant end in it, on the average over the run; at most all of it.
+    """
+    tenants = int(np.count_nonzero(np.bincount(run.workload.tenant[run.reason != NEVER_SENT])))
+    finished = int(np.count_nonzero(run.reason == FINISHED))
+    return float(run.series.edges_s[-1]) * min(1.0, REQUESTS * tenants / max(1, finished))
 
 
 def times(run: Run) -> dict[str, Floats]:
@@ -207,6 +218,7 @@ def _whole(requests: _Requests, starvation_s: float) -> dict[str, Any]:
         "makespan_s": requests.makespan_s,
         "requests_per_s": part(group["finished"], requests.makespan_s),
         **{name: _mean([device[name] for device in devices]) for name in devices[0]},
+        "mfu": _mfu(requests),
         "swapped_tokens": int(run.swapped_tokens),
         "batch_size": _batch_size(run.batch_sizes),
         "released": {name: int(number) for name, number in run.released.items() if number},
@@ -256,12 +268,10 @@ def _mfu(requests: _Requests) -> float | None:
     profile = requests.run.setup.profile
     if profile.peak_flops is None or profile.flops_per_token is None:
         return None
-    tokens = (
-        requests.run.prefill_tokens
-        + requests.run.output_tokens
-        - int(requests.run.recomputed_tokens.sum(dtype=np.int64))
-    )
-    return part(tokens * profile.flops_per_token, profile.peak_flops * requests.run.setup.gpus * requests.makespan_s)
+    run = requests.run
+    decoded = run.output_tokens - int(np.count_nonzero(requests.answered))  # the first token comes with the prefill
+    tokens = run.prefill_tokens + decoded - int(run.recomputed_tokens.sum(dtype=np.int64))
+    return part(tokens * profile.flops_per_token, profile.peak_flops * run.setup.gpus * requests.makespan_s)
 
 
 def _by_load(requests: _Requests) -> Iterator[dict[str, Any]]:
@@ -284,7 +294,7 @@ def _by_quarter(requests: _Requests) -> Iterator[dict[str, Any]]:
         yield {"quarter": at, "from_s": span[0], "to_s": span[1], **_group(requests, rows)}
 
 
-def _fairness(run: Run, weights: Floats, window_s: float | None) -> dict[str, Any]:
+def _fairness(run: Run, weights: Floats, window_s: float) -> dict[str, Any]:
     tokens = run.all_wait_tokens.sum(axis=0).astype(np.float64)
     asked = np.bincount(run.workload.tenant[run.reason != NEVER_SENT], minlength=len(tokens)) > 0
     index, fair = (float(fairness.jain(x[None], asked[None])[0]) for x in (tokens, tokens / weights))

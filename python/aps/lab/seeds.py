@@ -39,13 +39,13 @@ def differences(trees: Sequence[Any], base: Sequence[Any]) -> list[dict[str, Any
     shared = [at for at, keys in enumerate(paths) if keys in column]
     ours, theirs = ours[:, shared], theirs[:, [column[paths[at]] for at in shared]]
     known = ~(np.isnan(ours) | np.isnan(theirs))
-    both: NDArray[np.bool_] = known.any(axis=0)
+    both = np.any(known, axis=0)
     ours, theirs, known = ours[:, both], theirs[:, both], known[:, both]
     above = ~(known & (theirs <= 0)).any(axis=0)
     relative = np.divide(ours - theirs, theirs, out=np.full(ours.shape, np.nan), where=above & known)
     means = (np.where(known, table, 0.0).sum(axis=0) / known.sum(axis=0) for table in (theirs, ours))
     columns = (*(mean.tolist() for mean in means), interval(ours - theirs), interval(relative))
-    names = [paths[at] for at, known_once in zip(shared, both, strict=True) if known_once]
+    names = [paths[at] for at, known_once in zip(shared, both.tolist(), strict=True) if known_once]
     return [
         {
             "figure": ".".join(map(str, keys)),

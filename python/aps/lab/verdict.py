@@ -5,6 +5,7 @@ from math import floor, log10
 from typing import Any, Literal, NamedTuple
 
 FEW_TENANTS = 4  # so many are named one by one
+THROUGHPUT = "throughput"
 SAME = 0.005  # relative; differences within it are called equal to within 0.5 %
 
 Kind = Literal["better", "worse", "equal", "same", "untold"]
@@ -22,6 +23,7 @@ class Question(NamedTuple):
 class Answer(NamedTuple):
     """kind: "equal": in every pair; "same": within 0.5 %; "untold": the interval includes zero."""
 
+    keys: tuple[str, ...]
     kind: Kind
     what: str
     amount: str
@@ -42,8 +44,8 @@ def verdict(data: Mapping[str, Any]) -> list[str]:
     else:
         first = (
             f"Differences are taken pair by pair over {seeds} seeds; (a to b) is the 95 % confidence interval. Of "
-            f"{len(questions) * len(data['differences'])} differences looked at, about one in twenty would seem real "
-            "by chance."
+            f"{len(questions) * len(data['differences'])} differences looked at, one in twenty would seem "
+            "real by chance where there is none."
         )
     return [first, *(_sentence(name, found, questions, data) for name, found in data["differences"].items())]
 
@@ -57,56 +59,64 @@ def _questions(data: Mapping[str, Any]) -> Iterator[Question]:
         if judged:
             yield Question(("tenants", name, "slo_share"), f"{name} requests within the SLO", True, "")
     yield Question(("whole", "starvation_s"), "longest starvation", False, " s")
-    yield Question(("whole", "tokens_per_s"), "throughput", True, " tokens/s")
+    yield Question(("whole", "tokens_per_s"), THROUGHPUT, True, " tokens/s")
 
 
 def _sentence(name: str, differences: Sequence[Any], questions: Sequence[Question], data: Mapping[str, Any]) -> str:
     base = data["baseline"]
     found = {tuple(difference["keys"]): difference for difference in differences}
     asked = [question for question in questions if question.keys in found]
-    by_tenant = len(data["workload"]["tenants"]) <= FEW_TENANTS
-    named = [q for q in asked if (by_tenant or q.keys[0] != "tenants") and q.what != "throughput"]
-    answers = [_answer(question, found[question.keys]) for question in named]
+    answers = [_answer(question, found[question.keys]) for question in asked]
+    run = " (one run)" if len(data["seeds"]) == 1 else ""
+    if all(answer.kind == "equal" for answer in answers):
+        return f"{name}{run} is equal to {base} in each of the {len(answers)} figures looked at."
+    crowd = len(data["workload"]["tenants"]) > FEW_TENANTS
+    tenants = [answer for answer in answers if answer.keys[0] == "tenants"]
+    rest = [answer for answer in answers if answer.keys[0] != "tenants" and answer.what != THROUGHPUT]
+    throughput = [answer for answer in answers if answer.what == THROUGHPUT]
+    named = rest if crowd else [*_without_repeats(tenants), *rest]
     parts = []
     for kind, words in (("better", "beats {base} on"), ("worse", "is behind {base} on")):
-        those = [f"{answer.what} {answer.amount}" for answer in answers if answer.kind == kind]
+        those = [f"{answer.what} {answer.amount}" for answer in named if answer.kind == kind]
         if those:
             parts.append(f"{words.format(base=base)} {', '.join(those)}")
-    if not by_tenant:
-        parts += _crowd([q for q in asked if q.keys[0] == "tenants"], found)
-    throughput = [_answer(question, found[question.keys]) for question in asked if question.what == "throughput"]
-    parts += [f"{'gains' if a.kind == 'better' else 'costs'} throughput {a.amount}" for a in throughput if _told(a)]
+    if crowd:
+        parts += _crowd(tenants)
+    parts += [
+        f"{'gains' if answer.kind == 'better' else 'costs'} throughput {answer.amount}"
+        for answer in throughput
+        if answer.kind in ("better", "worse")
+    ]
     for kind, words in (("equal", "equal"), ("same", "equal to within 0.5 %"), ("untold", "not told apart")):
-        those = [answer.what for answer in (*answers, *throughput) if answer.kind == kind]
+        those = [answer.what for answer in (*named, *throughput) if answer.kind == kind]
         if those:
             parts.append(f"{words}: {', '.join(those)}")
-    run = " (one run)" if len(data["seeds"]) == 1 else ""
     return f"{name}{run} {'; '.join(parts)}."
 
 
-def _crowd(questions: Sequence[Question], found: Mapping[tuple[str, ...], Any]) -> Iterator[str]:
+def _without_repeats(answers: Sequence[Answer]) -> Iterator[Answer]:
+    """A tenant's TTFT is told only where it says something else than its queue wait."""
+    waits = {answer.keys[1]: answer.kind for answer in answers if "queue_wait_s" in answer.keys}
+    for answer in answers:
+        if "ttft_s" not in answer.keys or waits.get(answer.keys[1]) != answer.kind:
+            yield answer
+
+
+def _crowd(answers: Sequence[Answer]) -> Iterator[str]:
     """Too many tenants to name: how many fare better."""
-    for what in dict.fromkeys(question.what.removeprefix(f"{question.keys[1]} ") for question in questions):
-        kinds = [
-            _answer(question, found[question.keys]).kind
-            for question in questions
-            if question.what == f"{question.keys[1]} {what}"
-        ]
-        better, worse = kinds.count("better"), kinds.count("worse")
-        yield (
-            f"{what}: better for {better} tenants, worse for {worse}, "
-            f"equal or not told apart for {len(kinds) - better - worse}"
-        )
-
-
-def _told(answer: Answer) -> bool:
-    return answer.kind in ("better", "worse")
+    kinds: dict[str, list[Kind]] = {}
+    for answer in answers:
+        kinds.setdefault(answer.what.removeprefix(f"{answer.keys[1]} "), []).append(answer.kind)
+    for what, found in kinds.items():
+        better, worse = found.count("better"), found.count("worse")
+        rest = len(found) - better - worse
+        yield f"{what}: better for {better} tenants, worse for {worse}, equal or not told apart for {rest}"
 
 
 def _answer(question: Question, found: Mapping[str, Any]) -> Answer:
     difference, relative = found["difference"], found["relative"]
     if difference["low"] == difference["high"] == 0.0:
-        return Answer("equal", question.what, "")
+        return Answer(question.keys, "equal", question.what, "")
     if difference["ci95"] is None:
         sure, within = difference["mean"] != 0.0, relative is not None and abs(relative["mean"]) <= SAME
     else:
@@ -116,7 +126,7 @@ def _answer(question: Question, found: Mapping[str, Any]) -> Answer:
     kind: Kind = "better" if (difference["mean"] > 0) == question.more else "worse"
     if within or not sure:
         kind = "same" if within else "untold"
-    return Answer(kind, question.what, _amount(question, found))
+    return Answer(question.keys, kind, question.what, _amount(question, found))
 
 
 def _amount(question: Question, found: Mapping[str, Any]) -> str:

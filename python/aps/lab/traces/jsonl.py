@@ -47,7 +47,9 @@ class Objects:
         return TraceError(self.name, f"{key} must be {expected}, {got}", self.lines[row])
 
     def texts(self, key: str) -> list[str]:
-        """Values as text; empty where there is none."""
+        """Values as text; empty where a line has none. Raises TraceError when none has."""
+        if not any(key in found for found in self.objects):
+            raise TraceError(self.name, f"has no key {key!r}; it has: {', '.join(self.objects[0])}", self.lines[0])
         return [str(found.get(key, "")) for found in self.objects]
 
     def tokens(self, key: str) -> NDArray[np.int64]:
