@@ -5,11 +5,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from aps.cli import calibrate, compare, demo, profiles, serve, simulate, stress, validate
+from aps.cli import calibrate, compare, demo, profiles, serve, simulate, stress, sweep, validate
 from aps.cli.common import UsageError
 from aps.service.version import VERSION
 
-VERBS = (serve, stress, demo, simulate, compare, profiles, validate, calibrate)
+VERBS = (serve, stress, demo, simulate, compare, sweep, profiles, validate, calibrate)
 
 EXIT_CODES = """exit codes:
   0  done
