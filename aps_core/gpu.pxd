@@ -7,6 +7,11 @@ cdef enum EventFlag:
     FIRST_TOKEN = 2           # its first output token of all
     FINISHED = 4
 
+cdef enum NoStep:             # instead of the end of a step
+    NOTHING = -1
+    OVERRUN = -2              # its tokens would overrun the KV cache
+    ENDLESS = -3              # its model gives it no time in 0..4e8 s
+
 cdef struct Sequence:         # one request in a slot
     int64_t request_id
     int64_t prompt_tokens

@@ -15,11 +15,6 @@ cdef int64_t _NO_BUDGET = <int64_t>1 << 62
 cdef int64_t _MOST = 2147483647  # tokens in a request, and anything counted; sums over slots stay far inside int64
 cdef int64_t _LATEST_NS = <int64_t>1 << 62  # for a step to begin; its end is far inside int64
 
-cdef enum:                   # instead of the end of a step
-    NOTHING = -1
-    OVERRUN = -2
-    ENDLESS = -3
-
 
 cdef int64_t* _data(object array) except NULL:
     cdef int64_t[::1] view = array

@@ -11,7 +11,7 @@ import numpy as np
 from aps_core.arguments cimport whole
 from aps_core.batch_assembler cimport SWAP
 from aps_core.clock cimport MAX_SECONDS, to_seconds_up
-from aps_core.gpu cimport FIRST_STEP, FIRST_TOKEN, FINISHED, Engine, Sequence
+from aps_core.gpu cimport FINISHED, FIRST_STEP, FIRST_TOKEN, OVERRUN, Engine, Sequence
 from aps_core.ledger cimport STILL_HERE
 from aps_core.request_table cimport ROW_BITS, Request
 from aps_core.stay_log cimport STAY_FINISHED, STAY_PREEMPTED
@@ -60,7 +60,7 @@ cdef class Replay:
             self.watch(device, accounts)
         sizes = np.zeros(most_slots(scheduler.kv) + 1, np.int64)
         releases = np.zeros(4, np.int64)
-        self.memory += [sizes, releases]
+        self.batches = (sizes, releases)
         self.sizes = <int64_t*>&sizes[0]
         self.releases = <int64_t*>&releases[0]
         self.grow()
@@ -154,9 +154,9 @@ cdef class Replay:
                 self.grow()
 
     cdef object fail(self):
-        if self.outcome == OVERRUN:
+        if self.outcome == NO_BLOCKS:
             raise RuntimeError("a step needs more than the KV blocks of its device")
-        if self.outcome == ENDLESS:
+        if self.outcome == NO_TIME:
             models = {repr(engine.model) for engine in self.engines}
             raise RuntimeError(f"a step must take 0 to {MAX_SECONDS:g} s, one of {', '.join(sorted(models))} gives "
                                "another time")
@@ -380,7 +380,7 @@ cdef class Replay:
             return REACHED
         end_ns = (<Engine>unit.engine).begin(self.now_ns)
         if end_ns < 0:
-            return OVERRUN if end_ns == -2 else ENDLESS
+            return NO_BLOCKS if end_ns == OVERRUN else NO_TIME
         unit.end_ns = end_ns
         unit.idle_slots = 0
         if self.contention.ready:
@@ -420,9 +420,8 @@ cdef class Replay:
             raise ValueError("read must be called after finish")
         total_ns, served = self.all_wait.read(self.now_ns)
         idle = [self.units[device].idle_slot_ns for device in range(self.devices)]
-        sizes, releases = self.memory[-2:]
         return self.ledger.results | {
-            "batch_sizes": np.array(sizes), "released": np.array(releases),
+            "batch_sizes": np.array(self.batches[0]), "released": np.array(self.batches[1]),
             "all_wait_ns": total_ns, "all_wait_tokens": served, "idle_slot_ns": np.array(idle, np.int64),
             "widest_gap": self.contention.fair.widest_gap,
         }

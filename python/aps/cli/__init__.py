@@ -1,14 +1,15 @@
 """The command line: one module for each verb, found here. A verb imports what it needs when it runs."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
-from aps.cli import demo, profiles, serve, stress
+from aps.cli import calibrate, compare, demo, profiles, serve, simulate, stress, sweep, validate
 from aps.cli.common import UsageError
 from aps.service.version import VERSION
 
-VERBS = (serve, stress, demo, profiles)
+VERBS = (serve, stress, demo, simulate, compare, sweep, profiles, validate, calibrate)
 
 EXIT_CODES = """exit codes:
   0  done
@@ -20,6 +21,7 @@ EXIT_CODES = """exit codes:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (`sys.argv` when None); returns its exit code."""
     options = parser().parse_args(argv)
+    options.command_line = shlex.join(["aps", *(sys.argv[1:] if argv is None else argv)])
     try:
         return int(options.run(options))
     except UsageError as error:
