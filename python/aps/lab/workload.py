@@ -121,14 +121,12 @@ class Workload:
         return self._rows(np.arange(n), f"the first {n:,} of {len(self):,} requests of {self.name}")
 
     def until(self, until_s: float) -> Self:
-        """What arrives before `until_s`, and a horizon there; a longer one than there was changes nothing."""
-        if until_s >= self.until_s:
-            return self
-        keep = self.at_s < until_s
-        if self.after is not None:
-            keep = _earliest(self.at_s, self.after) < until_s
+        """What can arrive before `until_s` and before its own horizon, which becomes the earlier of the two."""
+        until_s = min(until_s, self.until_s)
+        earliest = self.at_s if self.after is None else _earliest(self.at_s, self.after)
+        keep = earliest < until_s
         kept = self if keep.all() else self._rows(np.flatnonzero(keep), None)
-        return replace(kept, until_s=until_s)
+        return kept if until_s == self.until_s else replace(kept, until_s=until_s)
 
     def with_tenants(self, tenants: Sequence[Tenant]) -> Self:
         """The same requests by others, in the same places: the same number of tenants, other limits or names."""

@@ -94,7 +94,7 @@ def _put_in_order(rows: _Requests, recorded: Recorded, options: TraceOptions) ->
             )
             raise TraceError(recorded.name, says, int(rows["lines"][row]))
         rows.take(np.argsort(at_s, kind="stable"))
-        rows.notes.append(f"{len(falls):,} rows were earlier than the row above them; sorted by time")
+        rows.notes.append(f"{len(falls):,} of {len(rows):,} rows were earlier than the row above them; sorted by time")
     if not recorded.generated:
         rows.columns["at_s"] = rows["at_s"] - rows["at_s"][0]
     if options.tick_s > 0:
@@ -112,11 +112,12 @@ def _put_in_order(rows: _Requests, recorded: Recorded, options: TraceOptions) ->
 
 def _assign_tenants(rows: _Requests, recorded: Recorded, options: TraceOptions) -> tuple[Tenant, ...]:
     rule = options.tenancy()
-    if (rule.rule == "own" and recorded.own) or rule.rule == "column":
-        if not recorded.tenants:
-            raise ValueError(f"tenants={options.tenants}: {recorded.format} has no such column")
-        if not recorded.own:
-            rows.notes.append(f"synthetic tenants: the values of column {rule.column!r}")
+    if rule.rule == "column":
+        if recorded.own:
+            raise ValueError(f"tenants={options.tenants}: {recorded.format} has tenants of its own, and no columns")
+        rows.notes.append(f"synthetic tenants: the values of {rule.column!r}")
+        return recorded.tenants
+    if rule.rule == "own" and recorded.own:
         return recorded.tenants
     if rule.rule == "own":
         rule = replace(rule, rule="single")
@@ -136,12 +137,13 @@ def _cut_out_part(rows: _Requests, options: TraceOptions) -> None:
     if options.start_s > 0 or end_s < inf:
         at_s = rows["at_s"]
         outside = (at_s < options.start_s) | (at_s >= end_s)
-        rows.leave_out(outside, f"outside the part from {options.start_s:g} s to {end_s:g} s")
+        until = "on" if end_s == inf else f"to {end_s:g} s"
+        rows.leave_out(outside, f"outside the part from {options.start_s:g} s {until}")
         rows.columns["at_s"] = rows["at_s"] - options.start_s
 
 
 def _settle_zeros(rows: _Requests, options: TraceOptions) -> None:
-    for column, called in (("output_tokens", "output tokens (failed calls)"), ("prompt_tokens", "prompt tokens")):
+    for column, called in (("output_tokens", "output tokens"), ("prompt_tokens", "prompt tokens")):
         empty = rows[column] == 0
         if options.zero_tokens == "skip":
             rows.leave_out(empty, f"no {called}")
@@ -175,7 +177,7 @@ def _set_lengths(rows: _Requests, options: TraceOptions) -> None:
         return
     longer = f"{count:,} of {len(rows):,} requests are longer than the context of {context:,} tokens"
     if options.over_context == "reject":
-        rows.notes.append(f"{longer}; they stay, for the scheduler to refuse")
+        rows.notes.append(f"{longer}; they stay, for the scheduler to refuse (Limits.max_context)")
         return
     rows.columns["max_tokens"] = np.minimum(limit, context - 1)
     rows.columns["prompt_tokens"] = np.minimum(rows["prompt_tokens"], context - rows["max_tokens"])
@@ -193,7 +195,8 @@ def _set_rate(rows: _Requests, recorded: Recorded, options: TraceOptions) -> Non
         rows.columns["at_s"] = rows["at_s"] / scale
         rows.notes.append(f"times divided by {scale:.6g}")
     if not rows["at_s"][-1] <= LONGEST_S:
-        raise TraceError(recorded.name, f"lasts {rows['at_s'][-1]:.3g} s; expected at most {LONGEST_S:g} s")
+        says = f"the last request is {rows['at_s'][-1]:.3g} s after the start; expected at most {LONGEST_S:g} s"
+        raise TraceError(recorded.name, says, int(rows["lines"][-1]) or None)
 
 
 def _set_bids_and_weights(rows: _Requests, tenants: tuple[Tenant, ...], options: TraceOptions) -> tuple[Tenant, ...]:

@@ -9,7 +9,8 @@ from aps.lab.traces.recorded import Recorded, Rows
 from aps.lab.traces.source import TraceError
 from aps.lab.traces.table import Table
 
-HEAD = 1 << 16  # bytes looked at
+HEAD = 1 << 16  # bytes; a longer first line is no csv header
+LOOKED_AT = 1000  # letters of the first line that must be text
 TAR_AT, TAR = 257, b"ustar"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -44,8 +45,11 @@ def kind(head: bytes, name: str) -> Kind:
         return "servegen"
     if head.startswith(UTF16):
         raise TraceError(name, "is UTF-16 text; expected UTF-8")
-    first = head.decode("utf-8-sig", errors="replace").lstrip().split("\n", 1)[0]
-    if "\0" in first or (len(head) == HEAD and len(first) >= HEAD // 2 and not first.startswith("{")):
+    lines = head.decode("utf-8-sig", errors="replace").lstrip().splitlines()
+    first = lines[0] if lines else ""
+    binary = any(letter in first[:LOOKED_AT] for letter in "\0\ufffd")
+    endless = len(head) == HEAD and len(lines) == 1 and not first.startswith("{")
+    if binary or endless:
         raise TraceError(name, f"is of no known format; expected {FORMATS}")
     if not first.startswith("{"):
         return "csv"

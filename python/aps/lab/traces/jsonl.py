@@ -28,9 +28,10 @@ def whole(value: object) -> int | None:
     return value if type(value) is int and 0 <= value <= INT32_MAX else None
 
 
-def instant(value: object) -> float | None:
+def instant(value: Any) -> float | None:
     """A number 0..1e12, or None."""
-    return float(value) if type(value) in (int, float) and 0 <= value <= LATEST_S else None  # type: ignore[operator, arg-type]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and 0 <= value <= LATEST_S else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,9 @@ class Objects:
         return TraceError(self.name, f"{key} must be {expected}, {got}", self.lines[row])
 
     def texts(self, key: str) -> list[str]:
-        """Values as text; empty where there is none."""
+        """Values as text; empty where a line has none. Raises TraceError when none has."""
+        if not any(key in found for found in self.objects):
+            raise TraceError(self.name, f"has no key {key!r}; it has: {', '.join(self.objects[0])}", self.lines[0])
         return [str(found.get(key, "")) for found in self.objects]
 
     def tokens(self, key: str) -> NDArray[np.int64]:

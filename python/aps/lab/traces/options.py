@@ -116,6 +116,8 @@ def _yes(text: str) -> bool:
 
 def _by_tenant(text: str) -> dict[str, float]:
     pairs = [pair.rpartition("=") for pair in text.split(",")]
+    if not all(equals for _, equals, _ in pairs):
+        raise ValueError
     return {name.strip(): float(value) for name, _, value in pairs}
 
 

@@ -168,11 +168,11 @@ class _Calls:
         output = np.array(self._outputs)
         unknown = output == UNKNOWN
         counts = {
-            "are of other calls and are not used": self._counts["other"],
-            "are about ids that no submit has": self._counts["lost"],
-            "are cancels; the requests run to the output that they had": self._counts["cancelled"],
-            "are calls that were refused then; they are asked again": self._counts["refused"],
-            "have no output_tokens; taken to be max_tokens": int(np.count_nonzero(unknown)),
+            "lines of other calls, not used": self._counts["other"],
+            "lines about an id that no submit has, not used": self._counts["lost"],
+            "cancels, not replayed (the request runs to the output that it had)": self._counts["cancelled"],
+            "calls refused then, asked again": self._counts["refused"],
+            "calls without output_tokens, taken to be max_tokens": int(np.count_nonzero(unknown)),
         }
         return Recorded(
             name=self._name,
@@ -187,5 +187,5 @@ class _Calls:
             max_tokens=most,
             bid=bid,
             deadline_s=deadline_s if np.any(deadline_s < inf) else None,
-            notes=tuple(f"{count:,} lines {says}" for says, count in counts.items() if count),
+            notes=tuple(f"{says}: {count:,}" for says, count in counts.items() if count),
         )

@@ -6,6 +6,7 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
+from aps.lab.arrivals import MOST
 from aps.lab.traces.options import Purpose, TraceOptions
 from aps.lab.traces.recorded import Recorded
 from aps.lab.traces.servegen_files import Client, Histogram, Windows
@@ -13,7 +14,6 @@ from aps.lab.traces.source import TraceError
 from aps.tenants import Tenant
 
 NAME = "ServeGen client parameters"
-MOST_REQUESTS = 50_000_000
 NAMED = 10  # clients named in a note
 
 
@@ -46,7 +46,7 @@ def generate(clients: list[Client], name: str, options: TraceOptions) -> Recorde
     end_s = min(options.start_s + options.duration_s, last_s)
     loads = [_load(client, options.start_s, end_s) for client in clients]
     offered = sum(float(load.expected.sum()) for load in loads)
-    notes = [f"{sum(not len(load.windows) for load in loads)} of {len(loads)} clients are silent in this part"]
+    notes = [f"clients that are silent in this part: {sum(not len(load.windows) for load in loads)} of {len(loads)}"]
     notes += _drop_without_lengths(loads, offered)
     usable = sum(float(load.expected.sum()) for load in loads)
     if not usable > 0:
@@ -56,14 +56,16 @@ def generate(clients: list[Client], name: str, options: TraceOptions) -> Recorde
     scale = options.rate_scale or 1.0
     if options.arrivals_per_s is not None:
         scale = options.arrivals_per_s * (end_s - options.start_s) / usable
-    if usable * scale > MOST_REQUESTS:
-        raise TraceError(name, f"would make {usable * scale:.3g} requests; expected at most {MOST_REQUESTS:,}")
+    if usable * scale > MOST:
+        raise TraceError(name, f"would make {usable * scale:.3g} requests; expected at most {MOST:,}")
     mean = usable * scale / (end_s - options.start_s)
     notes.append(f"synthetic arrivals and lengths: drawn, at {scale:.4g} of the recorded rates, {mean:.4g} requests/s")
     parts = [_requests(load, scale, options) for load in loads]
     present = [(load, part) for load, part in zip(loads, parts, strict=True) if len(part[0])]
     if not present:
         raise TraceError(name, f"no request is drawn at {mean:.3g} requests/s over {end_s - options.start_s:g} s")
+    if rare := sum(len(load.windows) > 0 for load in loads) - len(present):
+        notes.append(f"clients so rare that no request is drawn: {rare}")
     at_s, prompt, output = (np.concatenate([part[column] for _, part in present]) for column in range(3))
     tenant = np.repeat(np.arange(len(present), dtype=np.int32), [len(part[0]) for _, part in present])
     order = np.argsort(at_s, kind="stable")
@@ -126,11 +128,11 @@ def _drop_without_lengths(loads: list[_Load], offered: float) -> list[str]:
         load.windows, load.begin_s, load.end_s = load.windows[kept], load.begin_s[kept], load.end_s[kept]
         load.expected, load.lengths = load.expected[kept], load.lengths[kept]
     said = (
-        (whole, lost[0], "have arrivals and no lengths"),
-        (in_part, lost[1], "have windows with arrivals and no lengths"),
+        (whole, lost[0], "clients with arrivals and no lengths,"),
+        (in_part, lost[1], "windows with arrivals and no lengths, of clients:"),
     )
     return [
-        f"left out: {len(names)} clients {says}, {part / offered:.1%} of the arrivals: {_listed(names)}"
+        f"left out: {says} {len(names)} with {part / offered:.1%} of the arrivals: {_listed(names)}"
         for names, part, says in said
         if names
     ]
