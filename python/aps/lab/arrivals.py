@@ -15,7 +15,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 Instants = NDArray[np.float64]
-MOST = 20_000_000  # arrivals of one call: a wrong unit ends in an error, not in swap
+MOST = 50_000_000  # arrivals of one call: a wrong unit ends in an error, not in swap
 
 
 def constant(rate_per_s: float, duration_s: float, first_s: float = 0.0) -> Instants:
