@@ -176,16 +176,3 @@ def test_a_logarithmic_axis_has_some_ticks_and_not_too_many(low: float, span: fl
     assert 1 <= len(ticks) <= 8
     assert ticks == sorted(set(ticks))
     assert low * 0.999 <= ticks[0] and ticks[-1] <= low * span * 1.001
-
-
-@pytest.mark.parametrize(
-    ("seconds", "says"),
-    [(nan, "-"), (0, "0"), (2e-3, "2ms"), (0.037, "37ms"), (0.9996, "1.0s"), (1200, "20min"), (7200, "2h")],
-)
-def test_a_cells_number_is_short(seconds: float, says: str) -> None:
-    assert knobs.as_value(seconds) == says
-
-
-@pytest.mark.parametrize(("cost", "says"), [(0, "0"), (512, "512"), (2048, "2k"), (3000, "3000"), (inf, "inf")])
-def test_windows_to_read(cost: float, says: str) -> None:
-    assert knobs.as_window(cost) == says

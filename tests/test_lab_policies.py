@@ -35,7 +35,10 @@ def test_changes_are_read_by_the_type_of_the_field() -> None:
     expected = {"aging_horizon_s": inf, "expected_output": None, "max_passes": 3, "preemption": "swap"}
     assert named.policy == Policy.vtc(**expected, bid_premium=0.5)
     assert (named.name, named.equal_weights) == (text, True)
-    assert "max_passes = 3" in named.says and "H = inf" in named.says
+    assert named.says == (
+        "H = inf, D = 0: the least served tenant first, all weights taken as 1, "
+        "expected_output = none, max_passes = 3, preemption = swap, bid_premium = 0.5"
+    )
 
 
 def test_a_list_may_hold_changes() -> None:

@@ -54,6 +54,9 @@ def test_differences_are_taken_pair_by_pair() -> None:
     wait = found["a", "wait"]
     assert (wait["figure"], wait["baseline"], wait["mean"]) == ("a.wait", 15.0, 8.5)
     assert (wait["difference"]["mean"], wait["difference"]["low"], wait["difference"]["high"]) == (-6.5, -8.0, -5.0)
-    assert wait["relative"]["mean"] == pytest.approx(-0.45)
+    assert wait["relative"]["mean"] == pytest.approx((0.5 * 0.6) ** 0.5 - 1)
+    assert (wait["relative"]["low"], wait["relative"]["high"]) == pytest.approx((-0.5, -0.4))
+    low, high = stats.t.interval(0.95, 1, loc=np.log([0.5, 0.6]).mean(), scale=stats.sem(np.log([0.5, 0.6])))
+    assert wait["relative"]["ci95"] == pytest.approx(np.expm1([low, high]).tolist())
     assert wait["difference"]["ci95"] == pytest.approx(stats.t.interval(0.95, 1, loc=-6.5, scale=1.5))
     assert found["idle",]["relative"] is None  # the baseline was 0 once

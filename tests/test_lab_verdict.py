@@ -38,7 +38,7 @@ def test_better_worse_and_cost_are_told_with_their_intervals() -> None:
     how, about = said(base, other)
     assert "over 2 seeds" in how and "6 differences" in how
     assert about == (
-        "aps beats fifo on vip p99 queue wait by 40 % (35 to 45 %); "
+        "aps beats fifo on vip p99 queue wait by 40 % (34 to 44 %); "
         "is behind fifo on free p99 queue wait (2.11 times as much, 2.00 to 2.22); "
         "costs throughput by 5.0 % (4.3 to 5.6 %); "
         "equal: vip p99 TTFT, free p99 TTFT, longest starvation."

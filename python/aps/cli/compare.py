@@ -27,7 +27,7 @@ EPILOG = """examples:
   aps compare burst --batching micro,continuous         batch sizes and waits at three loads
 
 policies: fifo, strict, bids, vtc, weighted-vtc, aps; each takes changes of its fields, aps:aging_horizon_s=60,...
-(a,b) after a figure is its 95 % confidence interval over the seeds, by Student's t.
+A difference is stated where its 95 % confidence interval over the seeds (Student's t) excludes zero.
 """
 
 
@@ -86,7 +86,7 @@ def _policies(options: argparse.Namespace) -> int:
             slo,
             baseline=options.baseline,
             seeds=seeds,
-            jobs=options.jobs or _cores(),
+            jobs=options.jobs,
             on_progress=bar.update,
         )
     data = {**found.data, "wall_s": perf_counter() - began}
@@ -119,9 +119,8 @@ def _modes(options: argparse.Namespace) -> int:
     modes = options.batching.split(",")
     began = perf_counter()
     with lab_options.usage(), Bar(f"aps compare: {workloads[0].name}, {options.batching}") as bar:
-        jobs = options.jobs or _cores()
         found = batching(
-            workloads, policies[0], setup, slo, modes=modes, seeds=seeds, jobs=jobs, on_progress=bar.update
+            workloads, policies[0], setup, slo, modes=modes, seeds=seeds, jobs=options.jobs, on_progress=bar.update
         )
     data = {**found.data, "wall_s": perf_counter() - began}
     if options.out is not None:
@@ -134,12 +133,6 @@ def _modes(options: argparse.Namespace) -> int:
     else:
         print_batching(data)
     return 0
-
-
-def _cores() -> int:
-    from joblib import cpu_count
-
-    return int(cpu_count())
 
 
 def _print_json(data: dict[str, Any]) -> None:

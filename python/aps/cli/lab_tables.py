@@ -80,39 +80,30 @@ def print_batching(data: Tree) -> None:
     """What `aps compare --batching` found."""
     out = _console()
     _head(out, data)
-    capacity = data["capacity_per_s"]["mean"]
+    for note in data["notes"]:
+        _say(out, f"Note: {note}.")
     _say(out, f"Policy {data['policy']['name']}: {data['policy']['says']}")
-    _say(out, f"Measured capacity: {_three(capacity)} requests/s (all requests at once, continuous batching)")
-    columns = (
-        "load",
-        "offered/s",
-        "mode",
-        "batch p50/p95/max",
-        "released",
-        "tokens/s",
-        "occupancy",
-        "wait p50/p95/p99, s",
-    )
-    rows = []
-    for load in data["loads"]:
-        for mode in data["modes"]:
-            tree = load["comparison"]["figures"][mode]["whole"]
-            whole = _means(tree)
-            size = whole["batch_size"] or {}
-            rows.append(
-                (
-                    f"{load['level']} ({load['fraction']:.0%})",
-                    _three(load["offered_per_s"]),
-                    mode,
-                    "/".join(f"{size[name]:.0f}" for name in ("p50", "p95", "max")) if size else NOTHING,
-                    " ".join(f"{name} {number:,.0f}" for name, number in whole["released"].items()) or NOTHING,
-                    _number(whole["tokens_per_s"], ",.0f"),
-                    _number(whole["occupancy"], ".1%"),
-                    _triple(whole["queue_wait_s"]),
-                )
-            )
-    out.print(_table(columns, rows))
+    loads = (f"{load['level']} {_three(load['offered_per_s'])} ({load['fraction']:.0%})" for load in data["loads"])
+    capacity = f"capacity {_three(data['capacity_per_s']['mean'])} requests/s, all at once in continuous mode"
+    _say(out, f"Offered requests/s: {', '.join(loads)}; {capacity}.\n")
+    columns = ("load", "mode", "batch\np50/p95/max", "window | fill", "tokens/s", "occupancy", "queue wait, s")
+    out.print(_table(columns, (_mode(load, mode) for load in data["loads"] for mode in data["modes"])))
     _verdict(out, data)
+
+
+def _mode(load: Tree, mode: str) -> tuple[str, ...]:
+    whole = _means(load["comparison"]["figures"][mode]["whole"])
+    size = whole["batch_size"]
+    released = [whole["released"].get(reason, 0) for reason in ("window", "fill")]
+    return (
+        load["level"],
+        mode,
+        NOTHING if size is None else "/".join(f"{size[name]:.0f}" for name in ("p50", "p95", "max")),
+        " | ".join(f"{number:,.0f}" for number in released) if mode == "micro" else NOTHING,
+        _number(whole["tokens_per_s"], ",.0f"),
+        _number(whole["occupancy"], ".1%"),
+        _triple(whole["queue_wait_s"]),
+    )
 
 
 # Parts
@@ -130,14 +121,16 @@ def _judged(data: Tree) -> bool:
 
 
 def _head(out: Console, data: Tree) -> None:
-    workload, setup = data["workload"], data["setup"]
-    out.print(f"[bold]{escape(workload['name'])}[/bold]: {workload['requests']:,} requests", highlight=False)
+    workload, setup, stats = data["workload"], data["setup"], data["workload"]["stats"]
+    given, following = stats["requests"] - stats["following"], stats["following"]
+    name = escape(workload["name"])
+    loops = f", and closed loops of up to {following:,} that follow others" if following else ""
+    out.print(f"[bold]{name}[/bold]: {given:,} arrivals{loops}", highlight=False)
     if workload["description"]:
         _say(out, workload["description"])
-    stats = workload["stats"]
-    means = (f"mean {kind[:6]} {stats[f'{kind}']['mean']:,.0f} tokens" for kind in ("prompt_tokens", "output_tokens"))
-    given = "" if stats["rate_per_s"] is None else f"{_three(stats['rate_per_s'])} requests/s; "
-    _say(out, f"{given}{', '.join(means)}.")
+    means = (f"mean {kind} {stats[f'{kind}_tokens']['mean']:,.0f} tokens" for kind in ("prompt", "output"))
+    rate = f"{_three(stats['rate_per_s'])} arrivals/s, " if stats["rate_per_s"] else ""
+    _say(out, f"Load: {rate}{', '.join(means)}.")
     for note in workload["notes"]:
         _say(out, f"Note: {note}.")
     budget = "whole prompts" if setup["token_budget"] is None else f"{setup['token_budget']} tokens a step"
@@ -211,12 +204,12 @@ _YIELD: _Columns = (
     ("busy", "busy", lambda x: f"{x:.1%}"),
 )
 _LOSSES: _Columns = (
-    ("slots idle behind a head", "idle_slot_share", lambda x: f"{x:.2%}"),
+    ("slots idle\nbehind a head", "idle_slot_share", lambda x: f"{x:.2%}"),
     ("preemptions", "preemptions", lambda x: f"{x:,.0f}"),
-    ("tokens recomputed", "recomputed_tokens", lambda x: f"{x:,.0f}"),
-    ("longest starvation, s", "starvation_s", lambda x: _three(x)),
+    ("tokens\nrecomputed", "recomputed_tokens", lambda x: f"{x:,.0f}"),
+    ("longest\nstarvation, s", "starvation_s", lambda x: _three(x)),
 )
-_FAIR = ("policy", "all wait, s", "raw", "by weights", "windows", "mean", "worst", "widest gap of bound")
+_FAIR = ("policy", "all wait, s", "raw", "by weights", "windows", "mean", "worst", "widest gap\nof bound")
 
 
 def _row(name: str, columns: _Columns, data: Tree) -> tuple[str, ...]:

@@ -6,13 +6,12 @@ workload is a scenario (burst, vip, noisy, ...), the shipped trace azure-code, o
 
 import argparse
 import json
-import os
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from aps.cli import lab_options
-from aps.cli.common import UsageError, need_lab_extra
+from aps.cli.common import need_lab_extra
 
 if TYPE_CHECKING:
     from aps.lab.run import Run
@@ -63,7 +62,10 @@ def run(options: argparse.Namespace) -> int:
         with lab_options.usage():
             write_run(played, data, Path(options.out), command=options.command_line)
     if options.trace_out is not None:
-        _write_trace(played, Path(options.trace_out))
+        from aps.lab.report import write_trace
+
+        with lab_options.usage():
+            write_trace(played, Path(options.trace_out))
     if options.json:
         print(json.dumps(data, indent=2, allow_nan=False))
     else:
@@ -80,8 +82,11 @@ def simulated(options: argparse.Namespace) -> "tuple[dict[str, Any], Run]":
     from aps.lab.run import simulate
 
     lab_options.check_out(options)
-    _check_trace_out(options)
     with lab_options.usage():
+        if options.trace_out is not None:
+            from aps.lab.report import check_file
+
+            check_file(options.trace_out)
         policy = parse(options.policy)
     setup, slo = lab_options.setup_of(options), lab_options.slo_of(options)
     workload = lab_options.workload_of(options, options.seed)
@@ -108,24 +113,3 @@ def simulated(options: argparse.Namespace) -> "tuple[dict[str, Any], Run]":
         },
     }
     return data, played
-
-
-def _check_trace_out(options: argparse.Namespace) -> None:
-    if options.trace_out is None:
-        return
-    path = Path(options.trace_out)
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"--trace-out must be a file in a directory that is there, got {options.trace_out}")
-
-
-def _write_trace(played: "Run", path: Path) -> None:
-    """Beside its place first, so that an interrupt leaves nothing that looks whole."""
-    from aps.lab.report import write_trace
-
-    beside = path.with_name(f".{os.getpid()}.{path.name}")  # the ending stays: .gz compresses
-    with lab_options.usage():
-        try:
-            write_trace(played, beside)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)

@@ -37,7 +37,7 @@ def batching(
     *,
     modes: Sequence[Mode] = MODES,
     seeds: Sequence[int] | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> Batching:
     """Each mode at each load, on the same requests; the first mode is the one the others are held against.
@@ -82,7 +82,7 @@ def batching(
         "capacity_per_s": interval(np.array(capacity)[:, None])[0],
         "loads": loads,
         "verdict": [first["verdict"][0], *verdict],
-        "notes": first["workload"]["notes"],
+        "notes": [note for note in first["workload"]["notes"] if note not in workloads[0].notes],
     }
     return Batching(data, runs)
 
@@ -109,5 +109,5 @@ def at_rate(workload: Workload, rate_per_s: float, seed: int) -> Workload:
         return workload.scaled(rate_per_s * span_s / len(workload))
     rng = np.random.default_rng((POISSON_SEED, seed))
     at_s = rng.exponential(1 / rate_per_s, len(workload)).cumsum()
-    note = f"its requests, in their order, by a Poisson process of {rate_per_s:.3g}/s: {workload.name} has no rate"
+    note = f"its requests come in their order by a Poisson process: {workload.name} has no rate of its own"
     return replace(workload, at_s=at_s, after=None, until_s=inf, notes=(*workload.notes, note))

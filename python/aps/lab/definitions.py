@@ -94,7 +94,8 @@ DEFINITIONS = {
     "n": "seeds in which the figure is defined",
     "baseline": "the policy that the others are held against; in a difference, its mean",
     "difference": "policy - baseline on the same requests, seed by seed",
-    "relative": "the difference over the baseline of the same seed; null unless that is above 0 in every seed",
+    "relative": "the figure over the baseline's of the same seed, less 1; its mean over the seeds is geometric; null "
+    "unless both are above 0 in every seed",
     "throughput_lost": "1 - tokens_per_s over FIFO's on the same requests",
     "capacity_per_s": "requests/s that finish when all come at once, continuous batching",
     "offered_per_s": "arrivals over the time of the last one",

@@ -51,7 +51,9 @@ class Parallel:
             able = joblib.parallel.get_active_backend()[0].supports_return_generator
             calls = (joblib.delayed(function)(item) for item in items)
             done = joblib.Parallel(return_as="generator" if able else "list")(calls)
-            return list(_counted(done, len(items), on_progress))
+            # Workers begin together: what the first results took says nothing about the rest.
+            begun = min(joblib.effective_n_jobs(), len(items) // 4)
+            return list(_counted(done, len(items), on_progress, begun))
 
     def _configured(self) -> AbstractContextManager[Any]:
         import joblib
@@ -80,8 +82,11 @@ class Parallel:
             raise ValueError(f"backend must be of {', '.join(known)}, got {name!r}: {error}") from None
 
 
-def _counted(results: Iterable[Result], number: int, on_progress: Callable[[float], None] | None) -> Iterator[Result]:
+def _counted(
+    results: Iterable[Result], number: int, on_progress: Callable[[float], None] | None, silent: int = 0
+) -> Iterator[Result]:
+    """The results, with progress after each but the first `silent`."""
     for done, result in enumerate(results, start=1):
-        if on_progress is not None:
+        if on_progress is not None and done > silent:
             on_progress(done / number)
         yield result

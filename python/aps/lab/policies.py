@@ -57,6 +57,7 @@ def parse(text: str) -> NamedPolicy:
             raise ValueError(f"policy {text!r}: expected key=value after the colon")
         return known
     changed: dict[str, Any] = {}
+    said = [known.order]
     for change in changes.split(","):
         key, equals, value = change.partition("=")
         if not equals:
@@ -66,8 +67,9 @@ def parse(text: str) -> NamedPolicy:
         if key in changed:
             raise ValueError(f"policy {text!r}: {key} is given twice")
         changed[key] = _READERS[key](key, value)
-    order = f"{known.order}; {', '.join(f'{key} = {value}' for key, value in changed.items())}"
-    return NamedPolicy(text, replace(known.policy, **changed), order, known.equal_weights)
+        if key not in ("aging_horizon_s", "fairness_window"):  # the knobs are said anyway
+            said.append(f"{key} = {value}")
+    return NamedPolicy(text, replace(known.policy, **changed), ", ".join(said), known.equal_weights)
 
 
 def parse_list(text: str) -> tuple[NamedPolicy, ...]:

@@ -1,6 +1,7 @@
 """Figures over seeds: mean, lowest, highest and confidence interval of every number, and paired differences."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import expm1
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,8 @@ def differences(trees: Sequence[Any], base: Sequence[Any]) -> list[dict[str, Any
     """What `trees` have more than `base`, pair by pair, for each number that both know in at least one pair.
 
     [{"figure", "keys", "baseline", "mean", "difference", "relative"}]: the figure's keys (joined by dots too), the
-    means of both, and {"mean", "low", "high", "ci95", "n"} of the paired differences; relative: difference over the
-    baseline of the same pair, None unless all of these are above 0.
+    means of both, and {"mean", "low", "high", "ci95", "n"} of the paired differences; relative: the ratio of each pair
+    less 1, with the geometric mean and its interval; None unless all numbers are above 0.
     """
     paths, ours = _table(trees)
     base_paths, theirs = _table(base)
@@ -41,10 +42,10 @@ def differences(trees: Sequence[Any], base: Sequence[Any]) -> list[dict[str, Any
     known = ~(np.isnan(ours) | np.isnan(theirs))
     both = np.any(known, axis=0)
     ours, theirs, known = ours[:, both], theirs[:, both], known[:, both]
-    above = ~(known & (theirs <= 0)).any(axis=0)
-    relative = np.divide(ours - theirs, theirs, out=np.full(ours.shape, np.nan), where=above & known)
+    above = known & ~(known & (np.minimum(ours, theirs) <= 0)).any(axis=0)
+    logs = np.log(np.where(above, ours, np.nan)) - np.log(np.where(above, theirs, np.nan))
     means = (np.where(known, table, 0.0).sum(axis=0) / known.sum(axis=0) for table in (theirs, ours))
-    columns = (*(mean.tolist() for mean in means), interval(ours - theirs), interval(relative))
+    columns = (*(mean.tolist() for mean in means), interval(ours - theirs), map(_ratio, interval(logs)))
     names = [paths[at] for at, known_once in zip(shared, both.tolist(), strict=True) if known_once]
     return [
         {
@@ -77,6 +78,14 @@ def interval(table: Floats) -> list[dict[str, Any] | None]:
         {"mean": m, "low": lo, "high": hi, "ci95": [least, most] if count > 1 else None, "n": count} if count else None
         for count, m, lo, hi, least, most in zip(*(column.tolist() for column in columns), strict=True)
     ]
+
+
+def _ratio(logs: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What an interval of logarithms of ratios is as ratios less 1."""
+    if logs is None:
+        return None
+    ends = {name: expm1(logs[name]) for name in ("mean", "low", "high")}
+    return {**ends, "ci95": logs["ci95"] and [expm1(end) for end in logs["ci95"]], "n": logs["n"]}
 
 
 def _counts(leaf: Any) -> bool:

@@ -22,7 +22,7 @@ def write_sweep(data: Mapping[str, Any], directory: str | Path, *, command: str 
         sections=(
             Section(
                 "Which knobs serve the VIP, and what do the others pay?",
-                f"VIP: {', '.join(data['vip'])}. Others: {', '.join(data['others'])}. {len(data['seeds'])} seeds, "
+                f"VIP: {', '.join(data['vip'])}. {_others(data)}. {len(data['seeds'])} seeds, "
                 f"{setup['gpus']} x {setup['profile']}, {setup['slots']} slots each. The rule: {data['rule']}",
                 (heat_maps(data),),
                 (table("cells", "Every point", data["cells"]),),
@@ -43,6 +43,7 @@ def heat_maps(data: Mapping[str, Any]) -> Plot:
     horizons = [float(value) for value in data["horizons_s"]]
     windows = [float(value) for value in data["windows"]]
     who = data["vip"][0] if len(data["vip"]) == 1 else "the VIPs"
+    others = data["quiet"][0] if len(data["quiet"]) == 1 else "the worst quiet tenant"
 
     def seconds(name: str) -> Any:
         values = [np.nan if cell[name] is None else cell[name] for cell in data["cells"]]
@@ -58,8 +59,13 @@ def heat_maps(data: Mapping[str, Any]) -> Plot:
         windows,
         [
             knobs.Map(f"p99 queue wait of {who}", seconds("vip_queue_wait_p99_s")),
-            knobs.Map("p99 queue wait of the worst other tenant", seconds("other_queue_wait_p99_s")),
+            knobs.Map(f"p99 queue wait of {others}", seconds("quiet_queue_wait_p99_s")),
         ],
         place(data["given"]),
         place(data["suggested"]),
     )
+
+
+def _others(data: Mapping[str, Any]) -> str:
+    quiet = f"Quiet: {', '.join(data['quiet'])}"
+    return f"{quiet}. Heavy, not judged: {', '.join(data['heavy'])}" if data["heavy"] else quiet

@@ -170,8 +170,12 @@ def time_ticks(low: float, high: float, most: int) -> list[float]:
         short = [step * 10.0**decade for decade in decades for step in steps if step * 10.0**decade < 60]
         inside = [tick for tick in (*short, *longer) if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
         if len(inside) <= most:
-            return inside
-    return inside[:: math.ceil(len(inside) / most)]
+            break
+    kept: list[float] = []
+    for tick in inside:
+        if not kept or math.log(tick / kept[-1]) >= 0.7 * math.log(high / low) / most:
+            kept.append(tick)
+    return kept
 
 
 def time_axis(axes: Axes, span_s: float, what: str = "time since the start") -> float:

@@ -13,7 +13,7 @@ from aps.lab.report.plots import style
 
 POINTS = 400  # of a curve
 SHORTEST_S = 1e-3  # shorter durations are drawn as this
-WIDTHS = (4.5, 1.4)  # of the first and the last curve, points
+WIDTHS = (3.2, 1.3)  # of the first and the last curve, points
 
 
 def tails(
