@@ -34,7 +34,8 @@ def promised(seeds: int = BURST_SEEDS, *, on_progress: Progress | None = None) -
     found = causes(few, compared["figures"], on_progress=parts.of("causes"))
     physics = burst(few, PHYSICS, (PROMISED,), on_progress=parts.of("physics"))
     setup = Setup(profile=profile_named(PHYSICS))
-    loop = w2.open_loop(setup, vip_requests=VIP_REQUESTS, on_progress=parts.of("open_loop"))
+    loops = w2.open_loop(setup, {"": w2.PROMISED}, vip_requests=VIP_REQUESTS, on_progress=parts.of("open_loop"))
+    loop = loops[""]
     figures = data["figures"][PROMISED.name]
     pooled = loop.pooled()
     rows = [_row(figure, figures, seeds) for figure in FIGURES if figure.workload == "W1"]
