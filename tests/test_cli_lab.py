@@ -230,6 +230,15 @@ def test_out_and_trace_out_write_their_files(tmp_path: Path, capsys: pytest.Capt
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c", "report", "slots.json"]
 
 
+def test_a_trace_that_is_cut_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aps.cli.simulate.STAYS", 15)
+    trace = str(tmp_path / "slots.json")
+    assert main(["simulate", *BURST, "--trace-out", trace]) == 0
+    assert f"{trace} holds the first 15; 5 later stays in slots are left out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -7,7 +7,6 @@ saturating load.
 
 import argparse
 import json
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -94,8 +93,8 @@ def _policies(options: argparse.Namespace) -> int:
     if options.out is not None:
         from aps.lab.report import write_compare
 
-        with lab_options.usage():
-            write_compare(data, Path(options.out), runs=found.runs, command=options.command_line)
+        with lab_options.report(options) as directory:
+            write_compare(data, directory, runs=found.runs, command=options.command_line)
     if options.json:
         _print_json(data)
     else:
@@ -135,8 +134,8 @@ def _modes(options: argparse.Namespace) -> int:
     if options.out is not None:
         from aps.lab.report import write_batching
 
-        with lab_options.usage():
-            write_batching(data, Path(options.out), runs=found.runs, command=options.command_line)
+        with lab_options.report(options) as directory:
+            write_batching(data, directory, runs=found.runs, command=options.command_line)
     if options.json:
         _print_json(data)
     else:
