@@ -49,13 +49,13 @@ def test_what_is_not_there_is_answered_with_what_is() -> None:
         assert expected in str(caught.value)
 
 
-def test_everything_is_described() -> None:
+def test_everything_is_described(tmp_path: Path) -> None:
     listed = describe()
     assert [line.split()[0] for line in listed.splitlines()] == [*SCENARIOS, "azure-code", "PATH"]
     for scenario in SCENARIOS.values():
         assert scenario.says in listed
         assert all(parameter.says in describe(scenario.name) for parameter in scenario.parameters)
-    for name in ("azure-code", "PATH"):
+    for name in ("azure-code", "PATH", str(written(tmp_path, traces.AZURE))):
         assert all(f"{option} " in describe(name) for option in described())
     with pytest.raises(ValueError, match="no workload 'x'; expected one of burst, "):
         describe("x")

@@ -139,6 +139,8 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         read(tmp_path / "pipe")
     with pytest.raises(TraceError, match="no such file"):
         read("bad\0name")
+    with pytest.raises(TraceError, match="no such file"):
+        read("long" * 5000)
 
 
 def archived() -> bytes:

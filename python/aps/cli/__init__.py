@@ -1,6 +1,7 @@
 """The command line: one module for each verb, found here. A verb imports what it needs when it runs."""
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ EXIT_CODES = """exit codes:
   0  done
   1  it ran and did not pass
   2  wrong usage, something missing, or nothing to reach
+  130, 141  interrupted; nobody reads the output any more
 """
 
 
@@ -23,12 +25,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     options.command_line = shlex.join(["aps", *(sys.argv[1:] if argv is None else argv)])
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         print(f"aps {options.verb}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,7 +3,7 @@
 FILE is a CSV file with a row for each measured step and these columns:
 
   batch           sequences that decode in the step, each one token
-  context         tokens cached of each of them before the step (their mean, if they differ)
+  context         tokens cached of each of them before the step (their mean, rounded, if they differ)
   prefill_tokens  tokens prefilled in the step, in one chunk that ends its prompt
   cached          tokens of that prompt cached before the chunk (optional; 0 without the column)
   seconds         how long the step took
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from aps.lab.calibrate import Calibration
     from aps.lab.measured_steps import MeasuredSteps
     from aps.profiles import Profile
+    from aps_core.physics import PhysicsModel
 
 NAME = "calibrate"
 HELP = "fit a GPU's constants to your own measured steps"
 EPILOG = """examples:
-  aps calibrate examples/measured_steps.csv
+  aps calibrate examples/steps.csv
   aps calibrate rows.csv --base a100-llama2-13b --write my.toml
   aps calibrate rows.csv --all --json > fit.json
 """
@@ -54,19 +55,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Always 0: a poor fit is said in words."""
     need_lab_extra()
-    from aps.lab.calibrate_view import print_calibration, report_of
+    from aps.lab.calibrate_view import plain, print_calibration, report_of
     from aps.lab.measured_steps import read_steps
     from aps.lab.report import check_destination, dumps, write
     from aps.profiles import profile_named
+    from aps_core.physics import PhysicsModel
 
     try:
         base = profile_named(options.base)
+        if not isinstance(base.step_time, PhysicsModel):
+            raise UsageError(f"--base must be a physics profile, {base.name} is none")
         if options.write:
             _check_target(Path(options.write), options.force)
         if options.out:
             check_destination(options.out)
         measured = read_steps(options.rows)
-        calibration = _calibrate(measured, base)
+        calibration = _calibrate(measured, base.step_time)
         if options.write:
             _write(Path(options.write), _fitted(calibration, measured, base, Path(options.write).stem))
         if options.out:
@@ -74,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
     if options.json:
-        print(dumps(calibration.plain()), end="")
+        print(dumps(plain(calibration, measured.file, base.name)), end="")
     else:
         print(f"{len(measured.steps)} measured steps of {measured.file}, base {base.name}\n")
         print_calibration(calibration, every_row=options.all)
@@ -83,19 +87,16 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _calibrate(measured: "MeasuredSteps", base: "Profile") -> "Calibration":
+def _calibrate(measured: "MeasuredSteps", base: "PhysicsModel") -> "Calibration":
     from rich.console import Console
 
     from aps.lab.calibrate import calibrate
-    from aps_core.physics import PhysicsModel
 
-    if not isinstance(base.step_time, PhysicsModel):
-        raise ValueError(f"--base must be a physics profile, {base.name} is none")
     shown = Console(stderr=True)
     rows = len(measured.steps)
     slow = rows > MANY and shown.is_terminal
     with shown.status(f"fitting {rows:,} rows") if slow else nullcontext():
-        calibration = calibrate(measured.steps, base.step_time)
+        calibration = calibrate(measured.steps, base)
     if measured.ignored_columns:
         calibration.notes.append(f"Columns that mean nothing here: {', '.join(measured.ignored_columns)}.")
     return calibration

@@ -12,12 +12,13 @@ from aps_core.physics import PhysicsModel
 
 FEWEST_ROWS = 5
 ROWS_A_CONSTANT = 2
-TOLERABLE = 0.25  # relative standard error above which the rows do not tell a constant
+TOLERABLE = 0.5  # relative standard error above which the rows do not tell a constant
 CLEARLY_WORSE = 4.0  # in variances of the noise: two standard errors
 POOR = 0.1  # noise above which the formula does not describe the rows
 BATCHES = {1: "1", 2: "2-15", 16: "16-31", 32: "32-63", 64: "64 or more"}  # the least of each bin of loads
 LOADS = [*(f"decode, batch {batch}" for batch in BATCHES.values()), "prefill alone", "prefill beside decodes"]
 ALL = "all"
+NOT_TOLD = "the rows do not tell it, and fit as well with the base's value"
 NEVER_FITTED = {
     "host_s": "adds to every step as linear_layer_s does: steps of one model cannot tell them apart",
     "swap_bandwidth": "no row swaps",
@@ -96,7 +97,7 @@ def calibrate(steps: Sequence[MeasuredStep], base: PhysicsModel) -> Calibration:
 
     Least squares on the logarithm of time, so that errors are relative, with a soft L1 loss, so that outliers pull
     little, and a weak pull towards the base, as if it were known to a factor of about three. Every constant that some
-    row depends on is fitted; then those with a standard error above 25 % go back to their base value, one by one, the
+    row depends on is fitted; then those with a standard error above 50 % go back to their base value, one by one, the
     least missed first, as long as the rows are explained about as well (two standard errors). Fitted constants lie
     within a factor of 1,000 of the base (of an A100's, where the base is 0). ValueError: fewer than 5 steps.
     """
@@ -118,7 +119,7 @@ def calibrate(steps: Sequence[MeasuredStep], base: PhysicsModel) -> Calibration:
         name = min(untold, key=lambda name: without[name].misfit, default="")
         if not name or without[name].misfit - fit.misfit > CLEARLY_WORSE:
             break
-        kept[name] = "the rows do not tell it, and its base value explains them as well"
+        kept[name] = NOT_TOLD
         fit = without[name]
     return _report(steps, base, problem, fit, alone, kept)
 
@@ -210,7 +211,8 @@ def _notes(fit: Fit, given: dict[str, float], base_error: Array, error: Array) -
     far = int((np.abs(error) > max(5 * fit.noise, 0.05)).sum())
     if far:
         notes.append(
-            f"{far} of {len(error)} rows are off by more than five times the scatter: outliers, which pull little."
+            f"{far} of {len(error)} rows are off by more than 5 % and five times the scatter: "
+            "outliers, which pull little."
         )
     for name, value in fit.values.items():
         start = given[name]

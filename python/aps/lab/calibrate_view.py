@@ -1,6 +1,7 @@
 """A calibration for people: tables on a terminal, and a report."""
 
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +28,14 @@ def print_calibration(calibration: Calibration, *, every_row: bool = False) -> N
     rows = calibration.rows if every_row else calibration.rows[:WORST]
     out.print(
         grid(
-            ("constant", "", "base", "fitted", "+- %", "kept from the base: why"),
+            ("constant", "", "unit", "base", "fitted", "+- %"),
             (_constant_row(constant) for constant in calibration.constants),
-            text=(0, 1, 5),
+            text=(0, 1, 2),
         )
     )
+    for reason, names in _kept(calibration).items():
+        out.print(f"* kept: {', '.join(names)}: {reason}")
+    out.print()
     out.print("Errors by load, %")
     out.print(
         grid(
@@ -50,7 +54,12 @@ def print_calibration(calibration: Calibration, *, every_row: bool = False) -> N
         out.print(f"* {name}: {meaning}")
     out.print(f"\nScatter of the rows: {100 * calibration.noise:.2g} %.")
     for note in calibration.notes:
-        out.print(f"[bold]{note}[/bold]")
+        out.print(note, style="bold", markup=False)
+
+
+def plain(calibration: Calibration, file: str, base: str) -> dict[str, Any]:
+    """The same for JSON, with what it is of."""
+    return {"file": file, "base": base, **calibration.plain(), "definitions": DEFINITIONS}
 
 
 def report_of(calibration: Calibration, file: str, base: str, command: str) -> Report:
@@ -117,14 +126,23 @@ def report_of(calibration: Calibration, file: str, base: str, command: str) -> R
         definitions=DEFINITIONS,
         notes=tuple(calibration.notes),
         command=command,
-        data=calibration.plain(),
+        data=plain(calibration, file, base),
     )
 
 
 def _constant_row(constant: FittedConstant) -> tuple[str, ...]:
     uncertainty = NOTHING if constant.uncertainty is None else f"{100 * constant.uncertainty:.2g}"
-    value = NOTHING if constant.kept else f"{constant.value:.4g}"
-    return (constant.name, constant.symbol, f"{constant.base:.4g}", value, uncertainty, constant.kept)
+    value = "kept" if constant.kept else f"{constant.value:.4g}"
+    return (constant.name, constant.symbol, constant.unit, f"{constant.base:.4g}", value, uncertainty)
+
+
+def _kept(calibration: Calibration) -> dict[str, list[str]]:
+    """Reason -> the constants kept for it."""
+    names: dict[str, list[str]] = {}
+    for constant in calibration.constants:
+        if constant.kept:
+            names.setdefault(constant.kept, []).append(constant.name)
+    return names
 
 
 def _load_row(load: LoadErrors) -> tuple[str, ...]:

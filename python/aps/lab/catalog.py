@@ -1,9 +1,9 @@
 """Workloads by name or path: scenarios, the trace that ships with the package, and any trace file."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from importlib.resources import as_file, files
-from pathlib import Path
 
 from aps.data import AZURE_CODE_2023
 from aps.lab.scenarios import SCENARIOS
@@ -39,14 +39,14 @@ def open_workload(
     if name_or_path == AZURE_CODE:
         with as_file(files("aps.data") / AZURE_CODE_2023) as path:
             return replace(read(path, options), name=AZURE_CODE)
-    if not Path(name_or_path).exists():
+    if not os.path.exists(name_or_path):
         known = ", ".join([*SCENARIOS, *SHIPPED])
         raise ValueError(f"no workload {name_or_path!r}; expected one of {known}, or the path of a trace: {FORMATS}")
     return read(name_or_path, options)
 
 
 def describe(name: str | None = None) -> str:
-    """A line for every workload there is; with a name, that workload and its parameters. ValueError: unknown name."""
+    """A line for every workload there is; with a name or path, that workload's parameters. ValueError: unknown."""
     if name is None:
         says = {**{scenario.name: scenario.says for scenario in SCENARIOS.values()}, **SHIPPED, "PATH": PATH}
         return _listed(says)
@@ -55,7 +55,7 @@ def describe(name: str | None = None) -> str:
         return f"{name}: {scenario.says}\n" + _listed(
             {f"{one.name}={one.shown}": f"{one.says} ({one.kind.allowed})" for one in scenario.parameters}
         )
-    if name in SHIPPED or name == "PATH":
+    if name in SHIPPED or name == "PATH" or os.path.exists(name):
         return f"{name}: {SHIPPED.get(name, PATH)}\n" + _listed(described())
     raise ValueError(f"no workload {name!r}; expected one of {', '.join([*SCENARIOS, *SHIPPED, 'PATH'])}")
 

@@ -1,5 +1,6 @@
 """W2, the open loop: VIP requests by a Poisson process onto a free tier that keeps the device full."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,30 +67,47 @@ def waits(run: Run, tenant: str, until: NDArray[np.float64]) -> NDArray[np.float
 
 def open_loop(
     setup: Setup,
-    policy: Policy = PROMISED,
+    policies: Mapping[str, Policy],
     *,
     vip_requests: int = 1000,
     seeds: int | None = None,
     on_progress: Progress | None = None,
     **changed: Any,
-) -> OpenLoop:
-    """Seeds 0, 1, ... until the VIP has sent `vip_requests` in all, or so many `seeds`.
+) -> dict[str, OpenLoop]:
+    """Each policy on seeds 0, 1, ... until the VIP has sent `vip_requests` in all, or on so many `seeds`.
 
     changed: parameters of the scenario, such as free_prompt. on_progress gets the part done, 0..1.
     """
-    wait_s: list[NDArray[np.float64]] = []
-    ttft_s: list[NDArray[np.float64]] = []
-    computed: list[NDArray[np.int64]] = []  # prompt and output tokens by tenant
-    found = []
-    sent = 0
-    while sent < vip_requests if seeds is None else len(wait_s) < seeds:
-        run = simulate(SCENARIO.build(len(wait_s), **changed), policy, setup)
-        wait_s.append(waits(run, VIP, run.started_at))
-        ttft_s.append(waits(run, VIP, run.first_token_at))
-        computed.append(run.series.served.sum(axis=0))
-        found.append(figures(run))
-        sent += len(wait_s[-1])
+    found = {name: _Found() for name in policies}
+    sent = done = 0
+    while sent < vip_requests if seeds is None else done < seeds:
+        workload = SCENARIO.build(done, **changed)
+        for name, policy in policies.items():
+            run = simulate(workload, policy, setup)
+            found[name].add(run)
+        done += 1
+        sent += len(waits(run, VIP, run.started_at))
         if on_progress is not None:
-            on_progress(min(1.0, sent / vip_requests if seeds is None else len(wait_s) / seeds))
-    prompt, output = ({name: of[:, slot] for slot, name in enumerate((VIP, FREE))} for of in np.stack(computed, axis=1))
-    return OpenLoop(tuple(wait_s), tuple(ttft_s), prompt, output, over_seeds(found))
+            on_progress(min(1.0, sent / vip_requests if seeds is None else done / seeds))
+    return {name: collected.whole() for name, collected in found.items()}
+
+
+class _Found:
+    """What is kept of each run."""
+
+    def __init__(self) -> None:
+        self.wait_s: list[NDArray[np.float64]] = []
+        self.ttft_s: list[NDArray[np.float64]] = []
+        self.computed: list[NDArray[np.int64]] = []  # prompt and output tokens by tenant
+        self.figures: list[dict[str, Any]] = []
+
+    def add(self, run: Run) -> None:
+        self.wait_s.append(waits(run, VIP, run.started_at))
+        self.ttft_s.append(waits(run, VIP, run.first_token_at))
+        self.computed.append(run.series.served.sum(axis=0))
+        self.figures.append(figures(run))
+
+    def whole(self) -> OpenLoop:
+        by_kind = np.stack(self.computed, axis=1)
+        prompt, output = ({name: of[:, slot] for slot, name in enumerate((VIP, FREE))} for of in by_kind)
+        return OpenLoop(tuple(self.wait_s), tuple(self.ttft_s), prompt, output, over_seeds(self.figures))

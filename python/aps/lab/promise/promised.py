@@ -13,6 +13,7 @@ from aps.lab.run import Setup
 from aps.profiles import profile_named
 
 BURST_SEEDS = 200
+COMPARED_SEEDS = 20  # at most, on which policies are held beside one another
 VIP_REQUESTS = 1000
 PHYSICS = "a100-llama2-7b"
 COMMAND = "aps stress --virtual"
@@ -22,17 +23,19 @@ def promised(seeds: int = BURST_SEEDS, *, on_progress: Progress | None = None) -
     """The promised test: W1 on seeds 0..seeds - 1, W2 on as many as send 1,000 VIP requests. Plain data:
 
     "figures": [{"figure", "promised", "measured", "low", "high", "definition", "how", "met"}], "met": all five are;
-    "burst", "open_loop", "physics": what was run, with which knobs, and its figures; "policies": the burst under other
-    policies; "causes" and "words": what made the shares. The same for the same `seeds`.
-    on_progress gets the part done, 0..1.
+    "burst", "physics", "open_loop": what was run, with which knobs, and its figures over the seeds; "policies": the
+    burst under other policies; "causes": what made the shares. All but "burst" on the first 20 seeds at most.
+    The same for the same `seeds`. on_progress gets the part done, 0..1.
     """
-    steps = Parts(on_progress, {"burst": 5.0, "causes": 2.0, "physics": 1.5, "open_loop": 1.5})
-    numbers = range(seeds)
-    data = burst(numbers, on_progress=steps.of("burst"))
-    found = causes(numbers, data["figures"], on_progress=steps.of("causes"))
-    physics = burst(numbers, PHYSICS, (PROMISED,), on_progress=steps.of("physics"))
+    parts = Parts(on_progress, {"burst": 2.0, "policies": 1.0, "causes": 0.5, "physics": 0.3, "open_loop": 1.0})
+    few = range(min(seeds, COMPARED_SEEDS))
+    data = burst(range(seeds), policies=(PROMISED,), on_progress=parts.of("burst"))
+    compared = burst(few, on_progress=parts.of("policies"))
+    found = causes(few, compared["figures"], on_progress=parts.of("causes"))
+    physics = burst(few, PHYSICS, (PROMISED,), on_progress=parts.of("physics"))
     setup = Setup(profile=profile_named(PHYSICS))
-    loop = w2.open_loop(setup, vip_requests=VIP_REQUESTS, on_progress=steps.of("open_loop"))
+    loops = w2.open_loop(setup, {"": w2.PROMISED}, vip_requests=VIP_REQUESTS, on_progress=parts.of("open_loop"))
+    loop = loops[""]
     figures = data["figures"][PROMISED.name]
     pooled = loop.pooled()
     rows = [_row(figure, figures, seeds) for figure in FIGURES if figure.workload == "W1"]
@@ -40,17 +43,15 @@ def promised(seeds: int = BURST_SEEDS, *, on_progress: Progress | None = None) -
     return {
         "figures": rows,
         "met": all(row["met"] for row in rows),
-        "seeds": seeds,
         "burst": {**_run(data), "figures": figures},
-        "policies": [_variant(named, data) for named in VARIANTS],
-        "causes": found,
-        "words": [cause["words"] for cause in found],
+        "policies": {"seeds": list(few), "rows": [_variant(named, compared) for named in VARIANTS]},
+        "causes": {"seeds": list(few), "found": found},
         "physics": {**_run(physics), "figures": physics["figures"][PROMISED.name]},
         "open_loop": {
             "workload": describe.workload(w2.SCENARIO.build(0)),
             "setup": describe.setup(setup),
             "knobs": open_knobs(),
-            "seeds": loop.seeds,
+            "seeds": list(range(loop.seeds)),
             **pooled,
             "figures": loop.figures,
         },

@@ -16,7 +16,7 @@ def capacity(workload: Workload, setup: Setup) -> float:
     The workload must have a horizon and more work than fits into it: ValueError when slots stood empty.
     """
     run = simulate(workload, Policy.fifo(), setup)
-    slots = setup.device.slots * setup.gpus
+    slots = sum(device.slots for device in setup.devices)
     occupancy = float(run.slot_s.sum()) / (run.ended_at * slots)
     if occupancy < FULL:
         raise ValueError(f"{workload.name} must keep the slots full to measure capacity, occupancy is {occupancy:.1%}")

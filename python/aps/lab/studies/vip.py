@@ -67,23 +67,21 @@ class _Mix:
 
     def __init__(self, prompts: str, setup: Setup, vip_requests: int, report: Progress) -> None:
         self.prompts = prompts
-        runs = Parts(report, dict.fromkeys([*map(_name, POLICIES), "fifo", "alone"], 1.0))
-        self.loops = {
-            _name(policy): open_loop(
-                setup, policy, vip_requests=vip_requests, on_progress=runs.of(_name(policy)), free_prompt=prompts
-            )
-            for policy in POLICIES
-        }
-        fifo = Policy.fifo()
-        seeds = self.promised.seeds
-        self.fifo = open_loop(setup, fifo, seeds=seeds, on_progress=runs.of("fifo"), free_prompt=prompts)
-        self.alone = open_loop(
-            setup, fifo, seeds=seeds, on_progress=runs.of("alone"), free_prompt=prompts, vip_per_s=NO_VIP_PER_S
+        policies = {"FIFO": Policy.fifo(), **{_name(policy): policy for policy in POLICIES}}
+        parts = Parts(report, {"with": float(len(policies)), "without": 1.0})
+        self.loops = open_loop(
+            setup, policies, vip_requests=vip_requests, on_progress=parts.of("with"), free_prompt=prompts
         )
-
-    @property
-    def promised(self) -> OpenLoop:
-        return self.loops[_name(PROMISED)]
+        self.fifo, self.promised = self.loops["FIFO"], self.loops[_name(PROMISED)]
+        without = open_loop(
+            setup,
+            {"FIFO": Policy.fifo()},
+            seeds=self.promised.seeds,
+            on_progress=parts.of("without"),
+            free_prompt=prompts,
+            vip_per_s=NO_VIP_PER_S,
+        )
+        self.alone = without["FIFO"]
 
     def losses(self, loop: OpenLoop) -> dict[str, float]:
         """The free tier's, as DEFINITIONS has them."""
@@ -107,7 +105,7 @@ class _Mix:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """A row a policy."""
-        for name, loop in {"FIFO": self.fifo, **self.loops}.items():
+        for name, loop in self.loops.items():
             pooled, whole = loop.pooled(), loop.figures["whole"]
             wait_s, ttft_s = pooled["vip_queue_wait_s"], pooled["vip_ttft_s"]
             by_seed = pooled["vip_queue_wait_p99_s_by_seed"]
@@ -123,7 +121,7 @@ class _Mix:
                 "vip_queue_wait_max_s": wait_s["max"],
                 "vip_ttft_p99_s": ttft_s["p99"],
                 "occupancy": whole["occupancy"]["mean"],
-                "mfu": whole["mfu"]["mean"],
+                "mfu": (whole.get("mfu") or {}).get("mean"),
                 "free_output_tokens": int(loop.output_tokens[FREE].sum()),
                 "vip_output_tokens": int(loop.output_tokens[VIP].sum()),
                 **self.losses(loop),

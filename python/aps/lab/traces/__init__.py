@@ -1,5 +1,6 @@
 """Readers of traces: what was asked of real services, as workloads. Formats and options: docs/traces.md."""
 
+import os
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,7 +26,7 @@ def read(path: str | Path, options: TraceOptions | None = None) -> Workload:
     """
     options = options or TraceOptions()
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return assemble(servegen.generate(clients_of_folder(path), str(path), options), options)
     with opened(path) as stream:
         head = stream.read(HEAD)

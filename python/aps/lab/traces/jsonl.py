@@ -28,9 +28,10 @@ def whole(value: object) -> int | None:
     return value if type(value) is int and 0 <= value <= INT32_MAX else None
 
 
-def instant(value: object) -> float | None:
+def instant(value: Any) -> float | None:
     """A number 0..1e12, or None."""
-    return float(value) if type(value) in (int, float) and 0 <= value <= LATEST_S else None  # type: ignore[operator, arg-type]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and 0 <= value <= LATEST_S else None
 
 
 @dataclass(frozen=True, slots=True)
