@@ -86,6 +86,7 @@ def _policies(options: argparse.Namespace) -> int:
             slo,
             baseline=options.baseline,
             seeds=seeds,
+            keep_runs=options.out is not None,
             jobs=options.jobs,
             on_progress=bar.update,
         )
@@ -120,7 +121,15 @@ def _modes(options: argparse.Namespace) -> int:
     began = perf_counter()
     with lab_options.usage(), Bar(f"aps compare: {workloads[0].name}, {options.batching}") as bar:
         found = batching(
-            workloads, policies[0], setup, slo, modes=modes, seeds=seeds, jobs=options.jobs, on_progress=bar.update
+            workloads,
+            policies[0],
+            setup,
+            slo,
+            modes=modes,
+            seeds=seeds,
+            keep_runs=options.out is not None,
+            jobs=options.jobs,
+            on_progress=bar.update,
         )
     data = {**found.data, "wall_s": perf_counter() - began}
     if options.out is not None:

@@ -46,9 +46,9 @@ def windows(series: Series, weights: Floats, window_s: float | None = None) -> W
     full. Tokens are those computed in the window, prompt (again after a preemption by recompute) and output.
     """
     bins = len(series.edges_s) - 1
-    if not bins:
+    width_s = float(series.edges_s[1] - series.edges_s[0]) if bins else 0.0
+    if not width_s:
         return Windows(0.0, *(np.zeros(0) for _ in range(3)))
-    width_s = float(series.edges_s[1] - series.edges_s[0])
     each = -(-bins // WINDOWS) if window_s is None else round(window_s / width_s)
     each = max(1, min(each, bins))
     firsts = np.arange(0, bins - each + 1, each)
