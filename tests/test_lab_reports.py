@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from markupsafe import escape
 
@@ -19,6 +20,7 @@ from aps.lab.figures import Slo, figures
 from aps.lab.policies import parse, parse_list
 from aps.lab.report import Section, write_batching, write_compare, write_promise, write_run
 from aps.lab.report.flatten import estimates, flat, name
+from aps.lab.report.runs import service
 from aps.lab.report.tenants import groups
 from aps.lab.run import Run, Setup, simulate
 from aps.lab.scenarios import SCENARIOS
@@ -49,7 +51,7 @@ def result_of(run: Run) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run() -> Run:
-    return simulate(noisy(0), parse("aps").policy, SETUP)
+    return simulate(SCENARIOS["burst"].build(0), parse("aps").policy, Setup(profile_named("reference")))
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,18 @@ def test_many_tenants_are_drawn_as_the_first_and_the_rest(tmp_path: Path) -> Non
 def test_the_highest_bids_are_drawn_first(run: Run) -> None:
     vip = SCENARIOS["vip"].build(0, duration_s=5.0)
     assert [group.name for group in groups(vip, 7)] == ["vip", "free"]
+
+
+def test_the_tokens_of_a_long_step_are_spread_over_it(run: Run) -> None:
+    """On `reference` a step of whole prompts takes seconds, and the series counts its tokens where it ends."""
+    edges_s, served = service(run, groups(run.workload, 7))
+    total = np.sum(list(served.values()), axis=0)
+    assert total.sum() == pytest.approx(run.prefill_tokens + run.output_tokens)
+    busy = run.series.running[: len(edges_s) - 1, 0] > 0
+    assert (total[busy] > 0).all() and busy.mean() > 0.9
+    rates = total / np.diff(edges_s)
+    assert rates.max() < 3 * 1024  # prompts alone are computed at 1,024 tokens/s
+    assert run.series.served.sum(axis=(1, 2)).max() / np.diff(run.series.edges_s).min() > 10 * rates.max()
 
 
 # -- policies side by side --
