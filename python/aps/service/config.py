@@ -31,11 +31,12 @@ class Settings:
     max_body_bytes, body_s: the size of a request's body, and the time that it may take to arrive.
     max_header_bytes, header_s: the same of its header. max_connections: open at once; further ones get 503.
     keep_alive_s: how long a connection may be idle.
-    max_unsent_bytes: of a stream whose client does not read; beyond that its request is cancelled.
+    send_s: after so long a client that takes nothing of its answer is cut off and its request cancelled.
+    comment_s: how often a stream that has no token yet gets a comment, which keeps its connection open.
     gpu_hour_dollars, price_source: the price behind dollar figures, and where and when it was seen.
     max_labels: values of the label `tenant` in `GET /metrics`; the rest are together "other".
     jain_window_s: seconds of the service's clock over which Jain's index is taken.
-    keep_finished_s, max_finished: how long, and how many, finished requests stay readable.
+    keep_finished_s, max_finished, max_finished_bytes: how long ended requests stay readable, how many, how much text.
     log_level, log_format: of the service's log on stderr.
 
     Raises ValueError (TypeError for a wrong type) naming the field, the value and what is allowed.
@@ -51,13 +52,15 @@ class Settings:
     header_s: float = 10.0
     max_connections: int = 4096
     keep_alive_s: float = 75.0
-    max_unsent_bytes: int = 1 << 20
+    send_s: float = 30.0
+    comment_s: float = 15.0
     gpu_hour_dollars: float = A100_DOLLARS
     price_source: str = A100_PRICE
     max_labels: int = 1000
     jain_window_s: float = 60.0
     keep_finished_s: float = 300.0
     max_finished: int = 10_000
+    max_finished_bytes: int = 64 << 20
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     log_format: Literal["text", "json"] = "text"
 
@@ -66,19 +69,19 @@ class Settings:
         check.integer("Settings.port", self.port, 0, 65535)
         if not isinstance(self.insecure_open, bool):
             raise TypeError(f"Settings.insecure_open must be true or false, got {self.insecure_open!r}")
-        for name in ("drain_s", "body_s", "header_s", "keep_alive_s", "jain_window_s"):
+        for name in ("drain_s", "body_s", "header_s", "keep_alive_s", "send_s", "comment_s", "jain_window_s"):
             allowed = "seconds above 0 and at most 86400"
             check.number(f"Settings.{name}", getattr(self, name), allowed, lambda x: 0 < x <= DAY_S)
         check.number("Settings.keep_finished_s", self.keep_finished_s, "seconds in 0..86400", lambda x: 0 <= x <= DAY_S)
         check.integer("Settings.max_body_bytes", self.max_body_bytes, 1 << 10, 1 << 30)
         check.integer("Settings.max_header_bytes", self.max_header_bytes, 1 << 10, 1 << 20)
         check.integer("Settings.max_connections", self.max_connections, 1, 1 << 20)
-        check.integer("Settings.max_unsent_bytes", self.max_unsent_bytes, 1 << 10, 1 << 30)
         allowed = "dollars, a finite number >= 0"
         check.number("Settings.gpu_hour_dollars", self.gpu_hour_dollars, allowed, lambda x: 0 <= x < inf)
         check.text("Settings.price_source", self.price_source)
         check.integer("Settings.max_labels", self.max_labels, 1, 1 << 20)
         check.integer("Settings.max_finished", self.max_finished, 0, 1 << 24)
+        check.integer("Settings.max_finished_bytes", self.max_finished_bytes, 0, 1 << 40)
         check.choice("Settings.log_level", self.log_level, LOG_LEVELS)
         check.choice("Settings.log_format", self.log_format, LOG_FORMATS)
 
