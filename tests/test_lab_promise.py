@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from aps.lab.promise import promised
 from aps.lab.promise import open_loop as w2
+from aps.lab.promise import promised
 from aps.lab.promise.causes import vip_share
 from aps.lab.promise.definitions import FIGURES
 from aps.lab.promise.view import RUNS, print_promised, words, write_report
@@ -113,7 +113,7 @@ def test_queue_wait_is_not_the_first_token(data: dict[str, Any]) -> None:
 
 def test_an_open_loop_counts_whom_the_horizon_cuts_off() -> None:
     """Under FIFO the last VIP requests have not started: they count with the time they have waited."""
-    changed = {"duration_s": 20.0, "vip_per_s": 3.0}
+    changed: dict[str, Any] = {"duration_s": 20.0, "vip_per_s": 3.0}
     loop = w2.open_loop(PHYSICS, {"fifo": Policy.fifo()}, seeds=1, **changed)["fifo"]
     workload = w2.SCENARIO.build(0, **changed)
     vip = [tenant.name for tenant in workload.tenants].index("vip")
@@ -158,3 +158,12 @@ def test_the_page_shows_these_figures(rows: dict[str, dict[str, Any]], root: Pat
         row = rows[figure.name]
         assert title == figure.title
         assert numbers == [format(row[key], figure.form) for key in ("measured", "low", "high")]
+
+
+def test_the_page_shows_the_policies(data: dict[str, Any], root: Path) -> None:
+    text = (root / "docs" / "promised-figures.md").read_text()
+    for row in data["policies"]["rows"]:
+        vip = f"{row['vip_queue_wait_mean_s']:.1f}; {row['vip_queue_wait_p99_s']:.1f}"
+        cells = [f"{100 * row['vip_share']:.1f} %", f"{row['jain']:.3f}", vip, f"{row['free_queue_wait_mean_s']:.1f}"]
+        assert f"| {' | '.join([*cells, format(row['makespan_s'], '.1f')])} |" in text
+    assert f"{data['physics']['figures']['whole']['dollars_per_million_tokens']['mean']:.3f}" in text

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,7 +43,7 @@ def neighbours() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def loads() -> dict[str, Any]:
-    return load.study(1)
+    return load.study()
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +202,47 @@ def test_capacity_needs_a_full_device() -> None:
 
 
 def test_the_results_do_not_depend_on_the_processes(loads: dict[str, Any]) -> None:
-    assert load.study(1, parallel=Parallel(2)) == loads
+    assert load.study(parallel=Parallel(2)) == loads
+
+
+def page(root: Path, heading: str) -> list[list[str]]:
+    """The rows of the table below a heading of docs/promised-figures.md, without emphasis."""
+    section = (root / "docs" / "promised-figures.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in rows[2:]]
+
+
+def test_the_page_has_the_loads(loads: dict[str, Any], root: Path) -> None:
+    keys = ("queue_wait_mean_s", "queue_wait_p99_s", "slower_queue_wait_mean_s", "slower_queue_wait_p99_s")
+    expected = [
+        [f"{row['level']} ({row['load']:.0%})", row["policy"]]
+        + [format(row[key], form) for key, form in zip(keys, (".3f", ".2f", ".3f", ".2f"), strict=True)]
+        for row in records(loads)
+    ]
+    assert page(root, "Waiting by load") == expected
+
+
+def test_the_page_has_vtcs_workloads(published: dict[str, Any], root: Path) -> None:
+    by = {policy: [row for row in records(published, 1) if row["policy"] == policy] for policy in vtc.POLICIES}
+    for shown, ours, fifo, aps in zip(page(root, "VTC's published workloads"), *by.values(), strict=True):
+        assert shown[0] == ours["workload"]
+        assert shown[2:5] == [f"{row['difference']:,.0f}" for row in (ours, fifo, aps)]
+        assert shown[5:] == [f"{ours['their_bound']:,.0f}", f"{ours['our_bound']:,.0f}; {aps['our_bound']:,.0f}"]
+
+
+def test_one_seed_is_within_what_the_page_says_of_many(
+    vips: dict[str, Any], neighbours: dict[str, Any], root: Path
+) -> None:
+    for shown, row in zip(page(root, "VIP over a saturated free tier"), records(vips), strict=True):
+        assert shown[:2] == [row["free_prompts"], row["policy"]]
+        low, high = (float(value) / 1e3 for value in shown[3].split(" to "))
+        assert low - 1e-4 <= row["vip_queue_wait_p99_s"] <= high + 1e-4
+        assert row["free_lost"] == pytest.approx(float(shown[5].strip("%")) / 100, abs=0.004)
+    found = {(row["policy"], f"{row['quiet_load']:.0%}"): row for at in (0, 1) for row in records(neighbours, at)}
+    for name, quiet, calm, noisy_s, *_ in page(root, "Noisy neighbour"):
+        row = found[name.removeprefix("aps, "), quiet]
+        assert row["calm_p99_ttft_s"] == pytest.approx(float(calm), rel=0.6)
+        assert row["noisy_p99_ttft_s"] == pytest.approx(float(noisy_s), rel=0.25)
 
 
 def test_every_study_can_be_printed_and_reported(
