@@ -127,7 +127,7 @@ def plane(name: str, title: str, points: Sequence[Point], x_label: str, y_label:
         _linear(axes, [value for point in known for value in point.x if value is not None], 6)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        style.legend_above(figure, [style.mark(key, own) for key, own in look.items()])
+        style.legend_above(figure, [style.mark(point.name, look[point.name]) for point in points])
         return style.finish(figure, name, title, f"{title} Bars are {interval}.")
 
 
@@ -192,7 +192,7 @@ def _scale(axes: Axes, panel: Panel) -> None:
     else:
         _linear(axes, ends, 4)
         left, right = axes.get_xlim()
-        pad = 0.02 * (right - left)
+        pad = 0.05 * (right - left)
         axes.set_xlim(max(left, panel.bounds[0] - pad), min(right, panel.bounds[1] + pad))
 
 
