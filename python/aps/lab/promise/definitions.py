@@ -23,7 +23,7 @@ JAIN_WITHIN = 0.02
 FIGURES = (
     Figure(
         "occupancy",
-        "GPU utilisation",
+        "GPU utilisation (slot occupancy)",
         0.95,
         "W1",
         "slots in use over slots, weighted by time from the first arrival to the last token. The promise said GPU "

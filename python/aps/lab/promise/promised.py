@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aps.lab import describe
+from aps.lab.progress import Parts, Progress
 from aps.lab.promise import open_loop as w2
 from aps.lab.promise.burst import PROMISED, SCENARIO, VARIANTS, burst, flat, measured
 from aps.lab.promise.causes import causes, vip_share
 from aps.lab.promise.definitions import FIGURES, Figure
-from aps.lab.progress import Parts, Progress
 from aps.lab.run import Setup
 from aps.profiles import profile_named
 
