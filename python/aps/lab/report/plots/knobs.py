@@ -67,7 +67,7 @@ def heat_maps(
             if cell is not None
         ]
         style.legend_above(figure, entries)
-        return style.finish(figure, name, title, f"{title} Darker is longer; the colours are logarithmic.")
+        return style.finish(figure, name, title, "Darker is longer; the colours are logarithmic.")
 
 
 def _heat(figure: Figure, axes: Axes, quantity: Map) -> None:

@@ -108,10 +108,11 @@ def finish(figure: Figure, name: str, title: str, caption: str = "") -> Plot:
 def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
     """One legend for all panels, between title and panels, in as many rows as it needs."""
     height = figure.get_figheight()
+    length = 2.8 if any(isinstance(handle, Line2D) and handle.get_linestyle() != "None" for handle in handles) else 1.2
     for columns in range(len(handles), 0, -1):
         corner = (0, 1 - TITLE_IN / height)
         legend = figure.legend(
-            handles=handles, ncols=columns, loc="upper left", bbox_to_anchor=corner, handlelength=2.8
+            handles=handles, ncols=columns, loc="upper left", bbox_to_anchor=corner, handlelength=length
         )
         extent = legend.get_window_extent()
         if extent.width <= 0.99 * figure.bbox.width or columns == 1:
