@@ -58,7 +58,7 @@ def side_by_side(
         figure = style.new(title, 0.7 + rows * (0.85 + 0.22 * len(names)))
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         for axes, panel in zip(grid, panels, strict=False):
-            axes.set_title(panel.title)
+            axes.set_title(style.short(panel.title, style.TITLE))
             axes.set_xlabel(f"{panel.better} is better" if panel.better else "", fontsize=8.5, color=style.GREY)
             _scale(axes, panel, TICKS[columns])
             for at, (key, estimate) in enumerate(zip(names, panel.estimates, strict=True)):
@@ -83,7 +83,7 @@ def sizes(name: str, title: str, panels: Mapping[str, Mapping[str, Numbers]], wh
         figure = style.new(title, 2.9)
         grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False).ravel()
         for axes, (panel, counts) in zip(grid, panels.items(), strict=True):
-            axes.set_title(panel)
+            axes.set_title(style.short(panel, style.TITLE))
             for at, (key, number) in enumerate(counts.items()):
                 middles = np.arange(len(number)) + (at - (len(names) - 1) / 2) * width
                 share = number / max(1.0, float(number.sum()))

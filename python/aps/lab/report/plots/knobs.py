@@ -50,7 +50,7 @@ def heat_maps(
             _heat(figure, axes, quantity)
             axes.set_xticks(np.arange(len(windows)) + 0.5, [labels.window(d) for d in windows], rotation=0)
             axes.set_yticks(np.arange(len(horizons_s)) + 0.5, [labels.horizon(h) for h in horizons_s])
-            axes.set_title(quantity.title)
+            axes.set_title(style.short(quantity.title, style.TITLE))
             for cell, line, width in ((default, DASHED, 2.0), (suggested, SOLID, 2.8)):
                 if cell is not None:
                     _frame(axes, cell, line, width)

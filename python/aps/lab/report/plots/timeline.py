@@ -72,7 +72,7 @@ def rates(
         most = 1e-9
         for axes, (panel, (edges_s, tenants)) in zip(grid, panels.items(), strict=True):
             if len(panels) > 1:
-                axes.set_title(panel)
+                axes.set_title(style.short(panel, style.TITLE))
             if len(edges_s) < 2:
                 style.nothing(axes, "no time passed")
                 continue

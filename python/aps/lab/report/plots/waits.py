@@ -32,7 +32,7 @@ def tails(
         grid = figure.subplots(rows, min(2, len(panels)), sharex=True, sharey=True, squeeze=False).ravel()
         for at, (panel, curves) in enumerate(values.items()):
             axes = grid[at]
-            axes.set_title(panel)
+            axes.set_title(style.short(panel, style.TITLE))
             # Curves that are the same stay visible: the first are the widest.
             for after, (curve, sample) in zip(range(len(curves))[::-1], curves.items(), strict=True):
                 _curve(axes, sample, curve, look[curve], THINNEST + WIDER * after)
