@@ -74,12 +74,12 @@ def study(seeds: int = SEEDS, *, parallel: Parallel = HERE, on_progress: Progres
     per_s = capacity(SCENARIOS["vtc-overload"].build(0), setup)
     keys = list(product(range(len(CASES)), range(seeds)))
     found = parallel.map(partial(_play, setup, per_s), keys, on_progress)
-    first = [records for (_, seed), (_, records) in zip(keys, found, strict=True) if seed == 0]
-    records = [record for of_case in first for record in of_case]
+    claims, bounds, tables = zip(*found, strict=True)
+    records = [record for (_, seed), rows in zip(keys, tables, strict=True) if seed == 0 for record in rows]
     return result(
         "vtc",
         "VTC's published workloads",
-        _worst(rows for rows, _ in found),
+        [*_worst(claims), *_worst(bounds)],
         [
             table(
                 "vtc_published", "What was published", [{"workload": c.name, "published": c.published} for c in CASES]
@@ -95,15 +95,15 @@ def study(seeds: int = SEEDS, *, parallel: Parallel = HERE, on_progress: Progres
     )
 
 
-def _play(setup: Setup, per_s: float, key: tuple[int, int]) -> tuple[Rows, Rows]:
-    """What is judged, and a record a policy, of one workload with one seed."""
+def _play(setup: Setup, per_s: float, key: tuple[int, int]) -> tuple[Rows, Rows, Rows]:
+    """Of one workload with one seed: what is judged of its claim, and of the bounds; a record a policy."""
     at, seed = key
     case = CASES[at]
     variant = {"variant": case.variant} if case.variant else {}
     workload = SCENARIOS[case.scenario].build(seed, capacity_per_s=per_s, **variant)
     runs = {name: simulate(workload, policy, setup, points=POINTS) for name, policy in POLICIES.items()}
     rows = [{**row, "name": f"{case.name}: {row['name']}"} for row in case.judge(runs)]
-    return [*rows, *_bounds(runs)], [_record(case, name, run) for name, run in runs.items()]
+    return rows, _bounds(runs), [_record(case, name, run) for name, run in runs.items()]
 
 
 def _worst(found: Iterable[Rows]) -> Rows:
