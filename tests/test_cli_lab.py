@@ -47,10 +47,10 @@ def figures(text: str) -> Any:
 
 
 def test_simulate_a_burst(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["simulate", *BURST, "--slo-ttft", "5", "--price", "2"]
+    command = ["simulate", *BURST, "--slo-ttft", "12", "--price", "2"]
     found = figures(said([*command, "--json"], capsys))
     assert found["kind"] == "simulate"
-    assert (found["policy"]["name"], found["seed"], found["slo"]["ttft_s"]) == ("aps", 0, 5.0)
+    assert (found["policy"]["name"], found["seed"], found["slo"]["ttft_s"]) == ("aps", 0, 12.0)
     assert (found["setup"]["gpu_hour_dollars"], found["setup"]["price_source"]) == (2.0, "--price")
     assert found["figures"]["whole"]["finished"] == found["workload"]["requests"] == 20
     assert 0 < found["figures"]["whole"]["slo_share"] < 1
@@ -83,6 +83,11 @@ def test_compare_batching_modes(capsys: pytest.CaptureFixture[str]) -> None:
         "simulate burst --profile reference",
         "simulate vip --set duration_s=5 --policy strict --slo-ttft 0.1",
         "simulate skewed --set duration_s=20",
+        "simulate burst --kv-tokens 100",
+        "compare burst --kv-tokens 100 --seeds 2 --policies fifo,aps",
+        "simulate azure-code --set limit=1 --until-s 0.001",
+        "compare azure-code --set limit=1 --batching micro,continuous",
+        "compare skewed --set duration_s=5 --seeds 2",
         "compare burst --profile reference --set per_tenant=10 --seeds 2 --slo-e2e 9",
         "compare noisy --set duration_s=5 --policies fifo,aps:fairness_window=32768,preemption=recompute --seeds 2",
         "compare noisy --set duration_s=5 --batching micro,continuous --seeds 2",
@@ -191,6 +196,7 @@ def test_wrong_usage_exits_with_2_and_says_why(
         (["compare", "burst", "--batching", "fast"], "batching must be of micro, continuous, got 'fast'"),
         (["compare", "burst", "--batching", "micro", "--policies", "fifo,aps"], "one policy, got 2"),
         (["compare", "burst", "--batching", "micro", "--baseline", "fifo"], "the first mode is the baseline"),
+        (["compare", "burst", "--batching", "micro", "--kv-tokens", "100"], "no request finishes"),
         (
             ["compare", "burst", "--batching", "micro", "--policies", "aps:preemption=swap"],
             'Policy.preemption with batching="micro" must be',
@@ -213,14 +219,24 @@ def test_a_malformed_trace_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFi
 def test_out_and_trace_out_write_their_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report, trace = tmp_path / "report", tmp_path / "slots.json"
     said(["simulate", *BURST, "--out", str(report), "--trace-out", str(trace)], capsys)
-    written = figures((report / "report.json").read_text())
-    assert written["figures"]["whole"]["finished"] == 20
+    written = json.loads((report / "report.json").read_text())
+    assert written["command"].startswith("aps simulate burst ")
+    assert written["data"]["figures"]["whole"]["finished"] == 20
     assert "<svg" in (report / "report.html").read_text() or "data:image/png" in (report / "report.html").read_text()
     assert len(json.loads(trace.read_text())["traceEvents"]) > 20
     for place, more in (("c", ["--policies", "fifo,aps"]), ("b", ["--batching", "micro,continuous"])):
         said(["compare", *BURST, "--seeds", "2", *more, "--out", str(tmp_path / place)], capsys)
         assert (tmp_path / place / "report.html").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c", "report", "slots.json"]
+
+
+def test_a_trace_that_is_cut_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aps.cli.simulate.STAYS", 15)
+    trace = str(tmp_path / "slots.json")
+    assert main(["simulate", *BURST, "--trace-out", trace]) == 0
+    assert f"{trace} holds the first 15; 5 later stays in slots are left out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from aps.lab import compare as comparing
 from aps.lab.batching import LOADS, at_rate, batching
 from aps.lab.catalog import open_workload
 from aps.lab.compare import Comparison, compare
+from aps.lab.definitions import DEFINITIONS
 from aps.lab.figures import Slo, figures
 from aps.lab.policies import POLICIES, NamedPolicy, parse, parse_list
 from aps.lab.run import Setup, simulate
@@ -111,6 +112,16 @@ def test_the_result_does_not_depend_on_the_threads(monkeypatch: pytest.MonkeyPat
     assert data[0] == data[1] == data[2]
 
 
+def test_runs_are_kept_only_if_wanted() -> None:
+    assert not compare([burst(0, 2)], parse_list("fifo,aps"), SETUP, keep_runs=False).runs
+
+
+def test_what_a_comparison_adds_is_defined(found: Comparison) -> None:
+    number = found.data["figures"]["aps"]["whole"]["makespan_s"]
+    names = {*number, *found.data["differences"]["aps"][0], "throughput_lost", "capacity_per_s", "offered_per_s"}
+    assert names - {"figure", "keys"} <= set(DEFINITIONS)
+
+
 def test_the_baseline_can_be_named() -> None:
     data = compare([burst(0)], parse_list("fifo,aps"), SETUP, baseline="aps").data
     assert list(data["differences"]) == ["fifo"]
@@ -119,7 +130,9 @@ def test_the_baseline_can_be_named() -> None:
 
 def test_one_tenant_with_one_bid_is_said_to_show_nothing() -> None:
     one = burst(0, 8)
-    alone = replace(one, tenants=(Tenant("a"),), tenant=np.zeros(len(one), dtype=np.int32), bid=np.ones(len(one)))
+    alone = replace(
+        one, tenants=(Tenant("a"),), tenant=np.zeros(len(one), dtype=np.int32), bid=np.ones(len(one), dtype=np.int32)
+    )
     notes = compare([alone], parse_list("fifo,aps"), SETUP).data["workload"]["notes"]
     assert notes[-1].startswith("one tenant and one bid")
 

@@ -5,14 +5,17 @@ Source: Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024 (ar
 192c2e2, `fair_bench/*/all_results_*.jsonl`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from aps.lab import describe
 from aps.lab.figures import figures
+from aps.lab.parallel import Parallel
 from aps.lab.progress import Progress
 from aps.lab.run import Run, Setup, simulate
 from aps.lab.scenarios import SCENARIOS
@@ -24,8 +27,10 @@ from aps.profiles import profile_named
 
 PROFILE = "a100-llama2-7b"
 POLICIES = {"vtc": Policy.vtc(**PRICES), "fifo": Policy.fifo(**PRICES), "aps": Policy.aps(**PRICES)}
+SEEDS = 3
 POINTS = 4096  # bins of a run, in which differences of service are looked for
 TENTH = 0.1
+HERE = Parallel(1)
 EVEN = 0.02  # of a share
 
 DEFINITIONS = {
@@ -59,33 +64,52 @@ class Case(NamedTuple):
         return self.scenario.removeprefix("vtc-") + (f", {self.variant}" if self.variant else "")
 
 
-def study(*, profile: str = PROFILE, on_progress: Progress | None = None) -> dict[str, Any]:
-    """Every published workload under VTC, FIFO and APS at the paper's prices, at the published load of the device."""
-    setup = Setup(profile=profile_named(profile))
+def study(seeds: int = SEEDS, *, parallel: Parallel = HERE, on_progress: Progress | None = None) -> dict[str, Any]:
+    """Every published workload under VTC, FIFO and APS at the paper's prices, at the published load of the device.
+
+    Several seeds move the arrivals; what is judged must hold on each, and the worst is reported. The tables are of seed 0.
+    """
+    setup = Setup(profile=profile_named(PROFILE))
     per_s = capacity(SCENARIOS["vtc-overload"].build(0), setup)
-    rows: Rows = []
-    records: Rows = []
-    claims: Rows = []
-    for done, case in enumerate(CASES, start=1):
-        variant = {"variant": case.variant} if case.variant else {}
-        workload = SCENARIOS[case.scenario].build(0, capacity_per_s=per_s, **variant)
-        runs = {name: simulate(workload, policy, setup, points=POINTS) for name, policy in POLICIES.items()}
-        found = [*case.judge(runs), *_bounds(runs)]
-        rows += [{**row, "name": f"{case.name}: {row['name']}"} for row in found]
-        records += [_record(case, name, run) for name, run in runs.items()]
-        claims.append({"workload": case.name, "published": case.published})
-        if on_progress is not None:
-            on_progress(done / len(CASES))
+    keys = list(product(range(len(CASES)), range(seeds)))
+    found = parallel.map(partial(_play, setup, per_s), keys, on_progress)
+    first = [records for (_, seed), (_, records) in zip(keys, found, strict=True) if seed == 0]
+    records = [record for of_case in first for record in of_case]
     return result(
         "vtc",
         "VTC's published workloads",
-        rows,
-        [table("vtc_published", "What was published", claims), table("vtc", "What we get", records)],
+        _worst(rows for rows, _ in found),
+        [
+            table("vtc_published", "What was published", [{"workload": c.name, "published": c.published} for c in CASES]),
+            table("vtc", "What we get", records),
+        ],
         [_sentence(records)],
         DEFINITIONS,
         capacity_per_s=per_s,
+        seeds=seeds,
         setup=describe.setup(setup),
     )
+
+
+def _play(setup: Setup, per_s: float, key: tuple[int, int]) -> tuple[Rows, Rows]:
+    """What is judged, and a record a policy, of one workload with one seed."""
+    at, seed = key
+    case = CASES[at]
+    variant = {"variant": case.variant} if case.variant else {}
+    workload = SCENARIOS[case.scenario].build(seed, capacity_per_s=per_s, **variant)
+    runs = {name: simulate(workload, policy, setup, points=POINTS) for name, policy in POLICIES.items()}
+    rows = [{**row, "name": f"{case.name}: {row['name']}"} for row in (*case.judge(runs), *_bounds(runs))]
+    return rows, [_record(case, name, run) for name, run in runs.items()]
+
+
+def _worst(found: Iterable[Rows]) -> Rows:
+    """Of each thing that is judged the seed that fails, else the one with the largest figure."""
+    worst: dict[str, dict[str, Any]] = {}
+    for row in (row for rows in found for row in rows):
+        before = worst.setdefault(row["name"], row)
+        if (not row["met"], row["measured"]) > (not before["met"], before["measured"]):
+            worst[row["name"]] = row
+    return list(worst.values())
 
 
 # What is judged on one workload
@@ -181,7 +205,7 @@ CASES = (
         "no debt from the first phase: client 1 gets 50 % from 330 to 600 s (57 % under LCF, which lifts no counter)",
         _shift,
     ),
-    Case("vtc-weighted", None, "service as the weights, 1 : 2.00 : 3.00 : 4.01", _weighted),
+    Case("vtc-weighted", None, "service as the weights, 1 : 2.00 : 3.00 : 4.01; 1.03 : 1 : 1 : 1.02 without", _weighted),
 )
 
 
