@@ -296,7 +296,7 @@ def _run_of(
         busy_s=by_device(lambda engine: engine.busy_ns, lambda engine: 1),
         slot_s=by_device(lambda engine: engine.slot_ns, lambda engine: engine.running),
         block_s=by_device(lambda engine: engine.block_ns, lambda engine: engine.held_blocks),
-        idle_slot_s=found["idle_slot_ns"] / 1e9,
+        idle_slot_s=np.array([idle_ns / 1e9 for idle_ns in found["idle_slot_ns"]]),
         prefill_tokens=sum(engine.prefill_tokens for engine in engines),
         output_tokens=sum(engine.output_tokens for engine in engines),
         swapped_tokens=sum(engine.swapped_tokens for engine in engines),
