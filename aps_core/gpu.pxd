@@ -30,6 +30,15 @@ cdef struct Total:            # nanoseconds times a count: one int64 would hold 
     int64_t seconds
     int64_t rest_ns
 
+cdef enum:
+    SECOND = 1000000000
+
+
+cdef inline void add(Total* total, int64_t duration_ns, int64_t count) noexcept nogil:
+    cdef int64_t rest = duration_ns % SECOND * count + total.rest_ns
+    total.seconds += duration_ns // SECOND * count + rest // SECOND
+    total.rest_ns = rest % SECOND
+
 
 cdef class Engine:
     cdef readonly StepTimeModel model

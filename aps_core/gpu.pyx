@@ -21,15 +21,6 @@ cdef int64_t* _data(object array) except NULL:
     return &view[0]
 
 
-cdef int64_t SECOND = 1_000_000_000
-
-
-cdef inline void add(Total* total, int64_t duration_ns, int64_t count) noexcept nogil:
-    cdef int64_t rest = duration_ns % SECOND * count + total.rest_ns
-    total.seconds += duration_ns // SECOND * count + rest // SECOND
-    total.rest_ns = rest % SECOND
-
-
 cdef inline int64_t cached(const Sequence* sequence) noexcept nogil:
     """Tokens in the cache as of the last step's end: all but what is left to prefill (a swap brings the rest back)."""
     return sequence.prompt_tokens + sequence.generated - (sequence.prefill - sequence.computed)
