@@ -23,7 +23,7 @@ quietly = { $(1); } >build/log 2>&1 || { cat build/log; exit 1; }
 help: ## show the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/.service ## start the service on a simulated GPU and send it the stress test (under a minute)
+demo: $(VENV)/.service ## a service under the stress test, the promised figures, policies compared (under a minute)
 	@$(BIN)/aps demo
 
 test: lint types ## everything that must pass: lint, types, stubs, tests, the documents' snippets

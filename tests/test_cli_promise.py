@@ -78,3 +78,13 @@ def test_a_study_passes_or_fails(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (tmp_path / "load" / "load.png").exists()
     assert main(["study", "vip", "--seeds", "1", "--jobs", "1"]) == 1  # too few VIP requests
     assert "NOT MET" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["study", "stress"])
+def test_help_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "examples:" in text and "exit codes" in text
+    assert "--out DIR" in text and "virtual" in text
