@@ -23,7 +23,9 @@ class Study:
 STUDIES: Mapping[str, Study] = {
     study.name: study
     for study in (
-        Study("vip", "a VIP over a free tier that keeps the GPU full: its wait, and the price of it", vip.study, vip.SEEDS),
+        Study(
+            "vip", "a VIP over a free tier that keeps the GPU full: its wait, and the price of it", vip.study, vip.SEEDS
+        ),
         Study("noisy", "a tenant that sends ten times its share: what quiet ones feel", noisy.study, noisy.SEEDS),
         Study("vtc", "the workloads on which VTC was published: its results, its bound", vtc.study, vtc.SEEDS),
         Study("load", "waiting at low, medium and nearly full load, FIFO and APS", load.study, load.SEEDS),
