@@ -1,7 +1,7 @@
 """A workload, a policy and simulated GPUs, played in virtual time."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from hashlib import sha256
 from math import inf
@@ -207,8 +207,10 @@ def simulate(
     points: bins of the time series at most. stays: entries that the log of stays keeps. on_progress: called with the
     part done, 0..1, about every 0.1 s. RuntimeError: the profile gives a step no time in 0..4e8 s.
     """
+    contexts = [c for c in (setup.limits.max_context, workload.context_tokens) if c is not None]
+    limits = replace(setup.limits, max_context=min(contexts, default=None))
     scheduler = Scheduler(
-        workload.tenants, policy=policy, devices=setup.devices, limits=setup.limits, block_tokens=setup.block_tokens
+        workload.tenants, policy=policy, devices=setup.devices, limits=limits, block_tokens=setup.block_tokens
     )
     slots = np.array([scheduler._roster.slot(tenant.name) for tenant in workload.tenants], dtype=np.int32)
     engines = setup.engines()
