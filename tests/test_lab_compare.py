@@ -268,18 +268,15 @@ def test_after_an_interrupt_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -
     """One that still ran as Python ended would abort it."""
     monkeypatch.setattr(comparing, "WORTH_THREADS", 0)
     before = threading.active_count()
+    workers: set[int] = set()
     pressed = iter([True])
 
-    def press(part: float) -> None:
-        if part > 0.2 and next(pressed, False):  # when all threads have begun
+    def press(_: float) -> None:
+        workers.add(threading.get_ident())
+        if len(workers) == 2 and next(pressed, False):
             _thread.interrupt_main()
 
+    workloads = [open_workload("burst", seed, {"per_tenant": "3000", "buckets": "no"}) for seed in range(4)]
     with pytest.raises(KeyboardInterrupt):
-        compare(
-            [burst(seed, 3000) for seed in range(4)],
-            [POLICIES["fifo"], POLICIES["aps"]],
-            SETUP,
-            jobs=2,
-            on_progress=press,
-        )
+        compare(workloads, [POLICIES["fifo"], POLICIES["aps"]], SETUP, jobs=2, on_progress=press)
     assert threading.active_count() == before
