@@ -218,7 +218,7 @@ cdef class Engine:
     cdef int64_t compose(self) noexcept nogil:
         """Each sequence's chunk and whether it gets a token; the blocks that they need in all."""
         cdef Sequence* sequence
-        cdef int64_t budget, chunk, left, needed = 0
+        cdef int64_t budget, chunk, left, needed = self.held_blocks
         cdef int32_t i, bid, bids = 0
         budget = self.token_budget if self.token_budget > 0 else _NO_BUDGET
         for i in range(self.running):
@@ -243,19 +243,23 @@ cdef class Engine:
                     sequence.chunk = chunk
                     sequence.emits = chunk == left
         for i in range(self.running):
-            sequence = &self.sequences[i]
-            needed += self.blocks_for(sequence.prompt_tokens + sequence.generated + sequence.emits)
+            needed += self.needs_block(&self.sequences[i])
         return needed
+
+    cdef bint needs_block(self, const Sequence* sequence) noexcept nogil:
+        """For the token that it gets from the step: those it has fill their blocks."""
+        return sequence.emits and (
+            sequence.prompt_tokens + sequence.generated == sequence.blocks * self.block_tokens
+        )
 
     cdef void hold(self) noexcept nogil:
         """The blocks of the step's tokens."""
-        cdef Sequence* sequence
         cdef int32_t i
-        self.held_blocks = 0
+        cdef bint one
         for i in range(self.running):
-            sequence = &self.sequences[i]
-            sequence.blocks = self.blocks_for(sequence.prompt_tokens + sequence.generated + sequence.emits)
-            self.held_blocks += sequence.blocks
+            one = self.needs_block(&self.sequences[i])
+            self.sequences[i].blocks += one
+            self.held_blocks += one
 
     cdef void describe(self, StepShape* shape) noexcept nogil:
         cdef Sequence* sequence

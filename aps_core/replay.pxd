@@ -63,6 +63,8 @@ cdef class Replay:
     cdef readonly int64_t steps           # of engines, ended
     cdef readonly int64_t submitted
     cdef readonly int64_t ended
+    cdef int64_t live         # accepted and not ended
+    cdef int64_t rows         # of `places`
     cdef int64_t wake_ns      # the scheduler's next event
     cdef int64_t dispatched
     cdef double epoch
@@ -89,4 +91,5 @@ cdef class Replay:
     cdef object take_engines(self, tuple engines)
     cdef int32_t open_accounts(self) except -1
     cdef object watch(self, int32_t device, int32_t accounts)
+    cdef object must_be_alone(self)
     cdef object fail(self)

@@ -84,8 +84,8 @@ cdef class Replay:
             if not isinstance(engines[device], Engine):
                 raise TypeError(f"engines[{device}] must be an aps_core.gpu.Engine, got {engines[device]!r}")
             engine = engines[device]
-            if engine.running or engine.stepping or engine.end_ns > self.now_ns or engine in engines[:device]:
-                raise ValueError(f"engines[{device}] must be idle, and given once")
+            if engine.running or engine.stepping or engine.steps or engine in engines[:device]:
+                raise ValueError(f"engines[{device}] must be new, and given once")
             if engine.slots != self.kv.slots(device) or engine.block_tokens != self.kv.block_tokens \
                     or engine.kv_blocks < self.kv.limit(device):
                 raise ValueError(
@@ -112,8 +112,6 @@ cdef class Replay:
     cdef object watch(self, int32_t device, int32_t accounts):
         cdef Engine engine = self.engines[device]
         engine.reserve_accounts(accounts)
-        if np.asarray(engine.served).any():
-            raise ValueError(f"engines[{device}] must be new: it has served")
         self.trends.watch(device, engine.served_prefill, engine.served_output)
 
     cdef void grow(self) except *:
@@ -124,6 +122,7 @@ cdef class Replay:
         if self.places_memory is not None:
             old = np.asarray(self.places_memory)
             np.asarray(places)[:len(old)] = old
+        self.rows = self.table.capacity
         self.places = <Place*>&places[0]
         self.places_memory = places
 
@@ -136,6 +135,7 @@ cdef class Replay:
         cdef Outcome outcome
         if self.closed:
             raise ValueError("run must not be called after finish")
+        self.must_be_alone()
         while True:
             if self.outcome > NO_ROWS:
                 self.fail()
@@ -152,6 +152,15 @@ cdef class Replay:
                 return False
             if outcome == NO_ROWS:
                 self.grow()
+
+    cdef object must_be_alone(self):
+        """Rows and sequences that it knows nothing of would be looked up as if it did."""
+        cdef int32_t device
+        cdef bint alone = self.table.count == self.live and self.table.capacity == self.rows
+        for device in range(self.devices):
+            alone &= (<Engine>self.units[device].engine).running == self.kv.running(device)
+        if not alone:
+            raise ValueError("scheduler and engines must be left to the replay, somebody else has used them")
 
     cdef object fail(self):
         if self.outcome == NO_BLOCKS:
@@ -227,6 +236,7 @@ cdef class Replay:
         if handle < 0:
             self.end(request, <int32_t>-handle)
             return
+        self.live += 1
         place = &self.places[handle & ROW_MASK]
         place.request = request
         place.stay = NONE
@@ -251,6 +261,7 @@ cdef class Replay:
             self.all_wait.ended(tenant, True, self.now_ns)
             self.end(self.places[row].request, self.table.rows[row].charge_bid)
             self.settlement.forget_first()
+            self.live -= 1
 
     # Devices
 
@@ -295,6 +306,7 @@ cdef class Replay:
             self.told.recomputed_tokens[request] += <int32_t>min(computed, place.lost)
             self.log.leave(place.stay, STAY_FINISHED, self.now_ns)
             self.settlement.finish(row, generated, self.now_ns)
+            self.live -= 1
             self.all_wait.ended(tenant, False, self.now_ns)
             self.end(request, 0)
 

@@ -185,6 +185,14 @@ def test_too_few_rows_fit_few_constants() -> None:
         calibrate(measured(BASE, DECODES[:4]), BASE)
 
 
+def test_rows_of_one_shape_tell_one_constant() -> None:
+    """Nothing else differs between them, and the base is clearly wrong: it is not kept as a whole."""
+    rows = measured(physics(weight_bandwidth=0.9e12), [(1, 1, 0, 0)] * 12, noise=0.01)
+    calibration = calibrate(rows, BASE)
+    assert len(NAMES) - len(set(NAMES) & set(kept(calibration))) == 1
+    assert calibration.loads[-1].mean < 0.02
+
+
 def test_a_base_constant_of_zero_can_be_fitted() -> None:
     base = physics(attention_sequence_s=0.0, linear_token_s=0.0)
     calibration = calibrate(measured(BASE, EVERYTHING), base)
@@ -306,7 +314,9 @@ def test_json_and_a_report(output: Run, example: Path, tmp_path: Path) -> None:
     code, text, _ = output("calibrate", example, "--json", "--out", tmp_path / "report")
     assert code == 0
     found: dict[str, Any] = json.loads(text)
-    assert found == json.loads(json.dumps(calibrate(read_steps(example).steps, BASE).plain()))
+    assert (found["file"], found["base"]) == (str(example), "a100-llama2-7b")
+    fitted = json.loads(json.dumps(calibrate(read_steps(example).steps, BASE).plain()))
+    assert {key: found[key] for key in fitted} == fitted
     assert [row["line"] for row in found["rows"]] != sorted(row["line"] for row in found["rows"])
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert names == {
@@ -349,8 +359,8 @@ def test_a_file_that_is_not_there(output: Run, tmp_path: Path) -> None:
 
 def test_ignored_columns_are_named(output: Run, example: Path, tmp_path: Path) -> None:
     lines = example.read_text().splitlines()
-    (tmp_path / "rows.csv").write_text("\n".join([f"{lines[0]},gpu", *(f"{line},A100" for line in lines[1:])]))
-    assert "Columns that mean nothing here: gpu." in output("calibrate", tmp_path / "rows.csv")[1]
+    (tmp_path / "rows.csv").write_text("\n".join([f"{lines[0]},[bold]gpu", *(f"{line},A100" for line in lines[1:])]))
+    assert "Columns that mean nothing here: [bold]gpu." in output("calibrate", tmp_path / "rows.csv")[1]
 
 
 def test_the_page_shows_what_the_command_prints(output: Run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

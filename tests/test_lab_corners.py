@@ -26,7 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {  # about a hundred to a thousand requests e
     "gamma": {"duration_s": 30.0, "load": 1.1},
     "weibull": {"duration_s": 30.0, "load": 1.1},
     "on-off": {"duration_s": 60.0, "load": 1.1, "on_s": 5.0, "off_s": 10.0},
-    "diurnal": {"duration_s": 60.0, "period_s": 30.0, "load": 1.1},
+    "diurnal": {"duration_s": 60.0, "days": 2.0, "load": 1.1},
     "saturated": {"duration_s": 20.0, "think_s": 0.5},
     "skewed": {"duration_s": 30.0, "load": 1.2},
 }

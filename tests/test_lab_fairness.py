@@ -106,8 +106,9 @@ def test_the_summary_tells_worst_and_fifth_percentile() -> None:
 def test_without_windows_there_is_no_index() -> None:
     nobody = fairness.summary(fairness.windows(series([0, 1, 2]), np.ones(1)))
     assert nobody == {"window_s": 1.0, "number": 0, "jain": None, "weighted_jain": None}
-    empty = fairness.summary(fairness.windows(series([0.0]), np.ones(1)))
-    assert empty == {"window_s": 0.0, "number": 0, "jain": None, "weighted_jain": None}
+    for edges_s in ([0.0], [0.0, 0.0]):
+        empty = fairness.summary(fairness.windows(series(edges_s), np.ones(1), 1.0))
+        assert empty == {"window_s": 0.0, "number": 0, "jain": None, "weighted_jain": None}
 
 
 def test_a_run_has_at_most_64_windows_by_default() -> None:

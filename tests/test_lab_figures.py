@@ -282,7 +282,7 @@ def keys(tree: Any, names: frozenset[str]) -> Iterator[str]:
 def full_run() -> Run:
     run = run_of(ROWS, TWO, ended_at=12.0, batch_sizes=np.array([0, 1]), released={"continuous": 1})
     waits = series([0, 1, 2], [[1, 1], [1, 1]], np.ones((2, 2)), tenants=2)
-    return replace(run, series=waits, all_wait_tokens=np.ones((2, 2)))
+    return replace(run, series=waits, all_wait_tokens=np.ones((2, 2), dtype=np.int64))
 
 
 def test_every_figure_has_a_definition_and_stands_on_the_page(root: Path) -> None:

@@ -67,7 +67,7 @@ PLOTS = {
     "rates": lambda: timeline.rates(
         "p", "Why?", {"aps": (EDGES, {"a": RNG.poisson(900, 1024).astype(float), "b": np.zeros(1024)})}, "tokens/s"
     ),
-    "rates of no time": lambda: timeline.rates("p", "Why?", {"aps": (np.zeros(1), {"a": NONE})}, "tokens/s"),
+    "rates of no time": lambda: timeline.rates("p", "Why?", {"aps": (np.zeros(1), {"a": NONE, "b": NONE})}, "tokens/s"),
     "index": lambda: timeline.index_in_windows(
         "p", "Why?", EDGES[:8], {"raw": np.linspace(0.5, 1, 8), "weighted": np.full(8, nan)}, "Jain", 600.0
     ),

@@ -260,3 +260,18 @@ def test_the_page_lists_the_mixture(root: Path) -> None:
         part = f"{who.part:.0%}".replace("%", " %")
         row = f"| {who.name} | {who.weight:g} | {who.bid} | {part} | `{who.prompt}` | `{who.output}` |"
         assert row in page.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "size"),
+    [
+        ("poisson", {"duration_s": 1e7}, r"got about 37,450,000: 3.745/s for 1e\+07 s"),
+        ("noisy", {"capacity_per_s": 1e6}, "got about 1,560,000,000"),
+        ("skewed", {"load": 1000.0, "capacity_per_s": 1e5}, "got about 60,000,000,000"),
+        ("vip", {"duration_s": 1e7}, "got about 1,2.*: 32 clients"),
+        ("vtc-shift", {"capacity_per_s": 1e6}, "got about 4,913,793,103"),
+    ],
+)
+def test_a_wrong_unit_is_an_error_and_not_a_full_memory(name: str, parameters: dict[str, float], size: str) -> None:
+    with pytest.raises(ValueError, match=f"must be at most 20,000,000 requests, {size}"):
+        SCENARIOS[name].build(0, **parameters)

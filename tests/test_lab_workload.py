@@ -126,6 +126,7 @@ def test_a_horizon_cuts_what_cannot_arrive_before_it() -> None:
     looping = chain("x", 5, think_s=1.0, first_s=0.5)
     assert len(looping.until(3.0)) == 3  # at 0.5, 1.5 and 2.5 at the earliest
     assert looping.until(3.0).until(9.0).until_s == 3.0
+    assert looping.until(1e300).until_s == 1e300
 
 
 def test_other_tenants_take_the_same_places() -> None:
@@ -160,9 +161,9 @@ def test_merging_refuses_what_contradicts() -> None:
 
 
 def test_the_earliest_horizon_counts() -> None:
-    both = merge([workload(until_s=3.0), chain("x", 3, until_s=7.0)])
+    both = merge([workload(), chain("x", 9, think_s=1.0, until_s=3.0)])
     assert both.until_s == 3.0
-    assert 40 not in both.prompt_tokens
+    assert both.prompt_tokens.tolist() == [10, 1, 20, 30, *range(2, 10)]  # 40 would come at 4 s
 
 
 @given(st.data())

@@ -3,7 +3,7 @@
 FILE is a CSV file with a row for each measured step and these columns:
 
   batch           sequences that decode in the step, each one token
-  context         tokens cached of each of them before the step (their mean, if they differ)
+  context         tokens cached of each of them before the step (their mean, rounded, if they differ)
   prefill_tokens  tokens prefilled in the step, in one chunk that ends its prompt
   cached          tokens of that prompt cached before the chunk (optional; 0 without the column)
   seconds         how long the step took
@@ -55,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Always 0: a poor fit is said in words."""
     need_lab_extra()
-    from aps.lab.calibrate_view import print_calibration, report_of
+    from aps.lab.calibrate_view import plain, print_calibration, report_of
     from aps.lab.measured_steps import read_steps
     from aps.lab.report import check_destination, dumps, write
     from aps.profiles import profile_named
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
     if options.json:
-        print(dumps(calibration.plain()), end="")
+        print(dumps(plain(calibration, measured.file, base.name)), end="")
     else:
         print(f"{len(measured.steps)} measured steps of {measured.file}, base {base.name}\n")
         print_calibration(calibration, every_row=options.all)

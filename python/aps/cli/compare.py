@@ -7,7 +7,6 @@ saturating load.
 
 import argparse
 import json
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -86,6 +85,7 @@ def _policies(options: argparse.Namespace) -> int:
             slo,
             baseline=options.baseline,
             seeds=seeds,
+            keep_runs=options.out is not None,
             jobs=options.jobs,
             on_progress=bar.update,
         )
@@ -93,8 +93,8 @@ def _policies(options: argparse.Namespace) -> int:
     if options.out is not None:
         from aps.lab.report import write_compare
 
-        with lab_options.usage():
-            write_compare(data, Path(options.out), runs=found.runs, command=options.command_line)
+        with lab_options.report(options) as directory:
+            write_compare(data, directory, runs=found.runs, command=options.command_line)
     if options.json:
         _print_json(data)
     else:
@@ -120,14 +120,22 @@ def _modes(options: argparse.Namespace) -> int:
     began = perf_counter()
     with lab_options.usage(), Bar(f"aps compare: {workloads[0].name}, {options.batching}") as bar:
         found = batching(
-            workloads, policies[0], setup, slo, modes=modes, seeds=seeds, jobs=options.jobs, on_progress=bar.update
+            workloads,
+            policies[0],
+            setup,
+            slo,
+            modes=modes,
+            seeds=seeds,
+            keep_runs=options.out is not None,
+            jobs=options.jobs,
+            on_progress=bar.update,
         )
     data = {**found.data, "wall_s": perf_counter() - began}
     if options.out is not None:
         from aps.lab.report import write_batching
 
-        with lab_options.usage():
-            write_batching(data, Path(options.out), runs=found.runs, command=options.command_line)
+        with lab_options.report(options) as directory:
+            write_batching(data, directory, runs=found.runs, command=options.command_line)
     if options.json:
         _print_json(data)
     else:

@@ -1,10 +1,12 @@
 """What the verbs of the laboratory share: which requests, on which GPUs, held against which SLO, reported where."""
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aps.cli.common import UsageError, count, gpus, not_negative, positive
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from aps.lab.workload import Workload
 
 PROFILE = "a100-llama2-7b"
+LONG_READ = 20_000_000  # bytes of a trace that take about two seconds
 SEEDS = 5  # of a scenario, when the number is not given; a trace is what it is
 
 
@@ -117,6 +120,9 @@ def workload_of(options: argparse.Namespace, seed: int) -> "Workload":
     from aps.lab.catalog import open_workload
 
     with usage():
+        path = Path(options.workload)
+        if path.is_file() and path.stat().st_size > LONG_READ:
+            print(f"aps {options.verb}: reading {path} ...", file=sys.stderr, flush=True)
         found = open_workload(options.workload, seed, _parameters(options.set))
         if not len(found):
             raise UsageError(f"{options.workload} has no requests")
@@ -171,6 +177,14 @@ def check_out(options: argparse.Namespace) -> None:
 
         with usage():
             check_destination(options.out)
+
+
+@contextmanager
+def report(options: argparse.Namespace) -> Iterator[Path]:
+    """The directory of --out, for the time it takes to write it: seconds, with plots, so stderr says so."""
+    print(f"aps {options.verb}: writing {options.out} ...", file=sys.stderr, flush=True)
+    with usage():
+        yield Path(options.out)
 
 
 def seed(text: str) -> int:

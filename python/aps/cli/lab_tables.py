@@ -14,6 +14,7 @@ NOTHING = "-"
 MOST_TENANTS = 6  # with tables of their own in a comparison
 MOST_ROWS = 24
 MOST_NAME = 20  # characters of a tenant's or policy's name on one line
+LEVELS = ("low: < 0.5", "medium: < 0.9", "high: >= 0.9")
 TIMES = (("queue wait", "queue_wait_s", 1), ("TTFT", "ttft_s", 1), ("TPOT, ms", "tpot_s", 1000), ("E2E", "e2e_s", 1))
 
 Tree = Mapping[str, Any]
@@ -27,17 +28,17 @@ def print_run(data: Tree) -> None:
     judged = _judged(data)
     _head(out, data)
     _say(out, f"Policy {data['policy']['name']}: {data['policy']['says']}")
-    shown = {**dict(list(figures["tenants"].items())[: MOST_ROWS - 1]), "all": whole}
+    shown = [*list(figures["tenants"].items())[:MOST_ROWS], ("all together", whole)]
     _say(out, "\n[bold]Times[/bold], p50/p95/p99 in virtual seconds", markup=True)
     out.print(_times("", shown, judged))
     _say(out, "[bold]Work[/bold]", markup=True)
     columns = ("", "sent", "done", "refused", "waiting", "output/s", "tokens/s", "$/M tokens", "starved, s")
-    out.print(_table(columns, (_work(name, group) for name, group in shown.items())))
-    if len(shown) <= len(figures["tenants"]):
-        _say(out, f"{len(figures['tenants']) + 1 - len(shown)} more tenants in --json and --out.\n")
+    out.print(_table(columns, (_work(name, group) for name, group in shown)))
+    if len(figures["tenants"]) > MOST_ROWS:
+        _say(out, f"And {len(figures['tenants']) - MOST_ROWS} more tenants: --json, --out.\n")
     _say(out, "[bold]By load[/bold]: requests there (waiting or running) when they came, over slots", markup=True)
-    levels = zip(("low: < 0.5", "medium: < 0.9", "high: >= 0.9"), figures["by_load"], strict=True)
-    out.print(_times("", {f"{name} ({level['sent']:,})": level for name, level in levels}, judged))
+    levels = zip(LEVELS, figures["by_load"], strict=True)
+    out.print(_times("", [(f"{name} ({level['sent']:,})", level) for name, level in levels], judged))
     _say(out, "[bold]All together[/bold]", markup=True)
     out.print(_table(("", ""), _whole(whole, fairness, judged)))
     _say(out, _lower_bounds(whole))
@@ -62,12 +63,14 @@ def print_comparison(data: Tree) -> None:
     names = list(next(iter(figures.values()))["tenants"])
     for name in names[:MOST_TENANTS]:
         _say(out, f"\n[bold]{escape(name)}[/bold]: p50/p95/p99 in virtual seconds, {means}", markup=True)
-        rows = {policy: _means(tree["tenants"][name]) for policy, tree in figures.items()}
+        rows = [(policy, _means(tree["tenants"][name])) for policy, tree in figures.items()]
         out.print(_times("policy", rows, _judged(data)))
     if len(names) > MOST_TENANTS:
-        _say(out, f"{len(names) - MOST_TENANTS} more tenants in --json and --out.")
+        _say(out, f"And {len(names) - MOST_TENANTS} more tenants: --json, --out.\n")
+    _say(out, "[bold]By load[/bold]: TTFT by requests there (waiting or running) at arrival, over slots", markup=True)
+    out.print(_table(("policy", *LEVELS), (_loads(name, tree["by_load"]) for name, tree in figures.items())))
     interval = "; ± half of the 95 % interval" if seeds > 1 else ""
-    _say(out, f"\n[bold]All together[/bold], {means}{interval}", markup=True)
+    _say(out, f"[bold]All together[/bold], {means}{interval}", markup=True)
     for columns in (_YIELD, _LOSSES):
         headings = ("policy", *(heading for heading, _, _ in columns))
         out.print(_table(headings, (_row(name, columns, data) for name in figures)))
@@ -141,7 +144,7 @@ def _head(out: Console, data: Tree) -> None:
     )
 
 
-def _times(what: str, groups: Mapping[str, Tree], judged: bool) -> Table:
+def _times(what: str, groups: Iterable[tuple[str, Tree]], judged: bool) -> Table:
     columns = (what, *(name for name, _, _ in TIMES), *(("SLO met",) if judged else ()))
     rows = (
         (
@@ -149,9 +152,13 @@ def _times(what: str, groups: Mapping[str, Tree], judged: bool) -> Table:
             *(_triple(group[key], scale) for _, key, scale in TIMES),
             *((_number(group["slo_share"], ".1%"),) if judged else ()),
         )
-        for name, group in groups.items()
+        for name, group in groups
     )
     return _table(columns, rows)
+
+
+def _loads(name: str, levels: Sequence[Tree]) -> tuple[str, ...]:
+    return name, *(_triple(_means(level)["ttft_s"]) for level in levels)
 
 
 def _work(name: str, group: Tree) -> tuple[str, ...]:
@@ -265,7 +272,8 @@ def _short(value: float) -> str:
 
 def _three(value: float) -> str:
     """Three digits that count."""
-    return f"{value:,.{max(0, 2 - floor(log10(abs(value))))}f}" if value else "0"
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.{max(0, 2 - floor(log10(abs(rounded))))}f}" if rounded else "0"
 
 
 def _mean(found: Tree | None, show: Callable[[float], str]) -> str:

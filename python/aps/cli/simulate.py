@@ -6,6 +6,7 @@ workload is a scenario (burst, vip, noisy, ...), the shipped trace azure-code, o
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -59,13 +60,17 @@ def run(options: argparse.Namespace) -> int:
     if options.out is not None:
         from aps.lab.report import write_run
 
-        with lab_options.usage():
-            write_run(played, data, Path(options.out), command=options.command_line)
+        with lab_options.report(options) as directory:
+            write_run(played, data, directory, command=options.command_line)
     if options.trace_out is not None:
         from aps.lab.report import write_trace
 
         with lab_options.usage():
             write_trace(played, Path(options.trace_out))
+        assert played.stays is not None
+        if played.stays.dropped:
+            left_out = f"{played.stays.dropped:,} later stays in slots are left out"
+            print(f"aps simulate: {options.trace_out} holds the first {STAYS:,}; {left_out}", file=sys.stderr)
     if options.json:
         print(json.dumps(data, indent=2, allow_nan=False))
     else:

@@ -37,6 +37,7 @@ def batching(
     *,
     modes: Sequence[Mode] = MODES,
     seeds: Sequence[int] | None = None,
+    keep_runs: bool = True,
     jobs: int | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> Batching:
@@ -67,7 +68,9 @@ def batching(
         offered = [
             at_rate(w, fraction * limit, seed) for seed, (w, limit) in enumerate(zip(workloads, capacity, strict=True))
         ]
-        found = compare(offered, named, setup, slo, seeds=seeds, jobs=jobs, on_progress=advance(at))
+        found = compare(
+            offered, named, setup, slo, seeds=seeds, keep_runs=keep_runs, jobs=jobs, on_progress=advance(at)
+        )
         runs |= {f"{level} {mode}": run for mode, run in found.runs.items()}
         rate = fraction * float(np.mean(capacity))
         loads.append({"level": level, "fraction": fraction, "offered_per_s": rate, "comparison": found.data})

@@ -1,6 +1,7 @@
 """A calibration for people: tables on a terminal, and a report."""
 
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,12 @@ def print_calibration(calibration: Calibration, *, every_row: bool = False) -> N
         out.print(f"* {name}: {meaning}")
     out.print(f"\nScatter of the rows: {100 * calibration.noise:.2g} %.")
     for note in calibration.notes:
-        out.print(f"[bold]{note}[/bold]")
+        out.print(note, style="bold", markup=False)
+
+
+def plain(calibration: Calibration, file: str, base: str) -> dict[str, Any]:
+    """The same for JSON, with what it is of."""
+    return {"file": file, "base": base, **calibration.plain(), "definitions": DEFINITIONS}
 
 
 def report_of(calibration: Calibration, file: str, base: str, command: str) -> Report:
@@ -120,7 +126,7 @@ def report_of(calibration: Calibration, file: str, base: str, command: str) -> R
         definitions=DEFINITIONS,
         notes=tuple(calibration.notes),
         command=command,
-        data=calibration.plain(),
+        data=plain(calibration, file, base),
     )
 
 

@@ -21,7 +21,7 @@ COMPARED = ("whole", "tenants", "fairness")  # the parts of the figures whose di
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """data: plain data for JSON and reports, see `compare`. runs: each policy's run on the first workload."""
+    """data: plain data for JSON and reports, see `compare`. runs: each policy's run on the first workload, if kept."""
 
     data: dict[str, Any]
     runs: Mapping[str, Run]
@@ -35,14 +35,16 @@ def compare(
     *,
     baseline: str | None = None,
     seeds: Sequence[int] | None = None,
+    keep_runs: bool = True,
     jobs: int | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> Comparison:
     """Every policy on every workload: common random numbers, so differences are taken pair by pair.
 
     workloads: one a seed. baseline: the name of the policy that the others are held against; None: the first.
-    seeds: what they were made from, for people; None: 0, 1, ... jobs: threads at most (the replay runs without the
-    GIL), None: one a core; the results do not depend on it. on_progress gets the part done, 0..1, from any thread.
+    seeds: what they were made from, for people; None: 0, 1, ... keep_runs: whether the runs of the first workload stay
+    in memory. jobs: threads at most (the replay runs without the GIL), None: one a core; the results do not depend on
+    it. on_progress gets the part done, 0..1, from any thread.
 
     The data: "workload", "setup", "slo", "seeds", "baseline", "policies"; "runs": by policy the figures of each seed;
     "figures": by policy the same tree, each number as {"mean", "low", "high", "ci95", "n"} over the seeds;
@@ -51,7 +53,7 @@ def compare(
     """
     _check(workloads, policies, baseline)
     slo = slo or Slo()
-    results = _simulate_all(workloads, policies, setup, slo, jobs, on_progress)
+    results = _simulate_all(workloads, policies, setup, slo, keep_runs, jobs, on_progress)
     window_s = max(result.window_s for row in results for result in row)  # one length for all
     for row in results:
         for workload, result in zip(workloads, row, strict=True):
@@ -91,6 +93,7 @@ def _simulate_all(
     policies: Sequence[NamedPolicy],
     setup: Setup,
     slo: Slo,
+    keep_runs: bool,
     jobs: int | None,
     on_progress: Callable[[float], None] | None,
 ) -> list[list[_Result]]:
@@ -111,7 +114,7 @@ def _simulate_all(
         run = simulate(seen, named.policy, setup, on_progress=advance)
         found = figures(run, slo, weights=_weights(workload))
         advance(1.0)
-        return _Result(found, run.series, window_length(run), run if seed == 0 else None)
+        return _Result(found, run.series, window_length(run), run if keep_runs and seed == 0 else None)
 
     pairs = [(which, seed) for seed in range(len(workloads)) for which in range(len(policies))]
     if jobs == 1 or len(pairs) == 1 or len(policies) * sum(map(len, workloads)) < WORTH_THREADS:

@@ -46,9 +46,9 @@ def windows(series: Series, weights: Floats, window_s: float | None = None) -> W
     full. Tokens are those computed in the window, prompt (again after a preemption by recompute) and output.
     """
     bins = len(series.edges_s) - 1
-    if not bins:
+    width_s = float(series.edges_s[1] - series.edges_s[0]) if bins else 0.0
+    if not width_s:
         return Windows(0.0, *(np.zeros(0) for _ in range(3)))
-    width_s = float(series.edges_s[1] - series.edges_s[0])
     each = -(-bins // WINDOWS) if window_s is None else round(window_s / width_s)
     each = max(1, min(each, bins))
     firsts = np.arange(0, bins - each + 1, each)
@@ -83,17 +83,27 @@ def longest_starvation(arrived: Floats, started: Floats, ended: Floats) -> float
     (n,) instants of its requests. started: NaN for one that never did. A request waits from arrived to started (to
     ended when it never started) and runs from started to ended; at one instant all changes count before a look.
     """
-    if not len(arrived):
-        return 0.0
     ran = ~np.isnan(started)
-    began = started[ran]
-    times = np.concatenate((arrived, np.where(ran, started, ended), began, ended[ran]))
-    waiting = np.repeat((1, -1, 0), (len(arrived), len(arrived), 2 * len(began)))
-    running = np.repeat((0, 1, -1), (2 * len(arrived), len(began), len(began)))
-    order = np.argsort(times, kind="stable")
-    times = times[order]
-    last = np.append(np.flatnonzero(times[1:] > times[:-1]), len(times) - 1)  # the last change of each instant
-    starved = (waiting[order].cumsum()[last] > 0) & (running[order].cumsum()[last] == 0)
-    turns = np.flatnonzero(starved != np.append(False, starved[:-1]))  # begins and ends, in turn
-    instants = times[last][turns]
-    return float((instants[1::2] - instants[::2]).max(initial=0.0))
+    waits = _union(arrived, np.where(ran, started, ended))
+    runs = _union(started[ran], ended[ran])
+    instants = np.unique(np.concatenate((*waits, *runs)))
+    middles = (instants[1:] + instants[:-1]) / 2
+    starved = _inside(waits, middles) & ~_inside(runs, middles)
+    turns = np.flatnonzero(np.diff(starved, prepend=False, append=False))  # begins and ends, in turn
+    lasted = instants[turns[1::2]] - instants[turns[::2]]
+    return float(lasted.max(initial=0.0))
+
+
+def _union(begins: Floats, ends: Floats) -> tuple[Floats, Floats]:
+    """Intervals as disjoint ones in order; those that touch are one, those without length are dropped."""
+    order = np.argsort(begins, kind="stable")
+    begins, ends = begins[order], np.maximum.accumulate(ends[order])
+    apart = begins[1:] > ends[:-1]
+    begins, ends = begins[np.append(True, apart)[: len(begins)]], ends[np.append(apart, True)[: len(ends)]]
+    longer = ends > begins
+    return begins[longer], ends[longer]
+
+
+def _inside(intervals: tuple[Floats, Floats], instants: Floats) -> NDArray[np.bool_]:
+    begins, ends = intervals
+    return np.searchsorted(begins, instants, side="right") > np.searchsorted(ends, instants, side="right")

@@ -86,24 +86,32 @@ def times(run: Run) -> dict[str, Floats]:
     What has not happened when the run stops counts with the time until then, a lower bound; tpot_s then has none. NaN:
     never sent, refused, expired; tpot_s also with fewer than two tokens.
     """
-    so_far = np.where(run.reason == STILL_HERE, run.ended_at, np.nan)
-    finished = run.reason == FINISHED
-    decoded = np.where(finished & (run.generated > 1), run.generated - 1.0, np.nan)
-    return {
-        "queue_wait_s": np.where(np.isnan(run.started_at), so_far, run.started_at) - run.submitted_at,
-        "ttft_s": np.where(np.isnan(run.first_token_at), so_far, run.first_token_at) - run.submitted_at,
-        "tpot_s": (run.finished_at - run.first_token_at) / decoded,
-        "e2e_s": np.where(finished, run.finished_at, so_far) - run.submitted_at,
-    }
+    return {name: _took(run, name, np.arange(len(run.workload))) for name in TIMES}
+
+
+def _took(run: Run, name: str, rows: Rows) -> Floats:
+    """One of `times` for some requests; there may be many, so with few copies."""
+    reason = run.reason[rows]
+    if name == "tpot_s":
+        tokens = np.where((reason == FINISHED) & (run.generated[rows] > 1), run.generated[rows] - 1.0, np.nan)
+        return (run.finished_at[rows] - run.first_token_at[rows]) / tokens
+    column = {"queue_wait_s": run.started_at, "ttft_s": run.first_token_at, "e2e_s": run.finished_at}[name]
+    until = column[rows]
+    if name == "e2e_s":
+        until[reason != FINISHED] = np.nan  # refused or expired: an end, but no answer
+    until[(reason == STILL_HERE) & np.isnan(until)] = run.ended_at
+    until -= run.submitted_at[rows]
+    return until
 
 
 def spread(values: Floats) -> dict[str, float] | None:
     """p50, p95, p99 (linear between ranks), mean and max of the values that are not NaN; None: there are none."""
-    values = values[~np.isnan(values)]
+    values = values[~np.isnan(values)]  # a copy, that may be put in another order
     if not len(values):
         return None
-    found = {f"p{q}": float(value) for q, value in zip(PERCENTILES, np.percentile(values, PERCENTILES), strict=True)}
-    return {**found, "mean": float(values.mean()), "max": float(values.max())}
+    mean, most = float(values.mean()), float(values.max())
+    found = np.percentile(values, PERCENTILES, overwrite_input=True)
+    return {**{f"p{q}": float(value) for q, value in zip(PERCENTILES, found, strict=True)}, "mean": mean, "max": most}
 
 
 def part(value: float, whole: float) -> float | None:
@@ -121,27 +129,28 @@ def finite(value: float) -> float | None:
 
 
 class _Requests:
-    """What the figures need of each request, computed once; (n,) arrays, NaN where there is none."""
+    """What the figures need of each request more than once; (n,) arrays, NaN where there is none."""
 
     def __init__(self, run: Run, slo: Slo) -> None:
         self.run = run
-        reason = run.reason
-        here = reason == STILL_HERE
-        sent = reason != NEVER_SENT
-        self.rows: Rows = np.flatnonzero(sent)  # of the requests that were sent
-        self.started = ~np.isnan(run.started_at)
-        self.answered = ~np.isnan(run.first_token_at)
+        self.rows: Rows = np.flatnonzero(run.reason != NEVER_SENT)  # of the requests that were sent
+        here = run.reason == STILL_HERE
         self.ended_at = np.where(here, run.ended_at, run.finished_at)
-        self.times = times(run)
-        self.met = (reason == FINISHED) & (self.times["ttft_s"] <= slo.ttft_s) & (self.times["e2e_s"] <= slo.e2e_s)
-        self.met &= ~(self.times["tpot_s"] > slo.tpot_s)  # a request of one token has none
-        self.prompt_tokens = np.where(self.answered, run.workload.prompt_tokens, 0)
-        self.in_flight_s = np.where(self.started, self.ended_at - run.started_at, 0.0)
+        self.answered = ~np.isnan(run.first_token_at)
+        self.met = run.reason == FINISHED
+        for name, most in (("ttft_s", slo.ttft_s), ("tpot_s", slo.tpot_s), ("e2e_s", slo.e2e_s)):
+            if most < inf:
+                self.met[self.rows] &= ~(_took(run, name, self.rows) > most)  # a request of one token has no TPOT
         ends = run.ended_at if here.any() else np.nanmax(run.finished_at, initial=0.0)
         begins = float(run.submitted_at[self.rows].min()) if len(self.rows) else 0.0
         self.makespan_s = max(0.0, float(ends) - begins)
+        self.in_flight_s = float(np.nansum(self.ended_at - run.started_at))
         hour_dollars = run.setup.profile.dollars_per_hour * run.setup.gpus
         self.dollars = self.makespan_s / 3600.0 * hour_dollars
+
+    def prompt_tokens(self, rows: Rows) -> int:
+        """Of those of these requests that got a first token."""
+        return int(self.run.workload.prompt_tokens[rows[self.answered[rows]]].sum(dtype=np.int64))
 
     def by_tenant(self) -> Iterator[Rows]:
         """The rows of each tenant in turn, in the workload's order."""
@@ -159,16 +168,17 @@ def _group(requests: _Requests, rows: Rows) -> dict[str, Any]:
     run = requests.run
     reason = run.reason[rows]
     codes = np.bincount(reason[reason > 0], minlength=len(REASONS))
-    started = requests.started[rows]
+    here = rows[reason == STILL_HERE]
+    waiting = int(np.count_nonzero(np.isnan(run.started_at[here])))
     met = rows[requests.met[rows]]
-    good_tokens = int(run.generated[met].sum(dtype=np.int64) + requests.prompt_tokens[met].sum(dtype=np.int64))
+    good_tokens = int(run.generated[met].sum(dtype=np.int64)) + requests.prompt_tokens(met)
     return {
         "sent": len(rows),
         "finished": int((reason == FINISHED).sum()),
         "refused": {name: int(number) for name, number in zip(REASONS, codes, strict=True) if number},
-        "still_waiting": int(((reason == STILL_HERE) & ~started).sum()),
-        "still_running": int(((reason == STILL_HERE) & started).sum()),
-        **{name: spread(requests.times[name][rows]) for name in TIMES},
+        "still_waiting": waiting,
+        "still_running": len(here) - waiting,
+        **{name: spread(_took(run, name, rows)) for name in TIMES},
         "slo_share": part(len(met), len(rows)),
         "goodput_per_s": part(len(met), requests.makespan_s),
         "goodput_tokens_per_s": part(good_tokens, requests.makespan_s),
@@ -178,7 +188,7 @@ def _group(requests: _Requests, rows: Rows) -> dict[str, Any]:
 def _work(requests: _Requests, rows: Rows, dollars: float) -> dict[str, Any]:
     """Tokens, money and losses of some requests."""
     run = requests.run
-    prompt = int(requests.prompt_tokens[rows].sum(dtype=np.int64))
+    prompt = requests.prompt_tokens(rows)
     output = int(run.generated[rows].sum(dtype=np.int64))
     return {
         "prompt_tokens": prompt,
@@ -194,8 +204,8 @@ def _work(requests: _Requests, rows: Rows, dollars: float) -> dict[str, Any]:
 
 def _tenant(requests: _Requests, rows: Rows, weight: float) -> dict[str, Any]:
     run = requests.run
-    in_flight_s = float(requests.in_flight_s[rows].sum())
-    all_s = float(requests.in_flight_s[requests.rows].sum())
+    in_flight_s = float(np.nansum(requests.ended_at[rows] - run.started_at[rows]))
+    all_s = requests.in_flight_s
     queued = rows[requests.ended_at[rows] > run.submitted_at[rows]]  # not what was refused
     return {
         "weight": weight,
@@ -280,8 +290,11 @@ def _by_load(requests: _Requests) -> Iterator[dict[str, Any]]:
     rows = requests.by_arrival()
     arrived, ended = run.submitted_at[rows], requests.ended_at[rows]
     entered = ended > arrived  # not what was refused
-    before = entered.cumsum() - entered - np.searchsorted(np.sort(ended[entered]), arrived, side="right")
-    load = before / sum(device.slots for device in run.setup.devices)
+    load = entered.cumsum(dtype=np.float64)
+    load -= entered
+    load -= np.searchsorted(np.sort(ended[entered]), arrived, side="right")
+    load /= sum(device.slots for device in run.setup.devices)
+    del arrived, ended, entered
     for level, least, below in LOADS:
         yield {"level": level, **_group(requests, rows[(load >= least) & (load < below)])}
 

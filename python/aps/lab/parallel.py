@@ -1,6 +1,6 @@
 """Independent computations on all cores, or on a cluster, by joblib."""
 
-import importlib
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -66,15 +66,13 @@ class Parallel:
             parameters["scheduler_host"] = address
         elif address:
             raise ValueError(f"backend {name} takes no address, got {self.backend!r}")
+        if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
+            raise ValueError(f"backend {name} needs a package: pip install {PACKAGES[name]}")
         try:
             if name in REGISTERS:
                 module, register = REGISTERS[name]
                 getattr(importlib.import_module(module), register)()
             return joblib.parallel_config(backend=name or "loky", n_jobs=self.jobs, **parameters)  # type: ignore[no-any-return]
-        except ImportError as error:
-            raise ValueError(
-                f"backend {name} needs a package: pip install {PACKAGES.get(name, name)} ({error})"
-            ) from None
         except OSError as error:
             raise ValueError(f"backend {self.backend} cannot be reached: {error}") from error
         except ValueError as error:

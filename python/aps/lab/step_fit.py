@@ -17,7 +17,7 @@ FIRST_NOISE = 0.05  # before the rows have been fitted once
 OUTLIER = 2.0  # noises above which a row's error pulls less and less
 PRIOR = 1.0  # standard deviation of a constant's logarithm about its base: a factor of about 3 either way
 NORMAL_MAD = 1.4826  # standard deviation over median absolute deviation, of a normal distribution
-POWERS = (1.0, 16.0)  # of the roofline, as PhysicsModel allows them
+ALLOWED = {-1: (1e6, 1e18), 0: (1.0, 16.0), 1: (0.0, 1e6)}  # by `Constant.cost`: what PhysicsModel takes
 
 
 class Constant(NamedTuple):
@@ -117,16 +117,19 @@ class Problem:
     ) -> tuple[dict[str, float], Array, Array, float]:
         """Values, errors of the rows, and the loss, in variances, with its Jacobian over the values' logarithms."""
         if not names:
-            return {}, self._errors({}), np.zeros((len(self._logs), 0)), 0.0
+            errors = self._errors({})
+            rounded = np.sqrt(1 + (errors / noise / OUTLIER) ** 2) - 1  # soft L1, as SciPy's
+            return {}, errors, np.zeros((len(errors), 0)), OUTLIER**2 * float(rounded.sum())
         from scipy.optimize import least_squares
 
         base = np.log([self._start[name] for name in names])
-        limits = np.log([self._limits(name) for name in names]).T
+        least, most = np.array([self._limits(name) for name in names]).T
+        limits = np.log(least), np.log(most)
         begin = np.log([near.get(name, self._start[name]) for name in names])
         inside = 1e-6  # the solver begins strictly within the limits
 
         def values(logs: Array) -> dict[str, float]:
-            return dict(zip(names, np.exp(logs).tolist(), strict=True))
+            return dict(zip(names, np.clip(np.exp(logs), least, most).tolist(), strict=True))
 
         def residuals(logs: Array) -> Array:
             return np.concatenate([self._errors(values(logs)) / noise, (logs - base) / PRIOR])
@@ -135,7 +138,7 @@ class Problem:
             residuals,
             np.clip(begin, limits[0] + inside, limits[1] - inside),
             jac="3-point",
-            bounds=(limits[0], limits[1]),
+            bounds=limits,
             loss="soft_l1",
             f_scale=OUTLIER,
             x_scale="jac",
@@ -149,18 +152,18 @@ class Problem:
         return np.log(self.predict(self.model(values))) - self._logs
 
     def _limits(self, name: str) -> tuple[float, float]:
-        if name == "roofline_power":
-            return POWERS
         start = self._start[name]
-        return start / WIDEST, start * WIDEST
+        least, most = ALLOWED[_COSTS[name]]
+        return (least, most) if not _COSTS[name] else (max(least, start / WIDEST), min(most, start * WIDEST))
 
     def _spread(self, values: dict[str, float], jacobian: Array) -> dict[str, float]:
         """Standard errors of the linearised fit."""
         if not values:
             return {}
         errors = np.sqrt(np.linalg.inv(jacobian.T @ jacobian).diagonal())
-        costs = [(values[c.name] / self._start[c.name]) ** c.cost for c in CONSTANTS if c.name in values]
+        costs = [(value / self._start[name]) ** _COSTS[name] for name, value in values.items()]
         return dict(zip(values, (errors * np.minimum(1.0, costs)).tolist(), strict=True))
 
 
+_COSTS = {constant.name: constant.cost for constant in CONSTANTS}
 _SHAPE = ("layers", "width", "kv_bytes_per_token_layer", "decoder_bytes", "head_bytes")

@@ -21,6 +21,7 @@ from aps.tenants import Tenant
 
 FASTEST_STEP_S = 0.002  # a closed loop's chain lasts to the horizon as long as no step is shorter
 ROUNDS = 64  # requests a client that are drawn at once
+MOST = 20_000_000  # requests of a workload: a wrong unit ends in an error, not in a full memory
 
 
 class Purpose(IntEnum):
@@ -39,9 +40,9 @@ def random(seed: int, tenant: int, purpose: Purpose) -> Generator:
 
 def bounded(rate_per_s: float, duration_s: float) -> float:
     """The rate of all tenants together, if so many requests can be held, else ValueError."""
-    if rate_per_s * duration_s > arrivals.MOST:
+    if rate_per_s * duration_s > MOST:
         raise ValueError(
-            f"a workload must be at most {arrivals.MOST:,} requests, got about {rate_per_s * duration_s:,.0f}: "
+            f"a workload must be at most {MOST:,} requests, got about {rate_per_s * duration_s:,.0f}: "
             f"{rate_per_s:g}/s for {duration_s:g} s"
         )
     return rate_per_s
@@ -110,9 +111,9 @@ class Asker:
             blocks.append((pauses, *drawn))
             filled_s += pauses.sum(axis=0) + drawn[1].sum(axis=0) * FASTEST_STEP_S
             needed = until_s / filled_s.mean() * len(blocks) * ROUNDS * clients
-            if needed > arrivals.MOST:
+            if needed > MOST:
                 raise ValueError(
-                    f"a closed loop must be at most {arrivals.MOST:,} requests, got about {needed:,.0f}: {clients} "
+                    f"a closed loop must be at most {MOST:,} requests, got about {needed:,.0f}: {clients} "
                     f"clients for {until_s:g} s"
                 )
         think, prompt, output = (np.concatenate(columns) for columns in zip(*blocks, strict=True))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import floor, log10
 from typing import Any, Literal, NamedTuple
 
-FEW_TENANTS = 4  # so many are named one by one
+FEW_TENANTS = 6  # so many are named one by one
 THROUGHPUT = "throughput"
 SAME = 0.005  # relative; differences within it are called equal to within 0.5 %
 
@@ -107,10 +107,13 @@ def _crowd(answers: Sequence[Answer]) -> Iterator[str]:
     kinds: dict[str, list[Kind]] = {}
     for answer in answers:
         kinds.setdefault(answer.what.removeprefix(f"{answer.keys[1]} "), []).append(answer.kind)
+    if kinds.get("p99 TTFT") == kinds.get("p99 queue wait"):
+        kinds.pop("p99 TTFT", None)
     for what, found in kinds.items():
         better, worse = found.count("better"), found.count("worse")
         rest = len(found) - better - worse
-        yield f"{what}: better for {better} tenants, worse for {worse}, equal or not told apart for {rest}"
+        told = f"{what}: better for {better} of {len(found)} tenants, worse for {worse}"
+        yield f"{told}, equal or not told apart for {rest}" if rest else told
 
 
 def _answer(question: Question, found: Mapping[str, Any]) -> Answer:
@@ -162,6 +165,5 @@ def _whole(percent: float) -> str:
 
 def _three(value: float) -> str:
     """Three digits that count, no exponent."""
-    if not value:
-        return "0"
-    return f"{value:.{max(0, 2 - floor(log10(abs(value))))}f}"
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:.{max(0, 2 - floor(log10(abs(rounded))))}f}" if rounded else "0"

@@ -48,8 +48,8 @@ ENDS_CONNECTION = (408, 413, 500)
 MEANING = {
     400: "It can never be admitted: the reason, the burst, and the largest `max_tokens` that would do; "
     "or what came is no HTTP (`bad_request`).",
-    401: "There is no key, or nobody has this one.",
-    403: "The key is another tenant's, or for something else.",
+    401: "No key, or one that is not known.",
+    403: "The key does not allow it.",
     404: "No such tenant.",
     408: "The body did not arrive in time.",
     409: "It was cancelled by another request.",

@@ -1,12 +1,15 @@
 """W2, the open loop: VIP requests by a Poisson process onto a free tier that keeps the device full."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aps.lab.figures import figures, spread
+from aps.lab.figures import figures, spread, times
+from aps.lab.parallel import Parallel
 from aps.lab.progress import Progress
 from aps.lab.run import Run, Setup, simulate
 from aps.lab.scenarios import SCENARIOS
@@ -16,14 +19,25 @@ from aps.policy import Policy
 SCENARIO = SCENARIOS["vip"]
 PROMISED = Policy.aps(fairness_window=32_768.0, preemption="recompute")
 VIP, FREE = "vip", "free"
+HERE = Parallel(1)
+
+
+class _Found(NamedTuple):
+    """What is kept of one run. computed: (2, tenants) prompt and output tokens."""
+
+    wait_s: NDArray[np.float64]
+    ttft_s: NDArray[np.float64]
+    computed: NDArray[np.int64]
+    figures: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class OpenLoop:
-    """Runs over seeds 0, 1, ...
+    """One policy over the seeds.
 
-    vip_wait_s, vip_ttft_s: of each seed, of each VIP request. prompt_tokens, output_tokens: by tenant, computed in each
-    seed up to the horizon; prompt tokens that are computed again count again. figures: over the seeds.
+    vip_wait_s, vip_ttft_s: of each seed, of each VIP request that was sent; what had not happened by the horizon counts
+    with the time until then. prompt_tokens, output_tokens: by tenant, (seeds,), computed up to the horizon; prompt
+    tokens that are computed again count again. figures: over the seeds.
     """
 
     vip_wait_s: tuple[NDArray[np.float64], ...]
@@ -32,12 +46,22 @@ class OpenLoop:
     output_tokens: dict[str, NDArray[np.int64]]
     figures: dict[str, Any]
 
+    @classmethod
+    def of(cls, found: Sequence[_Found]) -> "OpenLoop":
+        """The runs of one policy together."""
+        by_kind = np.stack([run.computed for run in found], axis=1)
+        prompt, output = ({name: of[:, slot] for slot, name in enumerate((VIP, FREE))} for of in by_kind)
+        waits, ttfts, trees = (tuple(getattr(run, name) for run in found) for name in ("wait_s", "ttft_s", "figures"))
+        return cls(waits, ttfts, prompt, output, over_seeds(trees))
+
     @property
     def seeds(self) -> int:
+        """How many there are."""
         return len(self.vip_wait_s)
 
     @property
     def vip_requests(self) -> int:
+        """Sent in all seeds."""
         return sum(map(len, self.vip_wait_s))
 
     @property
@@ -56,40 +80,32 @@ class OpenLoop:
         }
 
 
-def waits(run: Run, tenant: str, until: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Seconds from arrival to `until` (a column of the run) of a tenant's requests; up to the end of the run for NaN."""
-    slot = [t.name for t in run.workload.tenants].index(tenant)
-    rows = (run.workload.tenant == slot) & ~np.isnan(run.submitted_at)
-    found: NDArray[np.float64] = np.where(np.isnan(until), run.ended_at, until)[rows] - run.submitted_at[rows]
-    return found
-
-
 def open_loop(
     setup: Setup,
-    policy: Policy = PROMISED,
+    policies: Mapping[str, Policy],
     *,
-    vip_requests: int = 1000,
-    seeds: int | None = None,
+    seeds: int,
+    parallel: Parallel = HERE,
     on_progress: Progress | None = None,
     **changed: Any,
-) -> OpenLoop:
-    """Seeds 0, 1, ... until the VIP has sent `vip_requests` in all, or so many `seeds`.
+) -> dict[str, OpenLoop]:
+    """Each policy on seeds 0..seeds - 1, each on the same requests.
 
     changed: parameters of the scenario, such as free_prompt. on_progress gets the part done, 0..1.
     """
-    wait_s: list[NDArray[np.float64]] = []
-    ttft_s: list[NDArray[np.float64]] = []
-    computed: list[NDArray[np.int64]] = []  # prompt and output tokens by tenant
-    found = []
-    sent = 0
-    while sent < vip_requests if seeds is None else len(wait_s) < seeds:
-        run = simulate(SCENARIO.build(len(wait_s), **changed), policy, setup)
-        wait_s.append(waits(run, VIP, run.started_at))
-        ttft_s.append(waits(run, VIP, run.first_token_at))
-        computed.append(run.series.served.sum(axis=0))
-        found.append(figures(run))
-        sent += len(wait_s[-1])
-        if on_progress is not None:
-            on_progress(min(1.0, sent / vip_requests if seeds is None else len(wait_s) / seeds))
-    prompt, output = ({name: of[:, slot] for slot, name in enumerate((VIP, FREE))} for of in np.stack(computed, axis=1))
-    return OpenLoop(tuple(wait_s), tuple(ttft_s), prompt, output, over_seeds(found))
+    found = parallel.map(partial(_play, setup, dict(policies), changed), range(seeds), on_progress)
+    return {name: OpenLoop.of([runs[name] for runs in found]) for name in policies}
+
+
+def _play(setup: Setup, policies: Mapping[str, Policy], changed: Mapping[str, Any], seed: int) -> dict[str, _Found]:
+    workload = SCENARIO.build(seed, **changed)
+    return {name: _keep(simulate(workload, policy, setup)) for name, policy in policies.items()}
+
+
+def _keep(run: Run) -> _Found:
+    slot = [tenant.name for tenant in run.workload.tenants].index(VIP)
+    sent = (run.workload.tenant == slot) & ~np.isnan(run.submitted_at)
+    took = times(run)
+    return _Found(
+        took["queue_wait_s"][sent], took["ttft_s"][sent], run.series.served.sum(axis=0, dtype=np.int64), figures(run)
+    )

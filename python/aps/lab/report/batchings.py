@@ -1,6 +1,7 @@
 """The report of the two batching modes at several loads."""
 
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def _bars(data: Mapping[str, Any]) -> Plot:
         ("batch size, mean", ("batch_size", "mean"), False, ""),
         ("occupancy", ("occupancy",), False, "higher"),
     )
+    bounds = {"occupancy": 1.0}
     wholes = {
         f"{load['level']} {mode}": load["comparison"]["figures"][mode]["whole"]
         for load in data["loads"]
@@ -73,7 +75,9 @@ def _bars(data: Mapping[str, Any]) -> Plot:
         return Estimate(None) if leaf is None else Estimate(leaf["mean"], *(leaf["ci95"] or (None, None)))
 
     panels = [
-        Panel(title, [estimate(whole, keys) for whole in wholes.values()], time, better)
+        Panel(
+            title, [estimate(whole, keys) for whole in wholes.values()], time, better, (0.0, bounds.get(keys[0], inf))
+        )
         for title, keys, time, better in chosen
     ]
     seeds = len(data["seeds"])

@@ -96,30 +96,24 @@ def _interval(seeds: int) -> str:
 def _bars(figures: Mapping[str, Any], drawn: list[str], tenants: list[Group], seeds: int) -> Plot:
     from aps.lab.report.plots.bars import Panel, side_by_side
 
-    chosen = [
-        *(
-            (f"{group.name}: queue wait p99", ("tenants", group.name, "queue_wait_s", "p99"), True, "lower")
-            for group in tenants[:2]
-            if len(group.tenants) == 1
-        ),
-        ("all: TTFT p99", ("whole", "ttft_s", "p99"), True, "lower"),
-        ("tokens/s", ("whole", "tokens_per_s"), False, "higher"),
-        _jain(figures, drawn),
-        ("longest starvation", ("whole", "starvation_s"), True, "lower"),
-    ]
+    def panel(title: str, *keys: str, **settings: Any) -> Panel:
+        return Panel(title, [_estimate(_leaf(figures[name], *keys)) for name in drawn], **settings)
+
+    lower, higher = {"time": True, "better": "lower"}, {"better": "higher"}
+    first = [group.name for group in tenants[:2] if len(group.tenants) == 1]
+    jain = ("fairness", "windows", "weighted_jain", "mean")
+    in_windows = all(_leaf(figures[name], *jain) for name in drawn)
+    bounds = (1 / sum(len(group.tenants) for group in tenants), 1.0)
     panels = [
-        Panel(title, [_estimate(_leaf(figures[name], *keys)) for name in drawn], time, better)
-        for title, keys, time, better in chosen
+        *(panel(f"{who}: queue wait p99", "tenants", who, "queue_wait_s", "p99", **lower) for who in first),
+        panel("all: TTFT p99", "whole", "ttft_s", "p99", **lower),
+        panel("tokens/s", "whole", "tokens_per_s", **higher),
+        panel("Jain by weight, in windows", *jain, bounds=bounds, **higher)
+        if in_windows
+        else panel("Jain by weight, while all wait", "fairness", "weighted_jain_all_wait", bounds=bounds, **higher),
+        panel("longest starvation", "whole", "starvation_s", **lower),
     ]
     return side_by_side("policies", "What does each policy give?", drawn, panels, _interval(seeds))
-
-
-def _jain(figures: Mapping[str, Any], drawn: list[str]) -> tuple[str, tuple[str, ...], bool, str]:
-    """The index in windows when every policy has some in which tenants wait throughout, else while all wait."""
-    keys = ("fairness", "windows", "weighted_jain", "mean")
-    if all(_leaf(figures[name], *keys) for name in drawn):
-        return ("Jain by weight, in windows", keys, False, "higher")
-    return ("Jain by weight, while all wait", ("fairness", "weighted_jain_all_wait"), False, "higher")
 
 
 def _tradeoff(figures: Mapping[str, Any], drawn: list[str], first: Group, seeds: int) -> Plot:

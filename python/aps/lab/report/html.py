@@ -69,7 +69,7 @@ def page(report: Report, version: str) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"heading": heading, "rounded": rounded, "base64": _base64, "numeric": _numeric}
-    template = files("aps.lab.report").joinpath("page.html").read_text(encoding="utf-8")
+    template = files("aps.lab.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(report=report, version=version)
 
 

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from aps.lab import fairness
 from aps.lab.definitions import DEFINITIONS
-from aps.lab.figures import times
+from aps.lab.figures import times, window_length
 from aps.lab.report.csvs import rounded, table
 from aps.lab.report.files import write
 from aps.lab.report.flatten import by_name, flat, transposed
 from aps.lab.report.html import Plot, Report, Section
 from aps.lab.report.tenants import Group, groups
-from aps.lab.run import Run
+from aps.lab.run import Run, Series
 
 FEWEST_WINDOWS = 2  # of a plot of fairness over time
 TENANT = ["sent", "finished", "still_waiting", "still_running"]
@@ -40,6 +40,8 @@ def write_run(run: Run, figures: Mapping[str, Any], directory: str | Path, *, co
     """
     found, policy, setup = figures["figures"], figures["policy"], figures["setup"]
     whole = found["whole"]
+    weights = [tenant["weight"] for tenant in figures["workload"]["tenants"]]
+    window_s = found["fairness"]["windows"]["window_s"]
     report = Report(
         kind="simulate",
         title=f"{run.workload.name} under {policy['name']}",
@@ -51,7 +53,7 @@ def write_run(run: Run, figures: Mapping[str, Any], directory: str | Path, *, co
         sections=(
             Section("Who waited how long?", plots=waits(run, figures["slo"]), tables=(_tenants(found), _loads(found))),
             Section("What happened when?", plots=over_time(run)),
-            Section("How fairly was it shared?", plots=shares(run), tables=(_fairness(found),)),
+            Section("How fairly was it shared?", plots=shares(run, weights, window_s), tables=(_fairness(found),)),
             Section("All together", tables=(transposed("whole", "All requests, all GPUs", {"all": whole}, WHOLE),)),
         ),
         definitions=DEFINITIONS,
@@ -90,11 +92,28 @@ def over_time(run: Run) -> tuple[Plot, ...]:
     return (timeline.levels("over_time", title, series.edges_s[: bins + 1], quantities),)
 
 
-def service(run: Run, tenants: Sequence[Group]) -> tuple[NDArray[np.float64], dict[str, NDArray[np.int64]]]:
+def service(run: Run, tenants: Sequence[Group]) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
     """Edges of the bins, and the tokens computed in each for each group, until nothing is left."""
     bins = active(run)
-    tokens = run.series.served[:bins].sum(axis=1)
+    tokens = _spread(run.series, bins)
     return run.series.edges_s[: bins + 1], {group.name: tokens[:, group.tenants].sum(axis=1) for group in tenants}
+
+
+def _spread(series: Series, bins: int) -> NDArray[np.float64]:
+    """(bins, tenants) tokens, those of a step that takes several bins over all of them.
+
+    The series counts them where the step ends: the bins before it have none, although something runs.
+    """
+    tokens: NDArray[np.float64] = series.served[:bins].sum(axis=1).astype(np.float64)
+    if not bins:
+        return tokens
+    ends = tokens.any(axis=1) | (series.running[:bins, 0] == 0)
+    step = np.append(0, ends[:-1].cumsum())
+    widths = np.diff(series.edges_s[: bins + 1])
+    part = widths / np.bincount(step, widths)[step]
+    first = np.flatnonzero(np.append(True, step[1:] > step[:-1]))
+    spread: NDArray[np.float64] = np.add.reduceat(tokens, first, axis=0)[step] * part[:, None]
+    return spread
 
 
 def active(run: Run) -> int:
@@ -103,14 +122,18 @@ def active(run: Run) -> int:
     return int(there[-1]) + 1 if len(there) else 0
 
 
-def shares(run: Run) -> tuple[Plot, ...]:
-    """Tokens/s by tenant, and Jain's index in windows when there are some."""
+def shares(run: Run, weights: Sequence[float] | None = None, window_s: float | None = None) -> tuple[Plot, ...]:
+    """Tokens/s by tenant, and Jain's index in windows when there are some.
+
+    weights: of the tenants; None: the run's own, which a policy may have set to 1. window_s: None: as in the figures.
+    """
     from aps.lab.report.plots import style, timeline
 
     edges_s, served = service(run, groups(run.workload, style.MOST))
     what = "tokens/s computed\n(prompt + output)"
     plots = [timeline.rates("service", "Who was served when?", {"": (edges_s, served)}, what)]
-    windows = fairness.windows(run.series, np.array([tenant.weight for tenant in run.workload.tenants]))
+    by = np.array([tenant.weight for tenant in run.workload.tenants] if weights is None else weights, dtype=np.float64)
+    windows = fairness.windows(run.series, by, window_length(run) if window_s is None else window_s)
     if len(windows.jain) >= FEWEST_WINDOWS:
         title = "How evenly were the waiting tenants served?"
         indices = {"raw": windows.jain, "by weight": windows.weighted_jain}

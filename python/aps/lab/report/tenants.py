@@ -23,7 +23,8 @@ def groups(workload: Workload, most: int) -> list[Group]:
     counts = np.bincount(workload.tenant, minlength=len(names))
     bids = np.zeros(len(names), dtype=np.int64)
     np.maximum.at(bids, workload.tenant, workload.bid)
-    order = [int(at) for at in np.lexsort((np.arange(len(names)), -counts, -bids)) if counts[at]]
+    sizes = np.round(np.log2(np.maximum(counts, 1)))  # of about one size: the workload's order
+    order = [int(at) for at in np.lexsort((np.arange(len(names)), -sizes, -bids)) if counts[at]]
     alone, rest = (order, []) if len(order) <= most else (order[: most - 1], order[most - 1 :])
     alone = sorted(alone, key=lambda at: (-bids[at], at))
     found = [Group(names[at], [at], workload.tenant == at) for at in alone]

@@ -1,5 +1,6 @@
 """Figures side by side, with what is known of their spread."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,12 +26,15 @@ class Estimate(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One figure of several things. time: seconds, drawn on a logarithmic axis."""
+    """One figure of several things. time: seconds, drawn on a logarithmic axis.
+
+    better: "lower" or "higher". bounds: what the figure can be; intervals end there."""
 
     title: str
     estimates: Sequence[Estimate]
     time: bool = False
-    better: str = ""  # "lower" or "higher"
+    better: str = ""
+    bounds: tuple[float, float] = (0.0, math.inf)
 
 
 def side_by_side(
@@ -57,7 +61,7 @@ def side_by_side(
             axes.set_xlabel(f"{panel.better} is better" if panel.better else "", fontsize=8.5, color=style.GREY)
             _scale(axes, panel)
             for at, (key, estimate) in enumerate(zip(names, panel.estimates, strict=True)):
-                _estimate(axes, at, estimate, look[key], panel.time)
+                _estimate(axes, at, estimate, look[key], panel)
             axes.set_yticks(range(len(names)), [style.short(key) for key in names])
             axes.tick_params(axis="y", length=0)
             axes.grid(False, axis="y")
@@ -106,15 +110,17 @@ def plane(name: str, title: str, points: Sequence[Point], x_label: str, y_label:
     with style.settings():
         figure = style.new(title, 3.6)
         axes = figure.subplots()
-        ends = [_shown(v) for point in known for v in point.y if v is not None] or [1e-3, 1.0]
+        ends = [end for point in known for end in _ends(point.y, Panel("", (), time=True))] or [1e-3, 1.0]
         style.log_time(axes, "y", min(ends) / 2, max(ends) * 2)
         for point in known:
             own = look[point.name]
-            x, y = point.x.mean or 0.0, _shown(point.y.mean)
+            x, y = point.x.mean or 0.0, style.shown(point.y.mean or 0.0)
             if point.x.low is not None and point.x.high is not None:
                 axes.plot([point.x.low, point.x.high], [y, y], color=own.colour, linewidth=1.2)
             if point.y.low is not None and point.y.high is not None:
-                axes.plot([x, x], [_shown(point.y.low), _shown(point.y.high)], color=own.colour, linewidth=1.2)
+                axes.plot(
+                    [x, x], [style.shown(point.y.low), style.shown(point.y.high)], color=own.colour, linewidth=1.2
+                )
             axes.plot([x], [y], own.marker, color=own.colour, markersize=9, fillstyle="none", markeredgewidth=2)
         if not known:
             style.nothing(axes, "nothing to compare")
@@ -180,12 +186,25 @@ def promises(name: str, title: str, rows: Sequence[Promise]) -> Plot:
 
 
 def _scale(axes: Axes, panel: Panel) -> None:
-    known = [value for estimate in panel.estimates for value in estimate if value is not None]
+    ends = [end for estimate in panel.estimates for end in _ends(estimate, panel)]
     if panel.time:
-        ends = [_shown(value) for value in known] or [1e-3, 1.0]
-        style.log_time(axes, "x", min(ends) / 1.6, max(ends) * 1.6, most=5)
+        style.log_time(axes, "x", min(ends, default=1e-3) / 1.6, max(ends, default=1.0) * 1.6, most=4)
     else:
-        _linear(axes, known, 4)
+        _linear(axes, ends, 4)
+        left, right = axes.get_xlim()
+        pad = 0.02 * (right - left)
+        axes.set_xlim(max(left, panel.bounds[0] - pad), min(right, panel.bounds[1] + pad))
+
+
+def _ends(estimate: Estimate, panel: Panel) -> list[float]:
+    """What an axis must hold of an estimate. Towards 0 a logarithmic one has no end: a tenth of the mean will do."""
+    if estimate.mean is None:
+        return []
+    low, high = (estimate.mean if end is None else end for end in (estimate.low, estimate.high))
+    if panel.time:
+        mean = style.shown(estimate.mean)
+        return [max(mean / 10, style.shown(low)), style.shown(high)]
+    return [max(panel.bounds[0], low), min(panel.bounds[1], high)]
 
 
 def _linear(axes: Axes, values: Sequence[float], ticks: int) -> None:
@@ -196,16 +215,12 @@ def _linear(axes: Axes, values: Sequence[float], ticks: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(ticks))
 
 
-def _estimate(axes: Axes, at: int, estimate: Estimate, look: style.Look, time: bool) -> None:
-    shown = _shown if time else float
+def _estimate(axes: Axes, at: int, estimate: Estimate, look: style.Look, panel: Panel) -> None:
+    shown = style.shown if panel.time else float
     if estimate.mean is None:
         axes.text(0.02, at, "undefined", transform=axes.get_yaxis_transform(), va="center", color=style.GREY, size=8.5)
         return
     if estimate.low is not None and estimate.high is not None:
-        axes.plot([shown(estimate.low), shown(estimate.high)], [at, at], color=look.colour, linewidth=2.2)
+        low, high = max(panel.bounds[0], estimate.low), min(panel.bounds[1], estimate.high)
+        axes.plot([shown(low), shown(high)], [at, at], color=look.colour, linewidth=2.2)
     axes.plot([shown(estimate.mean)], [at], color=look.colour, marker=look.marker, markersize=6)
-
-
-def _shown(seconds: float | None) -> float:
-    """On a logarithmic axis: nothing is shorter than 0.1 ms."""
-    return max(1e-4, seconds or 0.0)

@@ -29,6 +29,7 @@ GREY = "#767676"
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+SHORTEST_S = 1e-3  # shorter durations are drawn as this on a logarithmic axis
 NARROWEST = 4.0  # a logarithmic axis spans this factor at least
 # Candidates for ticks of durations, the finest first: steps in a decade below a minute, and seconds from there on.
 TICKS = (
@@ -142,6 +143,16 @@ def _reserve(figure: Figure, top_in: float) -> None:
     engine.set(rect=(0, 0, 1, 1 - top_in / figure.get_figheight()))
 
 
+def shown(seconds: float) -> float:
+    """Where a duration is drawn on a logarithmic axis: none is shorter than 1 ms."""
+    return max(SHORTEST_S, seconds)
+
+
+def _as_time_or_less(seconds: float, _: object = None) -> str:
+    at_most = "≤" if math.isclose(seconds, SHORTEST_S) else ""
+    return at_most + as_time(seconds)
+
+
 def as_time(seconds: float, _: object = None) -> str:
     """A tick's label: 20 ms, 1.5 s, 10 min, 3 h."""
     size = abs(seconds)
@@ -159,7 +170,7 @@ def log_time(axes: Axes, which: str, low: float, high: float, most: int = 8) -> 
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
     axis.set_major_locator(FixedLocator(time_ticks(low, high, most)))
-    axis.set_major_formatter(FuncFormatter(as_time))
+    axis.set_major_formatter(FuncFormatter(as_time if low > SHORTEST_S else _as_time_or_less))
     axis.set_minor_locator(NullLocator())
 
 
@@ -169,11 +180,11 @@ def time_ticks(low: float, high: float, most: int) -> list[float]:
     for steps, longer in TICKS:
         short = [step * 10.0**decade for decade in decades for step in steps if step * 10.0**decade < 60]
         inside = [tick for tick in (*short, *longer) if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
-        if len(inside) <= most:
+        if len(inside) <= 1.5 * most:
             break
     kept: list[float] = []
     for tick in inside:
-        if not kept or math.log(tick / kept[-1]) >= 0.7 * math.log(high / low) / most:
+        if not kept or math.log(tick / kept[-1]) >= 0.9 * math.log(high / low) / most:
             kept.append(tick)
     return kept
 

@@ -73,6 +73,9 @@ def rates(
         for axes, (panel, (edges_s, tenants)) in zip(grid, panels.items(), strict=True):
             if len(panels) > 1:
                 axes.set_title(panel)
+            if len(edges_s) < 2:
+                style.nothing(axes, "no time passed")
+                continue
             below: Numbers | float = 0.0
             for tenant, tokens in tenants.items():
                 edges, rate = merged_rates(edges_s, np.asarray(tokens, dtype=np.float64), RATE_BINS)

@@ -12,7 +12,6 @@ from aps.lab.report.html import Plot
 from aps.lab.report.plots import style
 
 POINTS = 400  # of a curve
-SHORTEST_S = 1e-3  # shorter durations are drawn as this
 WIDTHS = (3.2, 1.3)  # of the first and the last curve, points
 
 
@@ -77,7 +76,7 @@ def percentiles(
                 headers.add(len(ticks))
                 ticks.append((at, style.short(groups.pop(0))))
                 at += 1.0
-            drawn = [max(SHORTEST_S, v) for v in (values.get(p) for p in ("p50", "p95", "p99")) if v is not None]
+            drawn = [style.shown(v) for v in (values.get(p) for p in ("p50", "p95", "p99")) if v is not None]
             if len(drawn) == 3:
                 axes.plot(drawn[::2], [at, at], color=look[key].colour, linestyle=look[key].line, zorder=2)
                 axes.plot(drawn, [at] * 3, color=look[key].colour, marker="|", linestyle="none", markersize=9)
@@ -103,9 +102,9 @@ def _curve(axes: Axes, sample: NDArray[np.float64], name: str, look: style.Look,
         axes.plot([], [], color=look.colour, linestyle=look.line, label=name)
         return
     left = np.unique(np.geomspace(1, n, min(n, POINTS)).round().astype(np.int64))[::-1]  # how many are longer or equal
-    x = np.maximum(sample[n - left], SHORTEST_S)
+    x = np.maximum(sample[n - left], style.SHORTEST_S)
     axes.plot(
-        np.concatenate([[SHORTEST_S / 10], x, x[-1:]]),
+        np.concatenate([[style.SHORTEST_S / 10], x, x[-1:]]),
         np.concatenate([[1.0], left / n, [1e-9]]),
         drawstyle="steps-pre",
         linewidth=width,
@@ -118,6 +117,6 @@ def _curve(axes: Axes, sample: NDArray[np.float64], name: str, look: style.Look,
 def _range(values: NDArray[np.float64]) -> tuple[float, float]:
     """Limits of a logarithmic axis of durations."""
     if not len(values):
-        return SHORTEST_S, 1.0
-    low, high = max(SHORTEST_S, float(values.min())), max(10 * SHORTEST_S, float(values.max()))
-    return max(SHORTEST_S, low / 1.5), high * 1.3
+        return style.SHORTEST_S, 1.0
+    low, high = max(style.SHORTEST_S, float(values.min())), max(10 * style.SHORTEST_S, float(values.max()))
+    return max(style.SHORTEST_S, low / 1.5), high * 1.3
