@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from aps.driver import Driver, DriverError, Result, Ticket
-from aps.service.access import ANYBODY, Access, Role
+from aps.service.access import OPEN, Access, Role
 from aps.service.answers import Answers
 from aps.service.bodies import infer_request
 from aps.service.errors import JSON, Headers, Refusal, headers_of, internal
@@ -52,7 +52,7 @@ class Infer:
 
     async def _infer(self, asked_with: Headers, receive: Receive, send: Send, headers: Headers) -> None:
         """Answer, or raise the refusal; `headers` gets what goes with either."""
-        role = ANYBODY if self._access.open else self._access.identify(_authorization(asked_with))
+        role = OPEN if self._access.open else self._access.identify(_authorization(asked_with))
         asked = infer_request(await self._bodies.read(asked_with, receive))
         tenant = _tenant(asked, role)
         driver = self._driver

@@ -8,7 +8,7 @@ from fastapi.responses import RedirectResponse, Response
 from aps.driver import Driver
 from aps.metrics import Histogram
 from aps.service import prometheus
-from aps.service.access import Access, Role
+from aps.service.access import Identified
 from aps.service.metrics import page
 from aps.service.openapi import error
 from aps.service.refusals import unknown_tenant
@@ -21,15 +21,15 @@ router = APIRouter()
 
 
 @router.get("/requests/{id}", include_in_schema=False)
-async def request_state(request: Request, id: str) -> Response:
+async def request_state(request: Request, id: str, role: Identified) -> Response:
     """Where a request stands, or how it ended. The document: `openapi`."""
-    return _json(_requests(request).state(id, _role(request)))
+    return _json(_requests(request).state(id, role))
 
 
 @router.delete("/requests/{id}", include_in_schema=False)
-async def cancel_request(request: Request, id: str) -> Response:
+async def cancel_request(request: Request, id: str, role: Identified) -> Response:
     """End a request. What it did not use is given back. The document: `openapi`."""
-    return _json(_requests(request).cancel(id, _role(request)))
+    return _json(_requests(request).cancel(id, role))
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {prometheus.CONTENT_TYPE: {}}}})
@@ -72,12 +72,6 @@ async def root() -> RedirectResponse:
 def _requests(request: Request) -> Requests:
     requests: Requests = request.app.state.requests
     return requests
-
-
-def _role(request: Request) -> Role:
-    access: Access = request.app.state.access
-    header = request.headers.get("authorization")
-    return access.identify(None if header is None else header.encode("latin-1"))
 
 
 def _json(state: RequestState) -> Response:
