@@ -93,6 +93,7 @@ def run(options: argparse.Namespace) -> int:
     from aps.driver import Driver
     from aps.scheduler import Scheduler
     from aps.service.app import create_app
+    from aps.service.config import Settings
     from aps.service.server import listen, serve
     from aps.service.tenants import DEFAULT_TENANTS, STRESS_TENANTS, read_tenants
 
@@ -104,7 +105,9 @@ def run(options: argparse.Namespace) -> int:
         listener = listen(options.host, options.port)
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
-    app = create_app(driver, gpu_hour_dollars=options.gpu_hour_dollars or backend.spec.dollars_per_hour)
+    app = create_app(
+        driver, settings=Settings(gpu_hour_dollars=options.gpu_hour_dollars or backend.spec.dollars_per_hour)
+    )
     host, number = listener.getsockname()[:2]
     _say(f"APS serves http://{f'[{host}]' if ':' in host else host}:{number}  (documentation: /docs)")
     _say(f"  {options.gpus} x simulated GPU, profile {backend.profile}, time scale {options.time_scale:g}")

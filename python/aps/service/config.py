@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from math import inf
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 
 from aps import _checks as check
@@ -159,11 +158,11 @@ class Config:
     limits: Limits
     tenants: tuple[Tenant, ...]
     policy_base: str = "aps"
-    keys: Mapping[str, tuple[bytes, ...]] = MappingProxyType({})
+    keys: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
     admin_key: bytes | None = None
     metrics_key: bytes | None = None
     file: Path | None = None
-    origins: Mapping[str, str] = MappingProxyType({})
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def open(self) -> bool:
