@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lowest first: a module may use those of the rows above its own, never its neighbours.
 COMPILED = [
     ["types"],
-    ["arguments", "clock", "envelope", "indexed_heap", "request_table", "winner_tree"],
+    ["arguments", "clock", "envelope", "indexed_heap", "request_table", "tally", "winner_tree"],
     ["deadlines", "fair_share", "kv_cache", "pairing_heap", "step_time", "tenant_table", "token_buckets"],
     ["gpu", "lanes", "physics"],
     ["all_wait", "arrivals", "ledger", "stay_log", "time_series"],
@@ -31,7 +31,7 @@ PYTHON = [
     ["aps._checks", "aps.data", "aps.toml_file"],
     ["aps.devices", "aps.models", "aps.policy", "aps.tenants", "aps.verdicts"],
     ["aps.profile", "aps.profile_files", "aps.profiles", "aps.scheduler"],
-    ["aps.backends", "aps.metrics"],
+    ["aps.backends", "aps.metrics", "aps.recent"],
     ["aps.tickets"],
     ["aps.pump"],
     ["aps.driver"],

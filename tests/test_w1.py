@@ -35,7 +35,7 @@ def w1(seed: int) -> Figures:
     for i, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
         tenant, bid = tenants[i % 2], (10, 1)[i % 2]
         verdict = scheduler.submit(tenant.name, prompt_tokens=prompt, max_tokens=output, bid=bid, now=0.0)
-        metrics.arrived(tenant, 0.0)
+        metrics.arrived(tenant, metrics.bids[bid], prompt + output, 0.0)
         asked[verdict.id] = (tenant, prompt, output, bid)
     at_ns = 0
     while True:
@@ -43,7 +43,7 @@ def w1(seed: int) -> Figures:
             tenant, prompt, output, bid = asked[id]
             assert isinstance(id, int)
             engine.start(id, prompt, output, bid, account=tenant.account)
-            metrics.started(tenant, at_ns / 1e9)
+            metrics.started(tenant, metrics.bids[bid], at_ns / 1e9)
         end_ns = engine.begin_step(at_ns)
         if end_ns < 0:
             break
@@ -57,7 +57,7 @@ def w1(seed: int) -> Figures:
                 scheduler.progress(id, computed, generated, now=at_ns / 1e9)
             else:
                 scheduler.settle(id, generated, now=at_ns / 1e9)
-                metrics.ended(asked[id][0], False, at_ns / 1e9)
+                metrics.ended(asked[id][0], metrics.bids[asked[id][3]], False, at_ns / 1e9)
     seconds = at_ns / 1e9
     assert engine.busy_ns == at_ns
     assert (engine.prefill_tokens, engine.output_tokens) == (sum(prompts), sum(outputs))

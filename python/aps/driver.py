@@ -15,6 +15,7 @@ from aps import _checks as check
 from aps.backends.protocol import Backend
 from aps.metrics import Metrics
 from aps.pump import Pump
+from aps.recent import Recent
 from aps.scheduler import Scheduler, check_id
 from aps.tenants import Tenant
 from aps.tickets import DriverError, Result, Stream, Ticket
@@ -67,11 +68,12 @@ class Driver:
     async def __aenter__(self) -> Self:
         if self._opened:
             raise DriverError("a driver is opened once")
-        self.opened_at = self._pump.now = self.scheduler.now
+        self.opened_at = self._pump.now = self._pump.progressed_at = self.scheduler.now
         self._check_empty()
         self._opened = True
         await self.backend.open(self.opened_at, self._wake)
         self._loop = asyncio.get_running_loop()
+        self.recent.roll(self.opened_at)
         with self._or_fail:
             self._arm()  # news may have come already
         return self
@@ -153,10 +155,19 @@ class Driver:
             verdict = verdict._replace(id=id)
         metrics = pump.metrics.tenants.get(tenant) or pump.metrics.tenant(tenant)
         ticket = Ticket(
-            handle, verdict, metrics, now, prompt, prompt_tokens, max_tokens, simulated_output_tokens, self._listen
+            handle,
+            verdict,
+            metrics,
+            pump.metrics.bids[verdict.bid],
+            now,
+            prompt,
+            prompt_tokens,
+            max_tokens,
+            simulated_output_tokens,
+            self._listen,
         )
         if not handle:
-            metrics.refused[verdict.reason] += 1
+            pump.metrics.turned_away(metrics, verdict.bid, prompt_tokens + max_tokens, verdict.reason)
             ticket.conclude(verdict.status, verdict.reason, now)  # type: ignore[arg-type]
             return ticket
         with self._or_fail:
@@ -238,6 +249,16 @@ class Driver:
     def metrics(self) -> Metrics:
         """What has been counted."""
         return self._pump.metrics
+
+    @property
+    def recent(self) -> Recent:
+        """What happened lately."""
+        return self._pump.recent
+
+    @property
+    def progressed_at(self) -> float:
+        """The instant at which a device last finished a step or sent news; at first when the driver was opened."""
+        return self._pump.progressed_at
 
     @property
     def now(self) -> float:

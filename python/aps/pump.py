@@ -5,6 +5,7 @@ from math import inf
 
 from aps.backends.protocol import FAILED, FINISHED, FIRST_STEP, FIRST_TOKEN, Backend, Progress
 from aps.metrics import Metrics
+from aps.recent import Recent
 from aps.scheduler import Scheduler
 from aps.tickets import Ticket
 from aps.verdicts import Batch
@@ -23,7 +24,8 @@ class Pump:
         self.scheduler = scheduler
         self.backend = backend
         self.metrics = Metrics(backend.served)
-        self.now = scheduler.now
+        self.recent = Recent(scheduler, backend, self.metrics)
+        self.now = self.progressed_at = scheduler.now
         self.next_at = inf
         self.tickets: dict[int, Ticket] = {}
         self.named: dict[Hashable, Ticket] = {}  # of them, those with an id of the caller's
@@ -87,7 +89,8 @@ class Pump:
         self.tickets[ticket.handle] = ticket
         if named:
             self.named[ticket.id] = ticket
-        self.metrics.arrived(ticket.metrics, self.now)
+        tokens = ticket.prompt_tokens + ticket.max_tokens
+        self.metrics.arrived(ticket.metrics, ticket.bid_metrics, tokens, self.now)
 
     def listen(self, ticket: Ticket) -> Sequence[str]:
         """Deliver the ticket's tokens from now on; returns those it has."""
@@ -106,6 +109,8 @@ class Pump:
         for handle in preempted:
             ticket = self.tickets[handle]
             ticket.running = False
+            ticket.metrics.preempted += 1
+            ticket.bid_metrics.preempted += 1
             self.backend.abort(device, ticket, keep=self._swaps)
         size = self._running[device] = self._running[device] + len(started) - len(preempted)
         for handle in started:
@@ -113,20 +118,24 @@ class Pump:
             if ticket.device < 0:
                 ticket.batch_size = size
                 ticket.released = batch.released
-                self.metrics.started(ticket.metrics, self.now)
+                self.metrics.started(ticket.metrics, ticket.bid_metrics, self.now)
             else:
                 explanation = self.scheduler.explain(handle, now=self.now)
                 ticket.generated, ticket.prefill = explanation.generated, explanation.prefill
+                if not self._swaps and ticket.generated:
+                    self.metrics.recomputed_tokens += explanation.prefill
             ticket.device = device
             ticket.running = True
             self.backend.start(device, ticket)
-        self.metrics.batch(size, batch.released)
+        self.metrics.batch(size, batch.released, self.now)
+        if self.now >= self.recent.due_at:
+            self.recent.roll(self.now)
 
     # News
 
     def _take(self, news: Progress) -> None:
         """Of one device, at their instant, which is now."""
-        now = self.now
+        now = self.progressed_at = self.now
         stay = len(news.handles) - news.ended
         if stay:
             self._progress_many(news.handles[:stay], news.computed[:stay], news.generated[:stay], now)
@@ -160,8 +169,7 @@ class Pump:
     def _finish(self, ticket: Ticket, tokens: int) -> None:
         charge = self.scheduler.settle(ticket.handle, tokens, now=self.now)
         self._running[ticket.device] -= 1
-        ticket.metrics.finished += 1
-        ticket.metrics.prompt_tokens += ticket.prompt_tokens
+        ticket.count("finished", ticket.prompt_tokens)
         text = "".join(self.backend.tokens(ticket, 0, tokens))
         ticket.conclude("finished", "finished", self.now, tokens, charge, text)
         self._leave(ticket)
@@ -176,27 +184,27 @@ class Pump:
             if status == "cancelled":
                 self.backend.abort(ticket.device, ticket)
         charge = self.scheduler.cancel(ticket.handle, now=self.now) or 0.0
-        ticket.metrics.prompt_tokens += ticket.prompt_tokens if tokens else min(ticket.prompt_tokens, computed)
+        used = ticket.prompt_tokens if tokens else min(ticket.prompt_tokens, computed)
         if status == "cancelled":
-            ticket.metrics.cancelled += 1
+            ticket.count("cancelled", used)
             ticket.conclude("cancelled", "cancelled", self.now, tokens, charge)
         else:
-            ticket.metrics.failed += 1
+            ticket.count("failed", used)
             ticket.conclude("failed", "backend_failed", self.now, tokens, charge)
         self._leave(ticket)
 
     def _vanish(self, ticket: Ticket, reason: str) -> None:
         """The scheduler has ended a waiting request."""
         if reason == "deadline_expired":
-            ticket.metrics.expired += 1
+            ticket.count("expired", 0)
             ticket.conclude("expired", reason, self.now)
         else:
-            ticket.metrics.dropped += 1
+            ticket.count("dropped", 0)
             ticket.conclude("rejected", reason, self.now)
         self._leave(ticket)
 
     def _leave(self, ticket: Ticket) -> None:
-        self.metrics.ended(ticket.metrics, ticket.device < 0, self.now)
+        self.metrics.ended(ticket.metrics, ticket.bid_metrics, ticket.device < 0, self.now)
         ticket.running = False
         del self.tickets[ticket.handle]
         if self.named:

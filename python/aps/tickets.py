@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from math import nan
 from typing import Literal, NamedTuple
 
-from aps.metrics import TenantMetrics
+from aps.metrics import Tally
 from aps.verdicts import Released, Verdict
 
 Outcome = Literal["finished", "cancelled", "expired", "rejected", "throttled", "failed"]
@@ -65,6 +65,7 @@ class Ticket:
         "arrived_at",
         "batch_size",
         "bid",
+        "bid_metrics",
         "delivered",
         "device",
         "first_token_at",
@@ -88,7 +89,8 @@ class Ticket:
         self,
         handle: int,
         verdict: Verdict,
-        metrics: TenantMetrics,
+        metrics: Tally,
+        bid_metrics: Tally,
         arrived_at: float,
         prompt: str | None,
         prompt_tokens: int,
@@ -100,6 +102,7 @@ class Ticket:
         self.id = verdict.id
         self.verdict = verdict
         self.metrics = metrics
+        self.bid_metrics = bid_metrics
         self.tenant = metrics.name
         self.account = metrics.account
         self.arrived_at = arrived_at
@@ -202,13 +205,21 @@ class Ticket:
         row = (self.id, status, reason, self.verdict, self.tenant, text, self.prompt_tokens, tokens, self.bid, charge)
         times = (arrived_at, wait, first, took, self.device, self.batch_size, self.released)
         self._result = _new(Result, row + times)
-        self.metrics.output_tokens += tokens
-        self.metrics.charged += charge
+        for tally in (self.metrics, self.bid_metrics):
+            tally.output_tokens += tokens
+            tally.charged += charge
         if wait is not None:
             finished = status == "finished"
             pace = (took - first) / (tokens - 1) if finished and first is not None and tokens > 1 else nan
-            self.metrics.times(wait, nan if first is None else first, pace, took if finished else nan)
+            for tally in (self.metrics, self.bid_metrics):
+                tally.times(wait, nan if first is None else first, pace, took if finished else nan)
         self.wake()
+
+    def count(self, outcome: str, prompt_tokens: int) -> None:
+        """It ends so, having used so much of its prompt."""
+        for tally in (self.metrics, self.bid_metrics):
+            setattr(tally, outcome, getattr(tally, outcome) + 1)
+            tally.prompt_tokens += prompt_tokens
 
     def fail(self, cause: Exception) -> None:
         """It will never be known how it ends."""

@@ -205,11 +205,16 @@ class TenantRows(Mapping[str, TenantSnapshot]):
         self._places: dict[str, int] = {}
 
     def __getitem__(self, name: str) -> TenantSnapshot:
-        if not self._places:
-            self._places = {known: place for place, known in enumerate(self.names)}
-        place = self._places[name]
+        place = self.places[name]
         values = (column[place].item() for column in self.columns.values())
         return TenantSnapshot._make((name, STATES[self._states[place]], *values))
+
+    @property
+    def places(self) -> Mapping[str, int]:
+        """The index of each tenant in `names` and `columns`."""
+        if not self._places:
+            self._places = {name: place for place, name in enumerate(self.names)}
+        return self._places
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)

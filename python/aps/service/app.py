@@ -9,12 +9,13 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from aps.driver import Driver
-from aps.service import errors, openapi, routes
+from aps.service import errors, openapi, pages, routes
 from aps.service.access import Access
 from aps.service.answers import Answers
 from aps.service.config import Settings
 from aps.service.infer import Infer
 from aps.service.limits import BodyLimit, BodyReader
+from aps.service.metrics import Exporter
 from aps.service.requests import Requests
 from aps.service.streaming import Streams
 from aps.service.version import VERSION
@@ -64,9 +65,11 @@ def create_app(driver: Driver, *, settings: Settings | None = None, access: Acce
     app.state.access = access
     app.state.bodies = bodies
     app.state.requests = requests
+    app.state.exporter = Exporter(driver)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     errors.install(app)
     app.include_router(routes.router)
+    app.include_router(pages.router)
     app.router.routes.append(Route("/infer", infer, methods=["POST"]))  # any other method is 405
     openapi.install(app, keys=not access.open)
     return app
