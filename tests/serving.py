@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
-import uvicorn
 
 from aps.backends.simulated import SimulatedBackend
 from aps.driver import Driver
@@ -16,7 +15,7 @@ from aps.scheduler import Scheduler
 from aps.service.access import Access
 from aps.service.app import create_app
 from aps.service.config import Settings
-from aps.service.server import listen
+from aps.service.server import Server, config, listen
 from aps.service.tenants import DEFAULT_TENANTS, STRESS_TENANTS
 from aps.tenants import Tenant
 
@@ -48,7 +47,7 @@ def serving(
     backend = SimulatedBackend("reference", time_scale=time_scale)
     driver = Driver(Scheduler(tenants, devices=backend.devices, limits=limits or Limits()), backend)
     app = create_app(driver, settings=Settings(**settings), access=access)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1))
+    server = Server(config(app), driver, app.state.bodies, 1.0, lambda _: None)
     listener = listen("127.0.0.1", 0)
     loops: list[asyncio.AbstractEventLoop] = []
     started = threading.Event()
