@@ -1,10 +1,9 @@
-"""The servers behind the HTTP rows, each a process of its own on one core: `python -m loadtests.micro.http_servers NAME`.
+"""The servers behind the HTTP rows, each a process of its own: `python -m loadtests.micro.http_servers NAME`.
 
 `service` is `aps serve` as it is, with keys, 1,000 tenants and their buckets, and a simulated GPU that is never the
 limit. The peers run on the same server (uvicorn, uvloop, httptools) and answer the same JSON. Each prints its port.
 """
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace

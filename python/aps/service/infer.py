@@ -46,13 +46,10 @@ class Infer:
         headers: Headers = []
         try:
             status, body = await self._infer(scope["headers"], receive, send, connection, headers)
-        except Refusal as refusal:
-            status, body = refusal.status, encode(ErrorAnswer(refusal.error))
-            headers += headers_of(status, refusal.error)
         except ClientDisconnect:
             return
         except Exception as error:
-            refusal = internal(error)
+            refusal = error if isinstance(error, Refusal) else internal(error)
             status, body = refusal.status, encode(ErrorAnswer(refusal.error))
             headers += headers_of(status, refusal.error)
         if not status:

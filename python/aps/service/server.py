@@ -15,7 +15,7 @@ from aps.service.config import Settings
 from aps.service.connection import Connection, connections
 from aps.service.limits import BodyReader
 
-
+SEND_BUFFER = 1 << 17  # bytes
 YOUNG = 20_000  # objects made between two collections of the young ones; CPython's default is 700
 
 
@@ -109,6 +109,8 @@ def listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Its connections inherit it: else the system would keep megabytes for a client that does not read.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listener.bind((host, port))
         listener.listen(2048)
     except OSError:
