@@ -249,11 +249,11 @@ def test_a_passed_deadline_is_504() -> None:
 
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_large_body_is_413(declared: bool) -> None:
-    with serving(max_body_bytes=1000) as service:
-        body = json.dumps({"tenant_id": "tenant_a", "prompt": "x" * 1000}).encode()
+    with serving(max_body_bytes=1024) as service:
+        body = json.dumps({"tenant_id": "tenant_a", "prompt": "x" * 1024}).encode()
         content = body if declared else (body[at : at + 100] for at in range(0, len(body), 100))
         refusal = error(service.client.post("/infer", content=content), 413, "body_too_large")
-        assert "1000 bytes" in refusal["message"]
+        assert "1024 bytes" in refusal["message"]
         assert service.infer(tenant_id="tenant_a", prompt="x" * 900, max_tokens=1).status_code == 200
 
 

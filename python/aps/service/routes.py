@@ -5,13 +5,14 @@ import secrets
 from math import inf, isinf
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import ValidationError
 
 from aps.driver import Driver, Result
 from aps.metrics import Histogram
 from aps.service import prometheus
+from aps.service.access import REFUSALS, Identified, reads_metrics, reads_tenant
 from aps.service.errors import MEANING, invalid
 from aps.service.metrics import page
 from aps.service.refusals import refusal_of, unknown_tenant
@@ -36,12 +37,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/infer", response_model=InferAnswer, responses=ERRORS, openapi_extra=openapi_body(InferRequest))
-async def infer(request: Request) -> Response:
+async def infer(request: Request, role: Identified) -> Response:
     """Generate. Waits its turn, then for its last token. A client that disconnects cancels its request."""
     try:
         asked = InferRequest.model_validate_json(await request.app.state.bodies.read(request))
     except ValidationError as error:
         raise invalid(error) from None
+    role.tenant_for(asked.tenant_id)
     driver: Driver = request.app.state.driver
     if asked.tenant_id not in driver.scheduler.tenants:
         raise unknown_tenant(asked.tenant_id)
@@ -68,11 +70,16 @@ async def infer(request: Request) -> Response:
     return Response(_answer(result, counted_by, driver).model_dump_json(), media_type="application/json")
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {prometheus.CONTENT_TYPE: {}}}})
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses=REFUSALS | {200: {"content": {prometheus.CONTENT_TYPE: {}}}},
+    dependencies=[Depends(reads_metrics)],
+)
 async def metrics(request: Request) -> Response:
     """The service's counters in the Prometheus text format."""
     state = request.app.state
-    return Response(page(state.driver, state.gpu_hour_dollars), media_type=prometheus.CONTENT_TYPE)
+    return Response(page(state.driver, state.settings.gpu_hour_dollars), media_type=prometheus.CONTENT_TYPE)
 
 
 @router.get("/health", response_model=Health, responses={503: {"model": Health, "description": "It has failed."}})
@@ -92,7 +99,8 @@ async def ready(request: Request) -> Response:
 @router.get(
     "/tenants/{tenant_id}/status",
     response_model=TenantStatus,
-    responses={404: {"model": ErrorAnswer, "description": MEANING[404]}},
+    responses=REFUSALS | {404: {"model": ErrorAnswer, "description": MEANING[404]}},
+    dependencies=[Depends(reads_tenant)],
 )
 async def tenant_status(request: Request, tenant_id: str) -> TenantStatus:
     """A tenant's bucket, queue, share and waits."""
