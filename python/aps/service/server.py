@@ -3,9 +3,7 @@
 import asyncio
 import signal
 import socket
-import threading
 from collections.abc import Callable
-from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -32,7 +30,7 @@ class Server(uvicorn.Server):
         on_hangup: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
-        self._on_hangup = on_hangup
+        self._on_hangup, self._hung_up = on_hangup, False
         self._driver, self._bodies, self._drain_s, self._say = driver, bodies, drain_s, say
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -40,9 +38,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        if threading.current_thread() is threading.main_thread():
-            drain = partial(self.handle_exit, signal.SIGHUP, None)
-            self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup or drain)
+        if self._hung_up and self._on_hangup is not None:
+            self._on_hangup()
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -52,6 +49,15 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
         else:
             self._loop.call_soon_threadsafe(self._drain, self._drain_s if self._signals == 1 else 0.0)
+
+    def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
+        """The handler of SIGHUP: `on_hangup`, on the loop; without one as any other signal."""
+        if self._on_hangup is None:
+            self.handle_exit(sig, frame)
+        elif self._loop is None:
+            self._hung_up = True  # startup sees to it
+        else:
+            self._loop.call_soon_threadsafe(self._on_hangup)
 
     def _drain(self, within_s: float) -> None:
         """Start to drain, in place of a drain that takes longer."""
@@ -85,7 +91,9 @@ def serve(
     config = uvicorn.Config(
         app, log_level=log_level, access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5, lifespan="on"
     )
-    Server(config, driver, app.state.bodies, drain_s, say, on_hangup).run(sockets=[listener])
+    server = Server(config, driver, app.state.bodies, drain_s, say, on_hangup)
+    signal.signal(signal.SIGHUP, server.handle_hangup)
+    server.run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
