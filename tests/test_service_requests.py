@@ -1,4 +1,4 @@
-"""`wait: false`, `GET` and `DELETE /requests/{id}`: who sees what, how it ended, and for how long that is remembered."""
+"""`wait: false`, `GET` and `DELETE /requests/{id}`: who sees what, how it ended, how long that is remembered."""
 
 import concurrent.futures
 from collections.abc import Iterator
@@ -166,7 +166,7 @@ def test_the_key_decides_the_tenant(locked: Service) -> None:
 
 @pytest.mark.parametrize("header", [None, "Bearer", "Bearer aps_wrong", "Basic eDp5", "\xe9"])
 def test_without_a_key_nothing_is_read(locked: Service, header: str | None) -> None:
-    headers = {} if header is None else {"authorization": header.encode("latin-1")}
+    headers = [] if header is None else [(b"authorization", header.encode("latin-1"))]
     for content in (b"{", b'{"prompt_tokens": 1}'):
         reply = locked.client.post("/infer", content=content, headers=headers)
         assert refusal(reply, 401) == "unauthorized"

@@ -10,6 +10,7 @@ import httpx
 import msgspec
 import pytest
 
+from aps.service.connection import Connection
 from aps.service.wire import Chunk, ErrorAnswer, InferAnswer
 from aps.tenants import Tenant
 from tests.serving import Service, serving, until
@@ -152,10 +153,11 @@ def test_a_client_that_does_not_read_is_cut_off() -> None:
         assert fast.infer(tenant_id="x", prompt_tokens=1, max_tokens=1).status_code == 200
 
 
-def connections_of(service: Service) -> list[Any]:
+def connections_of(service: Service) -> list[Connection]:
     """The connections that the server holds, but for the test's own client's."""
     ours = {sock.getsockname()[1] for sock in client_sockets(service.client)}
-    return [one for one in tuple(service.server.server_state.connections) if one.client and one.client[1] not in ours]
+    held = (one for one in tuple(service.server.server_state.connections) if isinstance(one, Connection))
+    return [one for one in held if one.client and one.client[1] not in ours]
 
 
 def client_sockets(client: httpx.Client) -> list[socket.socket]:

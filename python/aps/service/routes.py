@@ -2,13 +2,13 @@
 
 from math import inf, isinf
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
 
 from aps.driver import Driver
 from aps.metrics import Histogram
 from aps.service import prometheus
-from aps.service.access import Identified
+from aps.service.access import REFUSALS, Identified, reads_metrics, reads_tenant
 from aps.service.metrics import page
 from aps.service.openapi import error
 from aps.service.refusals import unknown_tenant
@@ -32,7 +32,12 @@ async def cancel_request(request: Request, id: str, role: Identified) -> Respons
     return _json(_requests(request).cancel(id, role))
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {prometheus.CONTENT_TYPE: {}}}})
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses=REFUSALS | {200: {"content": {prometheus.CONTENT_TYPE: {}}}},
+    dependencies=[Depends(reads_metrics)],
+)
 async def metrics(request: Request) -> Response:
     """The service's counters in the Prometheus text format."""
     state = request.app.state
@@ -56,7 +61,8 @@ async def ready(request: Request) -> Response:
 @router.get(
     "/tenants/{tenant_id}/status",
     response_model=TenantStatus,
-    responses={404: error("No such tenant.")},
+    responses=REFUSALS | {404: error("No such tenant.")},
+    dependencies=[Depends(reads_tenant)],
 )
 async def tenant_status(request: Request, tenant_id: str) -> TenantStatus:
     """A tenant's bucket, queue, share and waits."""
