@@ -64,7 +64,7 @@ class Connection(HttpToolsProtocol):
             self._head_goes_on(len(data))
         elif self._head_since is not None or len(data) > self.settings.max_header_bytes:
             self._head_since, self._head_bytes = None, 0
-            if sum(len(name) + len(value) for name, value in self.headers) > self.settings.max_header_bytes:
+            if sum(len(name) + len(value) + 4 for name, value in self.headers) > self.settings.max_header_bytes:
                 cycle.disconnected = True
                 self._refuse_head()
 
