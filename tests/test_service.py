@@ -7,7 +7,7 @@ import math
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -22,20 +22,13 @@ from aps.service.wire import ErrorAnswer, InferAnswer, InferRequest
 from aps.stress.counters import Counters
 from aps.tenants import Tenant
 from aps.verdicts import Verdict
-from tests.serving import Service, serving
+from tests.serving import Service, serving, until
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
     with serving((Tenant("wide"), Tenant("low", max_bid=3), Tenant("small", rate=1e-3, burst=1000.0))) as running:
         yield running
-
-
-def until(true: Callable[[], object], within_s: float = 5.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.01)
 
 
 def whole(said: Any, kind: type[msgspec.Struct]) -> None:
@@ -255,11 +248,11 @@ def test_a_passed_deadline_is_504() -> None:
 
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_large_body_is_413(declared: bool) -> None:
-    with serving(max_body_bytes=1000) as service:
-        body = json.dumps({"tenant_id": "tenant_a", "prompt": "x" * 1000}).encode()
+    with serving(max_body_bytes=1024) as service:
+        body = json.dumps({"tenant_id": "tenant_a", "prompt": "x" * 1024}).encode()
         content = body if declared else (body[at : at + 100] for at in range(0, len(body), 100))
         refusal = error(service.client.post("/infer", content=content), 413, "body_too_large")
-        assert "1000 bytes" in refusal["message"]
+        assert "1024 bytes" in refusal["message"]
         assert service.infer(tenant_id="tenant_a", prompt="x" * 900, max_tokens=1).status_code == 200
 
 

@@ -1,9 +1,10 @@
 """The routes that an operator looks at: metrics, health, a tenant's status."""
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from aps.service import prometheus
+from aps.service.access import REFUSALS, reads_metrics, reads_tenant
 from aps.service.health import Health, health_of
 from aps.service.metrics import Exporter
 from aps.service.openapi import error
@@ -18,7 +19,8 @@ router = APIRouter()
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {prometheus.CONTENT_TYPE: {}, JSON: {}}, "description": "By `Accept`."}},
+    responses=REFUSALS | {200: {"content": {prometheus.CONTENT_TYPE: {}, JSON: {}}, "description": "By `Accept`."}},
+    dependencies=[Depends(reads_metrics)],
 )
 async def metrics(request: Request) -> Response:
     """The service's counters: the Prometheus text format, or JSON when `Accept` prefers `application/json`."""
@@ -46,7 +48,12 @@ async def ready(request: Request) -> Response:
     return Response(state.model_dump_json(), 200 if state.ready else 503, media_type=JSON)
 
 
-@router.get("/tenants/{tenant_id}/status", response_model=TenantStatus, responses={404: error("No such tenant.")})
+@router.get(
+    "/tenants/{tenant_id}/status",
+    response_model=TenantStatus,
+    responses=REFUSALS | {404: error("No such tenant.")},
+    dependencies=[Depends(reads_tenant)],
+)
 async def tenant_status(request: Request, tenant_id: str) -> TenantStatus:
     """A tenant's bucket, queue, share and waits."""
     return status_of(request.app.state.driver, tenant_id)
