@@ -7,7 +7,7 @@ import pytest
 from aps import Policy, Scheduler, Tenant
 from aps.backends import SimulatedBackend
 from aps.driver import Driver
-from aps.recent import PIECES, Recent
+from aps.recent import PIECES
 from tests.driving import opened
 from tests.virtual_loop import VirtualLoop, run
 
@@ -30,7 +30,7 @@ def test_weights_decide_who_gets_what_and_the_indices_say_so() -> None:
         async with opened(loop, HEAVY, LIGHT, policy=Policy(fairness_window=256.0)) as driver:
             crowded = asyncio.create_task(crowd(driver, "heavy", "light", each=300))
             await asyncio.sleep(50)
-            found = driver.recent.look(driver.now)
+            found = driver.lately()
             assert found.seconds == pytest.approx(50.0)
             assert found.contended_s > 40
             heavy, light = found.shares["heavy"], found.shares["light"]
@@ -51,7 +51,7 @@ def test_who_waits_alone_shares_with_nobody() -> None:
             crowded = asyncio.create_task(crowd(driver, "a", each=200))
             await asyncio.sleep(20)
             await driver.infer("b", prompt_tokens=10, max_tokens=10)
-            found = driver.recent.look(driver.now)
+            found = driver.lately()
             assert (found.shares, found.jain, found.weighted_jain, found.contended_s) == ({}, None, None, 0.0)
             await give_up(driver, crowded)
 
@@ -64,7 +64,7 @@ def test_who_is_held_back_by_its_own_limits_is_owed_nothing() -> None:
         async with opened(loop, HEAVY, LIGHT, capped) as driver:
             crowded = asyncio.create_task(crowd(driver, "heavy", "light", "capped", each=200))
             await asyncio.sleep(30)
-            found = driver.recent.look(driver.now)
+            found = driver.lately()
             assert found.shares.keys() == {"heavy", "light"}
             await give_up(driver, crowded)
 
@@ -77,7 +77,7 @@ def test_work_in_the_window_is_what_the_device_did() -> None:
             await asyncio.sleep(3)
             await driver.infer("a", prompt_tokens=512, max_tokens=128)
             await asyncio.sleep(10 - driver.now)
-            found = driver.recent.look(driver.now)
+            found = driver.lately()
             assert found.seconds == pytest.approx(10.0)
             assert (found.work.prefill_tokens, found.work.output_tokens, found.work.first_tokens) == (512, 128, 1)
             assert found.work.busy_s == found.work.slot_s == pytest.approx(512 / 1024 + 128 / 128)
@@ -88,11 +88,11 @@ def test_work_in_the_window_is_what_the_device_did() -> None:
 def test_the_window_slides_and_its_memory_is_bounded() -> None:
     async def main(loop: VirtualLoop) -> None:
         async with opened(loop) as driver:
-            recent: Recent = driver.recent
+            recent = driver._pump.recent
             crowded = asyncio.create_task(crowd(driver, "a", "b", each=2000, tokens=20))
             for _ in range(40):
                 await asyncio.sleep(4)
-                found = recent.look(driver.now)
+                found = driver.lately()
                 assert len(recent._pieces) <= PIECES + 1
                 assert found.seconds <= recent.window_s * (1 + 1.5 / PIECES)
             assert found.seconds >= recent.window_s
@@ -100,10 +100,10 @@ def test_the_window_slides_and_its_memory_is_bounded() -> None:
             await give_up(driver, crowded)
             driver.draining = False
             await asyncio.sleep(500)
-            idle = recent.look(driver.now)
+            idle = driver.lately()
             assert idle.shares == {}
             await driver.infer("a", prompt_tokens=10, max_tokens=10)
-            assert recent.look(driver.now).seconds < 2 * recent.window_s
+            assert driver.lately().seconds < 2 * recent.window_s
 
     run(main)
 
@@ -115,18 +115,18 @@ def test_verdicts_in_the_window() -> None:
         async with Driver(Scheduler(tenants, devices=backend.devices), backend) as driver:
             for prompt in (50, 40, 90, 200):  # the third is over its rate, the fourth over its burst
                 await driver.infer("a", prompt_tokens=prompt, max_tokens=5)
-            assert driver.recent.verdicts("a", driver.now) == (2, 1, 1)
-            assert driver.recent.verdicts("b", driver.now) == (0, 0, 0)
+            assert driver.lately().verdicts("a") == (2, 1, 1)
+            assert driver.lately().verdicts("b") == (0, 0, 0)
             for _ in range(30):
                 await asyncio.sleep(10)
                 await driver.infer("b", prompt_tokens=10, max_tokens=5)
-            assert driver.recent.verdicts("a", driver.now) == (0, 0, 0)
-            assert 5 <= driver.recent.verdicts("b", driver.now)[0] <= 8
+            assert driver.lately().verdicts("a") == (0, 0, 0)
+            assert 5 <= driver.lately().verdicts("b")[0] <= 8
             driver.remove_tenant("b")
             driver.add_tenant(Tenant("b"))
             await driver.infer("b", prompt_tokens=10, max_tokens=5)
-            assert driver.recent.verdicts("b", driver.now) == (1, 0, 0)
+            assert driver.lately().verdicts("b") == (1, 0, 0)
             with pytest.raises(KeyError):
-                driver.recent.verdicts("nobody", driver.now)
+                driver.lately().verdicts("nobody")
 
     run(main)

@@ -9,8 +9,10 @@ import pytest
 from aps import Policy, Tenant
 from aps.backends.protocol import Health as DeviceState
 from aps.driver import Driver
+from aps.service.config import Settings
 from aps.service.errors import Refusal
 from aps.service.health import Health, health_of
+from aps.service.metrics import Exporter
 from aps.service.status import TenantStatus, status_of
 from tests.driving import opened
 from tests.serving import serving
@@ -92,6 +94,23 @@ def test_who_is_being_removed_has_a_status_and_no_estimate() -> None:
             await driver.drain()
             with pytest.raises(Refusal):
                 status_of(driver, "a")
+
+    run(main)
+
+
+def test_a_look_while_the_timer_is_late_plays_what_is_due_first() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop) as driver:
+            tickets = [driver.submit("a", prompt_tokens=100, max_tokens=50) for _ in range(40)]
+            exporter = Exporter(driver)
+            for _ in range(5):
+                loop.block(0.7)  # several steps end in it
+                status_of(driver, "a")
+                loop.block(0.7)
+                exporter.page(Settings())
+                loop.block(0.7)
+                health_of(driver)
+            assert {(await ticket.result()).status for ticket in tickets} == {"finished"}
 
     run(main)
 

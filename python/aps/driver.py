@@ -15,7 +15,7 @@ from aps import _checks as check
 from aps.backends.protocol import Backend
 from aps.metrics import Metrics
 from aps.pump import Pump
-from aps.recent import Recent
+from aps.recent import Lately
 from aps.scheduler import Scheduler, check_id
 from aps.tenants import Tenant
 from aps.tickets import DriverError, Result, Stream, Ticket
@@ -74,7 +74,7 @@ class Driver:
         self._opened = True
         await self.backend.open(self.opened_at, self._wake)
         self._loop = asyncio.get_running_loop()
-        self.recent.roll(self.opened_at)
+        self._pump.recent.roll(self.opened_at)
         with self._or_fail:
             self._arm()  # news may have come already
         return self
@@ -262,10 +262,19 @@ class Driver:
         """What has been counted."""
         return self._pump.metrics
 
+    def lately(self) -> Lately:
+        """What happened in the last `window_s` seconds: work, shares, verdicts."""
+        now = self._advance()
+        return self._pump.recent.look(now)
+
     @property
-    def recent(self) -> Recent:
-        """What happened lately."""
-        return self._pump.recent
+    def window_s(self) -> float:
+        """How long `lately` looks back; may be set."""
+        return self._pump.recent.window_s
+
+    @window_s.setter
+    def window_s(self, seconds: float) -> None:
+        self._pump.recent.window_s = seconds
 
     @property
     def progressed_at(self) -> float:

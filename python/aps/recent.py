@@ -50,12 +50,23 @@ class Share(NamedTuple):
     pool: float
 
 
+class Verdicts(NamedTuple):
+    """What the scheduler had said to each tenant at an instant."""
+
+    names: Sequence[str]
+    counts: Sequence[NDArray[np.int64]]  # admitted, throttled, rejected
+
+    @classmethod
+    def of(cls, rows: TenantRows) -> "Verdicts":
+        return cls(rows.names, [rows.columns[kind] for kind in ("admitted", "throttled", "rejected")])
+
+
 class Lately(NamedTuple):
     """seconds: how long the window was. work: what was done in it. contended_s: of it, the time in which at least two
     tenants contended throughout a piece. shares: of those tenants, by name.
 
     jain: Jain's index of received / equal, raw. weighted_jain: of received / promised. 1: everybody got its part;
-    1/n: one of n had all. None: nobody contended.
+    1/n: one of n had all. None: nobody contended. before, after: what `verdicts` is the difference of.
     """
 
     seconds: float
@@ -64,17 +75,19 @@ class Lately(NamedTuple):
     shares: Mapping[str, Share]
     jain: float | None
     weighted_jain: float | None
+    before: Verdicts
+    after: TenantRows
 
-
-class _Verdicts(NamedTuple):
-    """What the scheduler had said to each tenant at an instant."""
-
-    names: Sequence[str]
-    counts: Sequence[NDArray[np.int64]]  # admitted, throttled, rejected
-
-    @classmethod
-    def of(cls, rows: TenantRows) -> "_Verdicts":
-        return cls(rows.names, [rows.columns[kind] for kind in ("admitted", "throttled", "rejected")])
+    def verdicts(self, name: str) -> tuple[int, int, int]:
+        """Requests of a tenant admitted, throttled and rejected in the window. KeyError: no such tenant."""
+        place = self.after.places[name]
+        admitted, throttled, rejected = (int(column[place]) for column in Verdicts.of(self.after).counts)
+        if name in self.before.names:
+            place = self.before.names.index(name)
+            had = [int(column[place]) for column in self.before.counts]
+            if had[0] <= admitted and had[1] <= throttled and had[2] <= rejected:  # else it was away, and starts anew
+                return admitted - had[0], throttled - had[1], rejected - had[2]
+        return admitted, throttled, rejected
 
 
 class _Piece(NamedTuple):
@@ -83,11 +96,11 @@ class _Piece(NamedTuple):
     work: Numbers
     accounts: NDArray[np.intp]  # who contended throughout; fewer than two: nobody
     shares: Numbers  # (4, accounts): received, promised, equal, pool
-    verdicts: _Verdicts  # at its beginning
+    verdicts: Verdicts  # at its beginning
 
 
 class Recent:
-    """The sliding window of one driver.
+    """The sliding window of one driver, which alone may call it: `now` is an instant that it has played up to.
 
     due_at: when a batch starts from this instant on, `roll` is to be called. window_s: its length in seconds of the
     scheduler's clock; it may be changed. A tenant *contends throughout* a piece when it had a request waiting all the
@@ -103,7 +116,7 @@ class Recent:
         self._work = np.zeros(0)
         self._tokens = np.zeros(0, np.int64)
         self._contending: dict[str, float] = {}  # their weights, when the piece began
-        self._verdicts = _Verdicts((), ())
+        self._verdicts = Verdicts((), ())
 
     def roll(self, now: float) -> None:
         """End the piece that runs, and begin the next."""
@@ -118,7 +131,7 @@ class Recent:
                 self._pieces.append(piece)
         self._drop(now)
         self._began_at, self._work, self._tokens, self._contending = now, work, tokens, weights
-        self._verdicts = _Verdicts.of(rows)
+        self._verdicts = Verdicts.of(rows)
         self.due_at = now + self.window_s / PIECES
 
     def look(self, now: float) -> Lately:
@@ -127,9 +140,9 @@ class Recent:
             self.roll(now)
         self._drop(now)
         pieces = [*self._pieces]
+        rows = self._scheduler.snapshot(now=now).tenants
         if now > self._began_at:
-            weights = _weights(self._scheduler.snapshot(now=now).tenants)
-            pieces.append(self._piece(now, weights, self._served(), np.array(self._work_so_far())))
+            pieces.append(self._piece(now, _weights(rows), self._served(), np.array(self._work_so_far())))
         totals = np.zeros((4, len(self._metrics.tenants)))
         contended_s, work = 0.0, np.zeros(len(Work._fields))
         for piece in pieces:
@@ -148,20 +161,9 @@ class Recent:
             dict(zip([names[account] for account in among], shares, strict=True)),
             _jain(received, equal),
             _jain(received, promised),
+            pieces[0].verdicts if pieces else self._verdicts,
+            rows,
         )
-
-    def verdicts(self, name: str, now: float) -> tuple[int, int, int]:
-        """Requests of a tenant admitted, throttled and rejected in the window up to now. KeyError: no such tenant."""
-        rows = self._scheduler.snapshot(now=now).tenants
-        place = rows.places[name]
-        counts = [int(column[place]) for column in _Verdicts.of(rows).counts]
-        before = self._pieces[0].verdicts if self._pieces else self._verdicts
-        if name in before.names:
-            place = before.names.index(name)
-            earlier = [int(column[place]) for column in before.counts]
-            if all(had <= has for had, has in zip(earlier, counts, strict=True)):  # else it was away, and starts anew
-                counts = [has - had for had, has in zip(earlier, counts, strict=True)]
-        return counts[0], counts[1], counts[2]
 
     def _piece(self, now: float, weights: Mapping[str, float], tokens: NDArray[np.int64], work: Numbers) -> _Piece:
         """From where the piece began until now."""

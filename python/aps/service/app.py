@@ -66,7 +66,7 @@ def create_app(driver: Driver, *, settings: Settings | None = None, access: Acce
     app.state.bodies = bodies
     app.state.requests = requests
     app.state.exporter = Exporter(driver)
-    driver.recent.window_s = settings.jain_window_s
+    driver.window_s = settings.jain_window_s
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     errors.install(app)
     app.include_router(routes.router)

@@ -37,11 +37,13 @@ class Exporter:
         """A scrape. Times are seconds of the service's clock."""
         driver = self._driver
         out = Page()
-        snapshot = driver.snapshot()
+        recent = driver.lately()
+        violations: dict[str, float] = getattr(driver, "invariants", dict)()
+        snapshot = driver.snapshot()  # plays time, as the others do; from here on everything is of one instant
         shared = driver.metrics.while_all_wait(driver.now)
         rows, rest = self._labels.rows(snapshot.tenants, driver.metrics, shared.tokens, settings.max_labels)
         tenants = _Tenants(snapshot.tenants, rows, rest)
-        _service(out, driver, snapshot)
+        _service(out, driver, snapshot, violations)
         tenants.counters(out)
         bids = [tally for tally in driver.metrics.bids.values() if tally.sent]
         _counters(out, "aps_bid_", "bid", [Row(tally.name, numbers(tally)) for tally in bids])
@@ -53,7 +55,6 @@ class Exporter:
         tenants.gauges(out)
         self._bound = max(self._bound, service_gap_bound(driver.scheduler))
         _fairness(out, snapshot, shared.seconds, self._bound)
-        recent = driver.recent.look(driver.now)
         tenants.shares(out, {name: share.received for name, share in recent.shares.items()}, "received", "got")
         tenants.shares(
             out, {name: share.promised for name, share in recent.shares.items()}, "promised", "was due by its weight"
@@ -185,9 +186,8 @@ def _counters(out: Page, prefix: str, label: str, rows: list[Row]) -> None:
         )
 
 
-def _service(out: Page, driver: Driver, snapshot: Snapshot) -> None:
+def _service(out: Page, driver: Driver, snapshot: Snapshot, violations: dict[str, float]) -> None:
     policy = driver.scheduler.policy
-    invariants: dict[str, float] = getattr(driver, "invariants", dict)()
     about = {"version": VERSION, "profile": driver.backend.profile, "policy": policy.knobs, "batching": policy.batching}
     out.gauge("aps_info", "What runs.", [(about, 1)])
     out.gauge("aps_time_seconds", "The service's clock, since it started.", driver.now - driver.opened_at)
@@ -208,7 +208,7 @@ def _service(out: Page, driver: Driver, snapshot: Snapshot) -> None:
     out.gauge(
         "aps_invariant_violations",
         "By how much slots, KV blocks and tokens are not conserved: 0 unless there is a fault.",
-        [({"check": check}, value) for check, value in invariants.items()],
+        [({"check": check}, value) for check, value in violations.items()],
     )
 
 

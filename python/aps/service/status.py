@@ -110,8 +110,8 @@ def status_of(driver: Driver, name: str) -> TenantStatus:
     row = snapshot.tenants[name]
     settings = driver.scheduler.tenants.get(name)
     tally = driver.metrics.tenants.get(name) or Tally(name)
-    lately = driver.recent.look(driver.now)
-    admitted, throttled, rejected = driver.recent.verdicts(name, driver.now)
+    lately = driver.lately()
+    admitted, throttled, rejected = lately.verdicts(name)
     typical = tally.asked_tokens / tally.sent if tally.sent else None
     return TenantStatus(
         tenant_id=name,
