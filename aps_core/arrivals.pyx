@@ -91,7 +91,7 @@ cdef check(const long long[::1] at_ns, object after):
             at = int(bad[0])
             raise ValueError(f"after[{at}] must be {NONE} or an earlier request's number, got {after[at]}")
         instants = instants[after == NONE]
-    falls = np.flatnonzero(instants[1:] < instants[:-1])
+    falls = np.flatnonzero(np.diff(instants) < 0)
     if len(falls):
         at = int(falls[0])
         raise ValueError(f"at_ns must not fall over the requests that follow nobody, got {instants[at + 1]} "

@@ -15,6 +15,9 @@ class FairShare:
     def virtual_time(self) -> float:
         """V: the running maximum of the least service among the contending, cost units / weight."""
     @property
+    def widest_gap(self) -> float:
+        """The largest (S - V) * weight of a contending account at the end of a step so far, cost units."""
+    @property
     def window(self) -> float:
         """D, cost units."""
     @property

@@ -212,6 +212,7 @@ cdef class FairShare:
         cdef Share* share = &self.shares[slot]
         share.service = self.virtual_time + larger(0.0, share.service - self.virtual_time) * share.weight / weight
         share.weight = weight
+        self.rises(slot)
         self.place(slot)
         if share.contends:
             heap_put(&self.least, slot, sortable(share.service))

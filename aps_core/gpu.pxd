@@ -7,6 +7,11 @@ cdef enum EventFlag:
     FIRST_TOKEN = 2           # its first output token of all
     FINISHED = 4
 
+cdef enum NoStep:             # instead of the end of a step
+    NOTHING = -1
+    OVERRUN = -2              # its tokens would overrun the KV cache
+    ENDLESS = -3              # its model gives it no time in 0..4e8 s
+
 cdef struct Sequence:         # one request in a slot
     int64_t request_id
     int64_t prompt_tokens
@@ -69,6 +74,7 @@ cdef class Engine:
                     int64_t generated, int64_t prefill, int32_t account) noexcept nogil  # has_room said yes
     cdef bint drop(self, int64_t request_id, bint keep) noexcept nogil   # false: not here
     cdef int64_t compose(self) noexcept nogil                    # KV blocks that the step needs
+    cdef bint needs_block(self, const Sequence* sequence) noexcept nogil
     cdef void hold(self) noexcept nogil                         # takes them
     cdef int64_t begin(self, int64_t now_ns) noexcept nogil      # the step's end, or what is below 0
     cdef void describe(self, StepShape* shape) noexcept nogil    # of the step just composed

@@ -15,11 +15,6 @@ cdef int64_t _NO_BUDGET = <int64_t>1 << 62
 cdef int64_t _MOST = 2147483647  # tokens in a request, and anything counted; sums over slots stay far inside int64
 cdef int64_t _LATEST_NS = <int64_t>1 << 62  # for a step to begin; its end is far inside int64
 
-cdef enum:                   # instead of the end of a step
-    NOTHING = -1
-    OVERRUN = -2
-    ENDLESS = -3
-
 
 cdef int64_t* _data(object array) except NULL:
     cdef int64_t[::1] view = array
@@ -223,7 +218,7 @@ cdef class Engine:
     cdef int64_t compose(self) noexcept nogil:
         """Each sequence's chunk and whether it gets a token; the blocks that they need in all."""
         cdef Sequence* sequence
-        cdef int64_t budget, chunk, left, needed = 0
+        cdef int64_t budget, chunk, left, needed = self.held_blocks
         cdef int32_t i, bid, bids = 0
         budget = self.token_budget if self.token_budget > 0 else _NO_BUDGET
         for i in range(self.running):
@@ -248,19 +243,23 @@ cdef class Engine:
                     sequence.chunk = chunk
                     sequence.emits = chunk == left
         for i in range(self.running):
-            sequence = &self.sequences[i]
-            needed += self.blocks_for(sequence.prompt_tokens + sequence.generated + sequence.emits)
+            needed += self.needs_block(&self.sequences[i])
         return needed
+
+    cdef bint needs_block(self, const Sequence* sequence) noexcept nogil:
+        """For the token that it gets from the step: those it has fill their blocks."""
+        return sequence.emits and (
+            sequence.prompt_tokens + sequence.generated == sequence.blocks * self.block_tokens
+        )
 
     cdef void hold(self) noexcept nogil:
         """The blocks of the step's tokens."""
-        cdef Sequence* sequence
         cdef int32_t i
-        self.held_blocks = 0
+        cdef bint one
         for i in range(self.running):
-            sequence = &self.sequences[i]
-            sequence.blocks = self.blocks_for(sequence.prompt_tokens + sequence.generated + sequence.emits)
-            self.held_blocks += sequence.blocks
+            one = self.needs_block(&self.sequences[i])
+            self.sequences[i].blocks += one
+            self.held_blocks += one
 
     cdef void describe(self, StepShape* shape) noexcept nogil:
         cdef Sequence* sequence

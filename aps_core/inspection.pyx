@@ -142,6 +142,7 @@ cdef dict snapshot(Contention contention, BatchAssembler assembler, int64_t now_
     columns = ("slots", "running", "held_blocks", "max_blocks", "limit", "reserved")
     return {
         "virtual_time": contention.fair.virtual_time,
+        "widest_gap": contention.fair.widest_gap,
         "waiting": contention.tenants.rows[ALL].waiting,
         "waiting_tokens": contention.tenants.rows[ALL].waiting_tokens,
         "contending": contention.fair.contending,

@@ -123,8 +123,10 @@ cdef class KVCache:
 
     cdef void _measure(self, Device* device, Row* row) noexcept nogil:
         cdef int64_t tokens = row.prompt_tokens + row.generated + self.block_tokens - 1
-        row.whole = tokens // self.block_tokens
-        row.rest = tokens % self.block_tokens
+        if self._shift >= 0:
+            row.whole, row.rest = tokens >> self._shift, tokens & (self.block_tokens - 1)
+        else:
+            row.whole, row.rest = tokens // self.block_tokens, tokens % self.block_tokens
         row.held = min(row.max_blocks, row.whole)
         row.end = max(1, row.max_tokens - row.generated)      # while it prefills, _schedule knows better
         if device.flat:

@@ -69,7 +69,8 @@ cdef class Ledger:
 
 
 cdef object checked(object values, str field, int64_t lowest, int64_t highest, object dtype):
-    array = whole_array(values, field, lowest, highest, dtype)
+    limits = np.iinfo(dtype)
+    array = whole_array(values, field, limits.min, limits.max, dtype)
     if array.ndim != 1:
         raise ValueError(f"{field} must have one dimension, got {array.ndim}")
     if len(array) and not (lowest <= array.min() and array.max() <= highest):

@@ -21,8 +21,8 @@ cdef enum Outcome:            # why the loop has stopped
     PAUSED = 1                # so many events have been played
     NO_ROWS = 2               # the request table must grow
     NO_ROOM = 3               # an engine's: no slot or KV for what the scheduler starts
-    OVERRUN = 4               # an engine's: its step would overrun the KV cache
-    ENDLESS = 5               # an engine's: its model gives the step no time in 0..4e8 s
+    NO_BLOCKS = 4             # an engine's: its step would overrun the KV cache
+    NO_TIME = 5               # an engine's: its model gives the step no time in 0..4e8 s
 
 cdef struct Place:            # what a row of the request table stands for
     int64_t request
@@ -63,6 +63,8 @@ cdef class Replay:
     cdef readonly int64_t steps           # of engines, ended
     cdef readonly int64_t submitted
     cdef readonly int64_t ended
+    cdef int64_t live         # accepted and not ended
+    cdef int64_t rows         # of `places`
     cdef int64_t wake_ns      # the scheduler's next event
     cdef int64_t dispatched
     cdef double epoch
@@ -71,7 +73,7 @@ cdef class Replay:
     cdef Outcome outcome      # the last: what is broken stays so
     cdef int64_t* sizes       # (slots + 1,): batches by the requests that then run
     cdef int64_t* releases    # (4,): batches by Release
-    cdef object memory, places_memory
+    cdef object memory, batches, places_memory
 
     cdef Outcome play(self, int64_t until_ns, int64_t events) noexcept nogil
     cdef void advance(self, int64_t now_ns) noexcept nogil
@@ -89,4 +91,5 @@ cdef class Replay:
     cdef object take_engines(self, tuple engines)
     cdef int32_t open_accounts(self) except -1
     cdef object watch(self, int32_t device, int32_t accounts)
+    cdef object must_be_alone(self)
     cdef object fail(self)

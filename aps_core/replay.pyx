@@ -11,7 +11,7 @@ import numpy as np
 from aps_core.arguments cimport whole
 from aps_core.batch_assembler cimport SWAP
 from aps_core.clock cimport MAX_SECONDS, to_seconds_up
-from aps_core.gpu cimport FIRST_STEP, FIRST_TOKEN, FINISHED, Engine, Sequence
+from aps_core.gpu cimport FINISHED, FIRST_STEP, FIRST_TOKEN, OVERRUN, Engine, Sequence
 from aps_core.ledger cimport STILL_HERE
 from aps_core.request_table cimport ROW_BITS, Request
 from aps_core.stay_log cimport STAY_FINISHED, STAY_PREEMPTED
@@ -60,7 +60,7 @@ cdef class Replay:
             self.watch(device, accounts)
         sizes = np.zeros(most_slots(scheduler.kv) + 1, np.int64)
         releases = np.zeros(4, np.int64)
-        self.memory += [sizes, releases]
+        self.batches = (sizes, releases)
         self.sizes = <int64_t*>&sizes[0]
         self.releases = <int64_t*>&releases[0]
         self.grow()
@@ -84,8 +84,8 @@ cdef class Replay:
             if not isinstance(engines[device], Engine):
                 raise TypeError(f"engines[{device}] must be an aps_core.gpu.Engine, got {engines[device]!r}")
             engine = engines[device]
-            if engine.running or engine.stepping or engine.end_ns > self.now_ns or engine in engines[:device]:
-                raise ValueError(f"engines[{device}] must be idle, and given once")
+            if engine.running or engine.stepping or engine.steps or engine in engines[:device]:
+                raise ValueError(f"engines[{device}] must be new, and given once")
             if engine.slots != self.kv.slots(device) or engine.block_tokens != self.kv.block_tokens \
                     or engine.kv_blocks < self.kv.limit(device):
                 raise ValueError(
@@ -112,8 +112,6 @@ cdef class Replay:
     cdef object watch(self, int32_t device, int32_t accounts):
         cdef Engine engine = self.engines[device]
         engine.reserve_accounts(accounts)
-        if np.asarray(engine.served).any():
-            raise ValueError(f"engines[{device}] must be new: it has served")
         self.trends.watch(device, engine.served_prefill, engine.served_output)
 
     cdef void grow(self) except *:
@@ -124,6 +122,7 @@ cdef class Replay:
         if self.places_memory is not None:
             old = np.asarray(self.places_memory)
             np.asarray(places)[:len(old)] = old
+        self.rows = self.table.capacity
         self.places = <Place*>&places[0]
         self.places_memory = places
 
@@ -136,6 +135,7 @@ cdef class Replay:
         cdef Outcome outcome
         if self.closed:
             raise ValueError("run must not be called after finish")
+        self.must_be_alone()
         while True:
             if self.outcome > NO_ROWS:
                 self.fail()
@@ -153,10 +153,19 @@ cdef class Replay:
             if outcome == NO_ROWS:
                 self.grow()
 
+    cdef object must_be_alone(self):
+        """Rows and sequences that it knows nothing of would be looked up as if it did."""
+        cdef int32_t device
+        cdef bint alone = self.table.count == self.live and self.table.capacity == self.rows
+        for device in range(self.devices):
+            alone &= (<Engine>self.units[device].engine).running == self.kv.running(device)
+        if not alone:
+            raise ValueError("scheduler and engines must be left to the replay, somebody else has used them")
+
     cdef object fail(self):
-        if self.outcome == OVERRUN:
+        if self.outcome == NO_BLOCKS:
             raise RuntimeError("a step needs more than the KV blocks of its device")
-        if self.outcome == ENDLESS:
+        if self.outcome == NO_TIME:
             models = {repr(engine.model) for engine in self.engines}
             raise RuntimeError(f"a step must take 0 to {MAX_SECONDS:g} s, one of {', '.join(sorted(models))} gives "
                                "another time")
@@ -227,6 +236,7 @@ cdef class Replay:
         if handle < 0:
             self.end(request, <int32_t>-handle)
             return
+        self.live += 1
         place = &self.places[handle & ROW_MASK]
         place.request = request
         place.stay = NONE
@@ -251,6 +261,7 @@ cdef class Replay:
             self.all_wait.ended(tenant, True, self.now_ns)
             self.end(self.places[row].request, self.table.rows[row].charge_bid)
             self.settlement.forget_first()
+            self.live -= 1
 
     # Devices
 
@@ -295,6 +306,7 @@ cdef class Replay:
             self.told.recomputed_tokens[request] += <int32_t>min(computed, place.lost)
             self.log.leave(place.stay, STAY_FINISHED, self.now_ns)
             self.settlement.finish(row, generated, self.now_ns)
+            self.live -= 1
             self.all_wait.ended(tenant, False, self.now_ns)
             self.end(request, 0)
 
@@ -380,7 +392,7 @@ cdef class Replay:
             return REACHED
         end_ns = (<Engine>unit.engine).begin(self.now_ns)
         if end_ns < 0:
-            return OVERRUN if end_ns == -2 else ENDLESS
+            return NO_BLOCKS if end_ns == OVERRUN else NO_TIME
         unit.end_ns = end_ns
         unit.idle_slots = 0
         if self.contention.ready:
@@ -420,9 +432,8 @@ cdef class Replay:
             raise ValueError("read must be called after finish")
         total_ns, served = self.all_wait.read(self.now_ns)
         idle = [self.units[device].idle_slot_ns for device in range(self.devices)]
-        sizes, releases = self.memory[-2:]
         return self.ledger.results | {
-            "batch_sizes": np.array(sizes), "released": np.array(releases),
+            "batch_sizes": np.array(self.batches[0]), "released": np.array(self.batches[1]),
             "all_wait_ns": total_ns, "all_wait_tokens": served, "idle_slot_ns": np.array(idle, np.int64),
             "widest_gap": self.contention.fair.widest_gap,
         }

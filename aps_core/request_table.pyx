@@ -8,6 +8,7 @@ Rows are reused last in, first out, while they are warm in cache. Rows at and ab
 """
 import numpy as np
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport INT32_MAX, INT32_MIN
 from libc.string cimport memmove, memset
 
@@ -31,6 +32,16 @@ cdef object record_type():
 
 
 RECORD = record_type()
+
+
+cdef size_t address(object array) noexcept:
+    """Where an array's data are. No Python code runs on the way, so no signal handler can raise in the middle of growth
+    and leave old pointers (`array.ctypes` is written in Python)."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
+    cdef size_t data = <size_t>view.buf
+    PyBuffer_Release(&view)
+    return data
 
 
 cdef class RequestTable:
@@ -79,14 +90,14 @@ cdef class RequestTable:
                     array.resize(rows, refcheck=False)
         finally:                         # some may have moved before one failed
             self.align()
-            self.deadline_ns = <int64_t*><size_t>self.deadlines.ctypes.data
-            self.wheel_next = <int32_t*><size_t>self.nexts.ctypes.data
-            self.wheel_prev = <int32_t*><size_t>self.prevs.ctypes.data
+            self.deadline_ns = <int64_t*>address(self.deadlines)
+            self.wheel_next = <int32_t*>address(self.nexts)
+            self.wheel_prev = <int32_t*>address(self.prevs)
         self.capacity = <int32_t>rows
 
     cdef void align(self) noexcept:
         """A row is one cache line, not parts of two: row 0 is at the first such boundary in `records`."""
-        cdef size_t base = self.records.ctypes.data
+        cdef size_t base = address(self.records)
         cdef int64_t shift = <int64_t>(-base & (sizeof(Request) - 1))
         if shift != self.shift:
             memmove(<char*>base + shift, <char*>base + self.shift, self.fresh * sizeof(Request))

@@ -1,5 +1,7 @@
 from typing import Any, Self, SupportsFloat, SupportsIndex, final
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
 @disjoint_base
@@ -17,6 +19,14 @@ class StepTimeModel:
         prefill_past: SupportsFloat = 0.0,
         swapped_tokens: SupportsIndex = 0,
     ) -> float: ...
+    def steps_seconds(
+        self,
+        *,
+        prefill_tokens: NDArray[np.int64],
+        decodes: NDArray[np.int64],
+        decode_context: NDArray[np.int64],
+        prefill_past: NDArray[np.float64],
+    ) -> NDArray[np.float64]: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]: ...

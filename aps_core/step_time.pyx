@@ -1,10 +1,13 @@
 """How long a step of an iteration-level engine takes, given what it computes."""
 cimport cython
 
-from aps_core.arguments cimport positive, real, whole
+import numpy as np
+
+from aps_core.arguments cimport positive, real, whole, whole_array
 from aps_core.types cimport int64_t
 
 cdef int64_t _MOST = <int64_t>1 << 53   # tokens of a step: exact as doubles
+cdef object _INT64 = np.dtype(np.int64)
 
 
 cdef class StepTimeModel:
@@ -46,6 +49,39 @@ cdef class StepTimeModel:
         shape.prefill_past = real(prefill_past, "prefill_past", 0.0, 1e300)
         shape.swapped_tokens = whole(swapped_tokens, "swapped_tokens", 0, _MOST)
         return self.seconds(&shape)
+
+    def steps_seconds(self, *, prefill_tokens, decodes, decode_context, prefill_past):
+        """Seconds of n steps, float64 (n,): `step_seconds` for each row of the arguments, arrays (n,).
+
+        A step has at most one chunk. ValueError: lengths that differ, or what `step_seconds` refuses; TypeError alike.
+        """
+        cdef int64_t[::1] tokens = whole_array(prefill_tokens, "prefill_tokens", 0, _MOST, _INT64)
+        cdef int64_t[::1] sequences = whole_array(decodes, "decodes", 0, _MOST, _INT64)
+        cdef int64_t[::1] context = whole_array(decode_context, "decode_context", 0, _MOST, _INT64)
+        cdef double[::1] past = np.ascontiguousarray(prefill_past, dtype=np.float64)
+        cdef Py_ssize_t i, n = tokens.shape[0]
+        if not n == sequences.shape[0] == context.shape[0] == past.shape[0]:
+            raise ValueError("prefill_tokens, decodes, decode_context and prefill_past must have one length, got "
+                             f"{n}, {sequences.shape[0]}, {context.shape[0]}, {past.shape[0]}")
+        result = np.empty(n)
+        cdef double[::1] seconds = result
+        cdef StepShape shape
+        shape.swapped_tokens = 0
+        for i in range(n):
+            if not (0 <= tokens[i] <= _MOST and 0 <= sequences[i] <= _MOST and 0 <= context[i] <= _MOST
+                    and 0.0 <= past[i] <= 1e300):
+                raise ValueError(f"step {i} must have finite numbers, 0 or more, got {tokens[i]}, {sequences[i]}, "
+                                 f"{context[i]}, {past[i]}")
+            shape.prefill_tokens = tokens[i]
+            shape.chunks = tokens[i] > 0
+            shape.decodes = sequences[i]
+            shape.running = shape.decodes + shape.chunks
+            shape.emits = shape.running
+            shape.decode_context = context[i]
+            shape.prefill_squares = <double>tokens[i] * <double>tokens[i]
+            shape.prefill_past = past[i]
+            seconds[i] = self.seconds(&shape)
+        return result
 
     def __repr__(self):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.constants().items())})"

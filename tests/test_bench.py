@@ -12,19 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtests.micro import run, timing
+from aps.policy import Policy
+from loadtests.micro import run, sim_rows, timing
 from loadtests.micro.bucket_peers import PythonBucket, calls
 from loadtests.micro.load import HORIZON_NS, Stream
 from loadtests.micro.queue_rows import AgingHold, HeapqHold, WrongOrder, check
 from loadtests.micro.rows import BY_NAME, PROMISES, Promise, Row
+from loadtests.micro.sim_peers import StepLoop, in_simpy
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = """
     queue.bulk.1k queue.call.1k queue.bulk.1k.100t queue.call.1k.100t queue.bulk.1m queue.call.1m queue.growth.10m
     queue.reheapify bucket.call.library bucket.call.python bucket.bulk request.call request.bulk request.face
-    request.10k_tenants request.vllm request.litellm memory.request
+    request.10k_tenants request.vllm request.litellm sim.light sim.overload sim.backlog sim.simpy memory.request
 """.split()
-PEERS_MAY_BE_MISSING = {"bucket.call.library", "request.vllm", "request.litellm"}
+PEERS_MAY_BE_MISSING = {"bucket.call.library", "request.vllm", "request.litellm", "sim.simpy"}
 
 
 def test_every_promised_row_has_an_experiment() -> None:
@@ -136,6 +138,23 @@ def test_a_wrong_pop_is_noticed(bulk: bool) -> None:
     wrong.queue.set_aging_horizon(HORIZON_NS / 1e9)
     with pytest.raises(WrongOrder):
         check(wrong, most=1_000)
+
+
+@pytest.mark.parametrize("asked", [sim_rows.code_trace(300), sim_rows.poisson(150, sim_rows.OVERLOAD)])
+def test_the_simulation_peers_simulate_the_same(asked: sim_rows.Asked) -> None:
+    replay = asked.replay(Policy.bids())
+    assert replay.run()
+    replay.finish()
+    expected = replay.read()
+    loop, process = asked.requests(), asked.requests()
+    gpu = sim_rows.model(), sim_rows.PROFILE.slots, sim_rows.PROFILE.token_budget or 0
+    steps = StepLoop(loop, *gpu).run(10**9)
+    pytest.importorskip("simpy")
+    assert in_simpy(process, *gpu).steps == steps == replay.steps
+    for requests in (loop, process):
+        for name in ("first_token", "finished"):
+            found = [getattr(request, f"{name}_at") for request in requests]
+            np.testing.assert_allclose(found, expected[f"{name}_ns"] / 1e9, rtol=0, atol=1e-6)
 
 
 def test_the_pure_python_bucket_is_a_token_bucket() -> None:

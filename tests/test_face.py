@@ -350,7 +350,7 @@ def test_snapshot_is_by_name_in_python_s_own_types() -> None:
     scheduler.next_batch(1, now=0.0)
     scheduler.submit("a", **ROOMY)
     snapshot = scheduler.snapshot(now=0.0)
-    assert snapshot[1:5] == (1, 100, 1, 0)
+    assert snapshot[1:6] == (0.0, 1, 100, 1, 0)
     assert list(snapshot.tenants) == ["a", "b"]
     a, b = snapshot.tenants["a"], snapshot.tenants["b"]
     assert a[:4] == ("a", "active", 1.0, 50.0)  # lifted to where b stopped

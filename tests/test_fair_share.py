@@ -95,6 +95,7 @@ class Shares(RuleBasedStateMachine):
             return
         assert self.shares.tenants == len(self.twin.accounts)
         assert self.shares.virtual_time.hex() == self.twin.virtual_time.hex()
+        assert self.shares.widest_gap.hex() == self.twin.widest_gap.hex()
         assert self.shares.window == self.twin.window
         assert (self.shares.contending, self.shares.outside) == (self.twin.contending, self.twin.outside)
         for tenant in range(self.shares.tenants):

@@ -28,7 +28,7 @@ COMPILED = [
 ]
 # A name stands for the package below it too. Modules of one row may use one another.
 PYTHON = [
-    ["aps._checks", "aps.data"],
+    ["aps._checks", "aps.data", "aps.toml_file"],
     ["aps.devices", "aps.models", "aps.policy", "aps.tenants", "aps.verdicts"],
     ["aps.profile", "aps.profile_files", "aps.profiles", "aps.scheduler"],
     ["aps.backends", "aps.metrics"],

@@ -4,6 +4,7 @@ import pickle
 from math import inf, nan
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,6 +67,26 @@ def test_the_formula_to_the_last_bit(
 ) -> None:
     expected = seconds(model.constants(), decodes, chunks, emits, swapped)
     assert step(model, decodes, chunks, emits, swapped) == expected
+
+
+@pytest.mark.parametrize("model", [PhysicsModel(**LLAMA2_7B), ReferenceModel()], ids=["physics", "reference"])
+def test_many_steps_at_once(model: StepTimeModel) -> None:
+    rows = [(0, 0, 0, 0.0), (0, 1, 0, 0.0), (512, 0, 0, 512.0 * 3000), (17, 40, 40 * 300, 0.0), (1, 64, 64, 5.0)]
+    names = ("prefill_tokens", "decodes", "decode_context", "prefill_past")
+    columns = dict(zip(names, map(np.array, zip(*rows, strict=True)), strict=True))
+    expected = [
+        model.step_seconds(prefill_tokens=tokens, decodes=decodes, decode_context=context, prefill_past=past)
+        for tokens, decodes, context, past in rows
+    ]
+    assert model.steps_seconds(**columns).tolist() == expected
+    with pytest.raises(ValueError, match="must have one length, got 5, 4, 5, 5"):
+        model.steps_seconds(**{**columns, "decodes": columns["decodes"][:4]})
+    with pytest.raises(ValueError, match="step 1 must have finite numbers, 0 or more, got 0, -1, 0, 0"):
+        model.steps_seconds(**{**columns, "decodes": np.array([0, -1, 0, 0, 0])})
+    with pytest.raises(ValueError, match="step 0 must have finite numbers"):
+        model.steps_seconds(**{**columns, "prefill_past": np.full(5, nan)})
+    with pytest.raises(TypeError, match="decodes must be integers"):
+        model.steps_seconds(**{**columns, "decodes": np.full(5, 1.5)})
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 63, 64, 65, 127, 128, 129, 256, 4095, 4096, 4097, 4224, 4225, 100_000])

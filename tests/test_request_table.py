@@ -81,6 +81,20 @@ class Tables(RuleBasedStateMachine):
 TestTables = Tables.TestCase
 
 
+
+def test_growth_runs_no_python_code() -> None:
+    """There a signal handler could raise (Ctrl-C), and rows would be where they no longer are."""
+    table = RequestTable()
+    called: list[str] = []
+    sys.setprofile(lambda frame, event, argument: called.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        for _ in range(5_000):
+            table.allocate()
+    finally:
+        sys.setprofile(None)
+    assert not called
+
+
 def test_a_record_is_one_cache_line_of_named_fields() -> None:
     assert RECORD.itemsize == 64
     names = RECORD.names

@@ -77,6 +77,7 @@ class Promise:
 
 HEAPQ = "heapq of (key, number) tuples, pop + push"
 PYTHON_BUCKET = "pure-Python bucket with __slots__"
+STEP_LOOP = "a Python step loop of the same GPU"
 
 PROMISES: tuple[Promise, ...] = (
     Promise("queue.bulk.1k", "ns", HEAPQ, ">=", 8),
@@ -96,6 +97,10 @@ PROMISES: tuple[Promise, ...] = (
     Promise("request.10k_tenants", "ns", "itself with 2 tenants", "<=", 3),
     Promise("request.vllm", "ns", "vLLM's priority request queue, add + pop", "figure"),
     Promise("request.litellm", "ns", "LiteLLM's Scheduler, add_request + poll", "figure"),
+    Promise("sim.light", "ns", STEP_LOOP, ">=", 20),
+    Promise("sim.overload", "ns", STEP_LOOP, ">=", 60),
+    Promise("sim.backlog", "ns", "itself with 1,000 waiting", "<=", 1.5),
+    Promise("sim.simpy", "ns", "the same GPU as SimPy processes", "figure"),
     Promise("memory.request", "bytes", "", "<=", 96, of_value=True),
 )
 

@@ -37,6 +37,10 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "request_rows.many_tenants": ("request.10k_tenants",),
     "request_rows.vllm": ("request.vllm",),
     "request_rows.litellm": ("request.litellm",),
+    "sim_rows.light": ("sim.light",),
+    "sim_rows.overload": ("sim.overload",),
+    "sim_rows.growth": ("sim.backlog",),
+    "sim_rows.simpy": ("sim.simpy",),
     "memory_rows.waiting": ("memory.request",),
 }
 

@@ -1,7 +1,6 @@
 """Profiles in TOML: reading a user's, and writing one out as a file to start from."""
 
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 from aps import _checks as check
 from aps.models import ModelShape
 from aps.profile import Profile, kv_tokens_in, physics
+from aps.toml_file import read_toml
 from aps_core.physics import PhysicsModel
 from aps_core.step_time import ReferenceModel
 
@@ -83,10 +83,7 @@ def read_profile(path: str | Path, bases: Mapping[str, Profile]) -> Profile:
 
     OSError: it cannot be read. ValueError names the file, the key, the value and what is allowed.
     """
-    try:
-        given: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, an int of too many digits, nested too deep
-        raise ValueError(f"{path} is not TOML: {error}") from error
+    given = read_toml(path)
     _check_keys(path, given)
     base = given.pop("base", None)
     if base is not None:

@@ -170,11 +170,14 @@ class DeviceSnapshot(NamedTuple):
 class Snapshot(NamedTuple):
     """Everybody at one instant.
 
-    virtual_time: V, in the units of `TenantSnapshot.service`. waiting, waiting_tokens, returning: requests and tokens
-    over all tenants. contending: tenants whose first request may go. tenants, devices: rows by name.
+    virtual_time: V, in the units of `TenantSnapshot.service`. widest_gap: the largest S - V of a contending tenant that
+    there has been, in its own cost units; docs/promises.md bounds it by D + c_max. waiting, waiting_tokens, returning:
+    requests and tokens over all tenants. contending: tenants whose first request may go. tenants, devices: rows by
+    name.
     """
 
     virtual_time: float
+    widest_gap: float
     waiting: int
     waiting_tokens: int
     contending: int

@@ -17,6 +17,7 @@ class FairShare:
     def __init__(self, tenants: int, fairness_window: float) -> None:
         self.window = fairness_window  # D
         self.virtual_time = 0.0  # V
+        self.widest_gap = 0.0
         self.last: int | None = None  # the last to stop
         self.accounts: list[Account] = []
         self.reserve(tenants)
@@ -33,6 +34,9 @@ class FairShare:
         contending = [it.service for it in self.accounts if it.contends]
         if contending:
             self.virtual_time = max(self.virtual_time, min(contending))
+        for it in self.accounts:
+            if it.contends:
+                self.widest_gap = max(self.widest_gap, (it.service - self.virtual_time) * it.weight)
 
     def set_contending(self, tenant: int, contends: bool) -> None:
         it = self.accounts[tenant]

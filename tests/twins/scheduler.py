@@ -91,6 +91,7 @@ class Scheduler(Requests):
         self._handles = 0
         self._arrivals = 0
         self._virtual_time = 0.0
+        self._widest_gap = 0.0
         self._last_to_stop: Tenant | None = None
         self._something_ready = False
         self._ready_since = 0

@@ -43,6 +43,7 @@ class Rules:
     _tenants: dict[int, Tenant]
     _requests: dict[int, Request]
     _virtual_time: float
+    _widest_gap: float
     _last_to_stop: Tenant | None
     _something_ready: bool
     _ready_since: int
@@ -167,6 +168,8 @@ class Rules:
         contenders = self._contenders()
         if contenders:
             self._virtual_time = max(self._virtual_time, min(t.service for t in contenders))
+            gaps = [(t.service - self._virtual_time) * t.limits.weight for t in contenders]
+            self._widest_gap = max(self._widest_gap, *gaps)
         was_ready, self._something_ready = self._something_ready, self._ready()
         if self._something_ready and not was_ready:
             self._ready_since = at

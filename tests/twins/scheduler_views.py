@@ -97,6 +97,7 @@ def snapshot(s: Scheduler, at: int) -> dict[str, Any]:
     }
     return {
         "virtual_time": s._virtual_time,
+        "widest_gap": s._widest_gap,
         "waiting": len(s._waiting()),
         "waiting_tokens": sum(r.tokens for r in s._waiting()),
         "contending": len(s._contenders()),

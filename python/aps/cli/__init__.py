@@ -1,32 +1,41 @@
 """The command line: one module for each verb, found here. A verb imports what it needs when it runs."""
 
 import argparse
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 
-from aps.cli import demo, profiles, serve, stress
+from aps.cli import calibrate, compare, demo, profiles, serve, simulate, stress, sweep, validate
 from aps.cli.common import UsageError
 from aps.service.version import VERSION
 
-VERBS = (serve, stress, demo, profiles)
+VERBS = (serve, stress, demo, simulate, compare, sweep, profiles, validate, calibrate)
 
 EXIT_CODES = """exit codes:
   0  done
   1  it ran and did not pass
   2  wrong usage, something missing, or nothing to reach
+  130, 141  interrupted; nobody reads the output any more
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (`sys.argv` when None); returns its exit code."""
     options = parser().parse_args(argv)
+    options.command_line = shlex.join(["aps", *(sys.argv[1:] if argv is None else argv)])
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         print(f"aps {options.verb}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def parser() -> argparse.ArgumentParser:

@@ -2,10 +2,11 @@
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 SERVICE_EXTRA = ("fastapi", "uvicorn", "httpx", "rich")
+LAB_EXTRA = ("jinja2", "joblib", "matplotlib", "rich", "scipy")
 MAX_GPUS = 1024
 
 
@@ -15,9 +16,18 @@ class UsageError(Exception):
 
 def need_service_extra() -> None:
     """UsageError, with the pip line, when a package of the extra `service` is missing."""
-    missing = [name for name in SERVICE_EXTRA if find_spec(name) is None]
+    _need("service", SERVICE_EXTRA)
+
+
+def need_lab_extra() -> None:
+    """UsageError, with the pip line, when a package of the extra `lab` is missing."""
+    _need("lab", LAB_EXTRA)
+
+
+def _need(extra: str, packages: Sequence[str]) -> None:
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
-        raise UsageError(f'needs {", ".join(missing)}: pip install "aps-scheduler[service]"')
+        raise UsageError(f'needs {", ".join(missing)}: pip install "aps-scheduler[{extra}]"')
 
 
 def positive(text: str) -> float:

@@ -86,13 +86,13 @@ def switches(
     on_s: float, off_s: float, duration_s: float, rng: Generator | None = None
 ) -> tuple[Instants, NDArray[np.bool_]]:
     """The ends of the sojourns up to `duration_s`, and whether each is on. rng None: fixed lengths, on first."""
+    if duration_s / (on_s + off_s) > MOST:
+        raise ValueError(f"on_s + off_s must be longer: {on_s + off_s:g} s would change {duration_s:g} s too often")
     first_on = True if rng is None else bool(rng.random() < on_s / (on_s + off_s))
     lengths: list[Instants] = []
     total = 0.0
     while total < duration_s:
         n = max(8, ceil(2 * (duration_s - total) / (on_s + off_s)))
-        if len(lengths) * n > MOST:
-            raise ValueError(f"on_s + off_s must be longer, got {on_s + off_s!r} s in {duration_s!r} s")
         n += n % 2  # a whole number of on-off pairs
         means = np.tile([on_s, off_s] if first_on else [off_s, on_s], n // 2)
         lengths.append(means if rng is None else means * rng.standard_exponential(n))

@@ -15,9 +15,9 @@ from aps.lab.workload import Workload, merge
 from aps.tenants import Tenant
 
 # Requests/s that one device of the profile a100-llama2-7b (16 slots, token budget 512) completes when it is saturated.
-CAPACITY_512_128 = 7.4  # prompts 256-768, outputs 64-192
-CAPACITY_256_256 = 4.8  # prompts and outputs 256
-CAPACITY_MIX = 6.0  # the mixture below
+CAPACITY_512_128 = 7.65  # prompts 256-768, outputs 64-192
+CAPACITY_256_256 = 4.85  # prompts and outputs 256
+CAPACITY_MIX = 5.35  # the mixture below
 
 
 class Member(NamedTuple):
@@ -37,6 +37,7 @@ MIX = (
     Member("summary", 1.0, 5, 0.2, "1000-3000", "64-192"),
     Member("batch", 1.0, 1, 0.1, "256-768", "128-512"),
 )
+TENANTS = f"Tenants of different lengths, weights and bids ({', '.join(member.name for member in MIX)})"
 
 # Of one tenant: requests/s, seconds, generator, the scenario's parameters.
 Process = Callable[[float, float, Generator, Mapping[str, Any]], NDArray[np.float64]]
@@ -94,8 +95,8 @@ def _open(
         return merge(
             [one(asker, part) for asker, part in _askers(given)],
             name,
-            f"{', '.join(member.name for member in MIX)}: {len(MIX)} tenants of different lengths, weights and bids at "
-            f"{rate:.3g} requests/s, {given['load']:g} of the capacity, {how.format(**given)}, for {duration_s:g} s.",
+            f"{TENANTS} at {rate:.3g} requests/s, {given['load']:g} of the capacity, {how.format(**given)}, for "
+            f"{duration_s:g} s.",
         )
 
     return Scenario(name, says, (*_load(CAPACITY_MIX), *own, _duration(seconds), _BIDS, _SLACK, _DRAIN), make)
@@ -147,13 +148,13 @@ ON_OFF = _open(
 DIURNAL = _open(
     "diurnal",
     "The same four tenants over a day that is compressed into an hour: a sinusoid with its peak at noon.",
-    "a sinusoid of depth {depth:g} and period {period_s:g} s",
+    "a sinusoid of depth {depth:g} whose day is duration_s / {days:g}",
     (
-        Parameter("period_s", 3600.0, "seconds of a day", number(0, 1e7, above=True)),
+        Parameter("days", 1.0, "days in duration_s", number(0, 1e4, above=True)),
         Parameter("depth", 0.8, "swing over the mean: 0 constant, 1 nothing at midnight", number(0, 1)),
     ),
     lambda rate, duration_s, rng, given: arrivals.diurnal(
-        rate, duration_s, rng, period_s=given["period_s"], depth=given["depth"]
+        rate, duration_s, rng, period_s=duration_s / given["days"], depth=given["depth"]
     ),
     3600.0,
 )
@@ -169,8 +170,7 @@ def _saturated(seed: int, given: Mapping[str, Any]) -> Workload:
     return merge(
         loops,
         "saturated",
-        f"{', '.join(member.name for member in MIX)}: {len(MIX)} tenants of different lengths, weights and bids, each "
-        f"with {given['clients']} clients that send the next request when the last has ended, for "
+        f"{TENANTS}, each with {given['clients']} clients that send the next request when the last has ended, for "
         f"{given['duration_s']:g} s.",
     )
 

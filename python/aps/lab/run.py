@@ -15,7 +15,7 @@ from aps import _checks as check
 from aps.devices import Device
 from aps.lab.workload import Workload
 from aps.policy import Limits, Policy
-from aps.profiles import Profile
+from aps.profile import Profile
 from aps.scheduler import Scheduler
 from aps.verdicts import REASONS, RELEASES
 from aps_core.gpu import Engine
@@ -293,7 +293,7 @@ def _run_of(
         idle_slot_s=found["idle_slot_ns"] / 1e9,
         prefill_tokens=sum(engine.prefill_tokens for engine in engines),
         output_tokens=sum(engine.output_tokens for engine in engines),
-        swapped_tokens=sum(getattr(engine, "swapped_tokens", 0) for engine in engines),
+        swapped_tokens=sum(engine.swapped_tokens for engine in engines),
         all_wait_s=found["all_wait_ns"] / 1e9,
         all_wait_tokens=found["all_wait_tokens"],
         batch_sizes=found["batch_sizes"],

@@ -1,6 +1,6 @@
 """Workloads by name: what each is for, its parameters, and how it is built from a seed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -159,6 +159,6 @@ def scenario_named(name: str) -> Scenario:
     return SCENARIOS[name]
 
 
-def parse_parameters(scenario: Scenario, texts: "list[str] | tuple[str, ...]") -> dict[str, Any]:
+def parse_parameters(scenario: Scenario, texts: Iterable[str]) -> dict[str, Any]:
     """Parameters from `key=value` texts, for `scenario.build`. ValueError names what is wrong and what is allowed."""
     return scenario.parse(texts)

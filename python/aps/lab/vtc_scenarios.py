@@ -29,6 +29,7 @@ from aps.tenants import Tenant
 PUBLISHED_PER_S = 1.74  # 1,620 requests of 256/256 in 929 s (VTC/all_results_overload.jsonl)
 MOST_PUBLISHED_PER_S = 9.5  # of all clients of one workload
 PHASE_S = 60.0
+WEIGHTS = (1.0, 2.0, 3.0, 4.0)  # of the artifact's runs of weighted VTC
 
 Arrive = Callable[[float, Generator], NDArray[np.float64]]  # scale of rates, generator
 
@@ -223,12 +224,29 @@ SHIFT = _one(
     ),
 )
 
-WEIGHTED = _one(
+WEIGHTED = _several(
     "vtc-weighted",
     "Four overloaded clients of weights 1, 2, 3 and 4: service in these proportions under weighted VTC.",
-    "Four clients of weights 1 to 4 at 24, 48, 72 and 96 requests/min, all above their share.",
-    360.0,
-    tuple(Client(even(0.4 * weight, 360), weight=float(weight)) for weight in (1, 2, 3, 4)),
+    "apart",
+    "apart: 48, 48, 72 and 96 requests/min; alike: 24, 48, 72 and 96, in proportion to the weights",
+    {
+        "apart": (
+            "Four clients of weights 1 to 4 at 48, 48, 72 and 96 requests/min, all above their share.",
+            360.0,
+            tuple(
+                Client(even(rate, 360), weight=weight)
+                for rate, weight in zip((0.8, 0.8, 1.2, 1.6), WEIGHTS, strict=True)
+            ),
+        ),
+        "alike": (
+            "Four clients of weights 1 to 4 at 24, 48, 72 and 96 requests/min, all above their share.",
+            360.0,
+            tuple(
+                Client(even(rate, 360), weight=weight)
+                for rate, weight in zip((0.4, 0.8, 1.2, 1.6), WEIGHTS, strict=True)
+            ),
+        ),
+    },
 )
 
 SCENARIOS = (OVERLOAD, PROPORTIONAL, ON_OFF, POISSON, RISING, SHIFT, WEIGHTED)

@@ -15,6 +15,7 @@ from aps.tenants import Tenant
 NOBODY = -1
 LONGEST_S = 3e8  # what the scheduler's clock holds, with room for the simulation to end
 INT32_MAX = 2**31 - 1
+NEVER_NS = 2**61  # beyond the clock, and two of them can be added
 
 # Column -> type, least, most. The bounds of `tenant` and `after` depend on the workload.
 _COLUMNS: Mapping[str, tuple[type, float, float]] = {
@@ -121,12 +122,12 @@ class Workload:
         return self._rows(np.arange(n), f"the first {n:,} of {len(self):,} requests of {self.name}")
 
     def until(self, until_s: float) -> Self:
-        """What arrives before `until_s`, and a horizon there; a longer one than there was changes nothing."""
+        """What can arrive before `until_s`, and a horizon there; a horizon beyond its own changes nothing."""
         if until_s >= self.until_s:
             return self
         keep = self.at_s < until_s
         if self.after is not None:
-            keep = _earliest(self.at_s, self.after) < until_s
+            keep &= _earliest_ns(self.at_s, self.after) < round(min(until_s * 1e9, NEVER_NS))
         kept = self if keep.all() else self._rows(np.flatnonzero(keep), None)
         return replace(kept, until_s=until_s)
 
@@ -218,7 +219,7 @@ def merge(workloads: Sequence[Workload], name: str = "", description: str = "", 
             [np.full(len(part), inf) if part.deadline_s is None else part.deadline_s for part in parts]
         )
     n = len(columns["at_s"])
-    earliest = columns["at_s"]
+    order = np.argsort(columns["at_s"], kind="stable")
     if any(part.after is not None for part in parts):
         firsts = np.cumsum([0] + [len(part) for part in parts[:-1]])
         moved = [
@@ -226,8 +227,8 @@ def merge(workloads: Sequence[Workload], name: str = "", description: str = "", 
             for part, first in zip(parts, firsts, strict=True)
         ]
         columns["after"] = np.concatenate(moved)
-        earliest = _earliest(earliest, columns["after"])
-    order = np.argsort(earliest, kind="stable")
+        given_s = np.where(columns["after"] == NOBODY, columns["at_s"], inf)
+        order = np.lexsort((given_s, _earliest_ns(columns["at_s"], columns["after"])))
     columns = {column: values[order] for column, values in columns.items()}
     if "after" in columns:
         columns["after"] = _moved(columns["after"], _places(order, n))
@@ -270,19 +271,19 @@ def _column(name: str, column: Any, n: int, kind: type, least: float, most: floa
     return found
 
 
-def _earliest(at_s: NDArray[np.float64], after: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The earliest instant at which each request can arrive: given, or every think time on the way to it."""
-    depth = (after != NOBODY).astype(np.int64)
+def _earliest_ns(at_s: NDArray[np.float64], after: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The earliest instant at which each request can arrive, nanoseconds: given, or every think time on the way to it.
+
+    Integers, because their sums do not depend on the order of adding: no request comes before the one it follows.
+    """
+    earliest = np.rint(at_s * 1e9).astype(np.int64)
     leader = after.copy()
-    follows = np.flatnonzero(depth)
+    follows = np.flatnonzero(leader != NOBODY)
     while len(follows):  # each round doubles the steps taken towards the head of a chain
-        depth[follows] += depth[leader[follows]]
-        leader[follows] = leader[leader[follows]]
+        at = leader[follows]
+        earliest[follows] = np.minimum(earliest[follows] + earliest[at], NEVER_NS)
+        leader[follows] = leader[at]
         follows = follows[leader[follows] != NOBODY]
-    earliest = at_s.copy()
-    order = np.argsort(depth, kind="stable")
-    for rows in np.split(order, np.cumsum(np.bincount(depth)))[1:-1]:  # added up link by link: never before its leader
-        earliest[rows] += earliest[after[rows]]
     return earliest
 
 

@@ -21,6 +21,8 @@ STATUS = {
     "exceeds_kv_cache": 400,
     "exceeds_kv_share": 400,
     "exceeds_burst": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
     "unknown_tenant": 404,
     "body_too_slow": 408,
     "body_too_large": 413,
@@ -29,6 +31,7 @@ STATUS = {
     "tenant_queue_full": 429,
     "tenant_queue_tokens_full": 429,
     "cancelled": 409,
+    "conflict": 409,
     "backend_failed": 502,
     "queue_full": 503,
     "queue_tokens_full": 503,
@@ -42,6 +45,8 @@ ENDS_CONNECTION = (408, 500)
 # What the OpenAPI document says about each status of POST /infer.
 MEANING = {
     400: "It can never be admitted: the reason, the burst, and the largest `max_tokens` that would do.",
+    401: "No key, or one that is not known.",
+    403: "The key does not allow it.",
     404: "No such tenant.",
     408: "The body did not arrive in time.",
     409: "It was cancelled by another request.",
@@ -77,6 +82,8 @@ def response(status: int, error: Error) -> Response:
     headers = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if status == 401:
+        headers["www-authenticate"] = 'Bearer realm="aps"'
     if status in ENDS_CONNECTION:
         headers["connection"] = "close"
     body = ErrorAnswer(error=error).model_dump_json(exclude_none=True)

@@ -93,6 +93,7 @@ class Error(BaseModel):
     burst: Annotated[float | None, Field(description="The tenant's burst, in tokens; absent when it has no limit.")] = (
         None
     )
+    problems: Annotated[list[str] | None, Field(description="All that is wrong in a configuration.")] = None
 
 
 class ErrorAnswer(BaseModel):

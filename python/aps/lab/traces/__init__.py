@@ -1,11 +1,15 @@
 """Readers of traces: what was asked of real services, as workloads. Formats and options: docs/traces.md."""
 
+import os
 from pathlib import Path
+from typing import BinaryIO
 
+from aps.lab.traces import mooncake, record, servegen
 from aps.lab.traces.assemble import assemble
-from aps.lab.traces.detect import FORMATS, csv_format
+from aps.lab.traces.detect import FORMATS, HEAD, csv_format, kind
 from aps.lab.traces.options import TraceOptions, described
 from aps.lab.traces.recorded import Recorded, Rows
+from aps.lab.traces.servegen_files import clients_of_archive, clients_of_folder
 from aps.lab.traces.source import Lines, TraceError, opened
 from aps.lab.traces.table import Table
 from aps.lab.workload import Workload
@@ -14,21 +18,34 @@ __all__ = ["FORMATS", "TraceError", "TraceOptions", "described", "read"]
 
 
 def read(path: str | Path, options: TraceOptions | None = None) -> Workload:
-    """The workload of a trace in any of `FORMATS`, plain or gzip; its format is told by the content.
+    """The workload of a trace in any of `FORMATS`, plain or gzip. The format is told by the content.
 
     Its notes say what was left out, assumed or drawn. The same file and options give the same workload.
     Raises TraceError (a ValueError) naming file, line and what was expected; ValueError for options that do not go
     with the trace.
     """
     options = options or TraceOptions()
-    return assemble(_recorded(Path(path), options), options)
-
-
-def _recorded(path: Path, options: TraceOptions) -> Recorded:
-    name = str(path)
+    path = Path(path)
+    if os.path.isdir(path):
+        return assemble(servegen.generate(clients_of_folder(path), str(path), options), options)
     with opened(path) as stream:
-        lines = Lines(stream, name)
+        head = stream.read(HEAD)
+        stream.seek(0)
+        return assemble(_recorded(stream, head, str(path), options), options)
+
+
+def _recorded(stream: BinaryIO, head: bytes, name: str, options: TraceOptions) -> Recorded:
+    found = kind(head, name)
+    if found == "servegen":
+        return servegen.generate(clients_of_archive(stream, name), name, options)
+    lines = Lines(stream, name)
+    rows = Rows(name, options.tenancy().column)
+    try:
+        if found == "record":
+            return record.read(lines)
+        if found == "mooncake":
+            return mooncake.read(lines, rows)
         table = Table(lines)
-        found = csv_format(table, name).read(table, Rows(name, options.tenancy().column), options)
+        return csv_format(table, name).read(table, rows, options)
+    finally:
         lines.close()
-        return found

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aps.lab.traces.options import TraceOptions
+from aps.lab.traces.options import Purpose, TraceOptions
 from aps.lab.traces.recorded import Recorded
 from aps.lab.traces.source import TraceError
 from aps.lab.traces.tenancy import assigned
@@ -19,13 +19,6 @@ DEFAULT_BID = 5
 LONGEST_S = 3e8  # what a workload may last
 TIES = 0.5  # with more than this part of the gaps 0, times are taken for rounded
 ROWS_TO_JUDGE = 100
-
-
-class _Drawn(NamedTuple):
-    """Independent sources of random numbers, so that one option does not change what another draws."""
-
-    ticks: np.random.Generator
-    tenants: np.random.Generator
 
 
 class _Requests:
@@ -57,7 +50,6 @@ class _Requests:
 
 def assemble(recorded: Recorded, options: TraceOptions) -> Workload:
     """Raises TraceError (what the file says) and ValueError (options that do not go with it)."""
-    drawn = _Drawn(*map(np.random.default_rng, np.random.SeedSequence(options.seed).spawn(2)))
     rows = _Requests(
         {
             "at_s": recorded.at_s,
@@ -66,11 +58,12 @@ def assemble(recorded: Recorded, options: TraceOptions) -> Workload:
             "tenant": recorded.tenant,
             "max_tokens": recorded.max_tokens,
             "bid": recorded.bid,
+            "deadline_s": recorded.deadline_s,
             "lines": recorded.lines,
         }
     )
-    _put_in_order(rows, recorded, options, drawn.ticks)
-    tenants = _assign_tenants(rows, recorded, options, drawn.tenants)
+    _put_in_order(rows, recorded, options)
+    tenants = _assign_tenants(rows, recorded, options)
     _cut_out_part(rows, options)
     _settle_zeros(rows, options)
     _set_lengths(rows, options)
@@ -89,7 +82,7 @@ def assemble(recorded: Recorded, options: TraceOptions) -> Workload:
     )
 
 
-def _put_in_order(rows: _Requests, recorded: Recorded, options: TraceOptions, rng: np.random.Generator) -> None:
+def _put_in_order(rows: _Requests, recorded: Recorded, options: TraceOptions) -> None:
     at_s = rows["at_s"]
     falls = np.flatnonzero(at_s[1:] < at_s[:-1])
     if len(falls):
@@ -101,11 +94,11 @@ def _put_in_order(rows: _Requests, recorded: Recorded, options: TraceOptions, rn
             )
             raise TraceError(recorded.name, says, int(rows["lines"][row]))
         rows.take(np.argsort(at_s, kind="stable"))
-        rows.notes.append(f"{len(falls):,} rows were earlier than the row above them; sorted by time")
+        rows.notes.append(f"{len(falls):,} of {len(rows):,} rows were earlier than the row above them; sorted by time")
     if not recorded.generated:
         rows.columns["at_s"] = rows["at_s"] - rows["at_s"][0]
     if options.tick_s > 0:
-        rows.columns["at_s"] = rows["at_s"] + rng.random(len(rows)) * options.tick_s
+        rows.columns["at_s"] = rows["at_s"] + options.rng(Purpose.TICKS).random(len(rows)) * options.tick_s
         rows.take(np.argsort(rows["at_s"], kind="stable"))
         rows.notes.append(f"arrivals spread evenly over {options.tick_s:g} s after the recorded instant (drawn)")
         return
@@ -117,19 +110,18 @@ def _put_in_order(rows: _Requests, recorded: Recorded, options: TraceOptions, rn
         rows.notes.append(f"{says}; tick_s={step:g} spreads arrivals inside it")
 
 
-def _assign_tenants(
-    rows: _Requests, recorded: Recorded, options: TraceOptions, rng: np.random.Generator
-) -> tuple[Tenant, ...]:
+def _assign_tenants(rows: _Requests, recorded: Recorded, options: TraceOptions) -> tuple[Tenant, ...]:
     rule = options.tenancy()
-    if (rule.rule == "own" and recorded.own) or rule.rule == "column":
-        if not recorded.tenants:
-            raise ValueError(f"tenants={options.tenants}: {recorded.format} has no such column")
-        if not recorded.own:
-            rows.notes.append(f"synthetic tenants: the values of column {rule.column!r}")
+    if rule.rule == "column":
+        if recorded.own:
+            raise ValueError(f"tenants={options.tenants}: {recorded.format} has tenants of its own, and no columns")
+        rows.notes.append(f"synthetic tenants: the values of {rule.column!r}")
+        return recorded.tenants
+    if rule.rule == "own" and recorded.own:
         return recorded.tenants
     if rule.rule == "own":
         rule = replace(rule, rule="single")
-    names, rows.columns["tenant"] = assigned(rule, len(rows), rng)
+    names, rows.columns["tenant"] = assigned(rule, len(rows), options.rng(Purpose.TENANTS))
     how = {
         "single": "all requests are one tenant's",
         "round-robin": f"{rule.tenants} in turn",
@@ -145,12 +137,13 @@ def _cut_out_part(rows: _Requests, options: TraceOptions) -> None:
     if options.start_s > 0 or end_s < inf:
         at_s = rows["at_s"]
         outside = (at_s < options.start_s) | (at_s >= end_s)
-        rows.leave_out(outside, f"outside the part from {options.start_s:g} s to {end_s:g} s")
+        until = "on" if end_s == inf else f"to {end_s:g} s"
+        rows.leave_out(outside, f"outside the part from {options.start_s:g} s {until}")
         rows.columns["at_s"] = rows["at_s"] - options.start_s
 
 
 def _settle_zeros(rows: _Requests, options: TraceOptions) -> None:
-    for column, called in (("output_tokens", "output tokens (failed calls)"), ("prompt_tokens", "prompt tokens")):
+    for column, called in (("output_tokens", "output tokens"), ("prompt_tokens", "prompt tokens")):
         empty = rows[column] == 0
         if options.zero_tokens == "skip":
             rows.leave_out(empty, f"no {called}")
@@ -184,7 +177,7 @@ def _set_lengths(rows: _Requests, options: TraceOptions) -> None:
         return
     longer = f"{count:,} of {len(rows):,} requests are longer than the context of {context:,} tokens"
     if options.over_context == "reject":
-        rows.notes.append(f"{longer}; they stay, for the scheduler to refuse")
+        rows.notes.append(f"{longer}; they stay, for the scheduler to refuse (Limits.max_context)")
         return
     rows.columns["max_tokens"] = np.minimum(limit, context - 1)
     rows.columns["prompt_tokens"] = np.minimum(rows["prompt_tokens"], context - rows["max_tokens"])
@@ -202,7 +195,8 @@ def _set_rate(rows: _Requests, recorded: Recorded, options: TraceOptions) -> Non
         rows.columns["at_s"] = rows["at_s"] / scale
         rows.notes.append(f"times divided by {scale:.6g}")
     if not rows["at_s"][-1] <= LONGEST_S:
-        raise TraceError(recorded.name, f"lasts {rows['at_s'][-1]:.3g} s; expected at most {LONGEST_S:g} s")
+        says = f"the last request is {rows['at_s'][-1]:.3g} s after the start; expected at most {LONGEST_S:g} s"
+        raise TraceError(recorded.name, says, int(rows["lines"][-1]) or None)
 
 
 def _set_bids_and_weights(rows: _Requests, tenants: tuple[Tenant, ...], options: TraceOptions) -> tuple[Tenant, ...]:

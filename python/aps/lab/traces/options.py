@@ -1,9 +1,12 @@
 """What to make of a trace: which part, how fast, whose, and what to do with rows that do not fit."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from math import inf
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from aps import _checks as check
 from aps.lab.traces.tenancy import FORMS, Tenancy, parse_tenancy
@@ -11,12 +14,22 @@ from aps.lab.traces.tenancy import FORMS, Tenancy, parse_tenancy
 LONGEST_TICK_S = 86400.0
 
 
+class Purpose(IntEnum):
+    """What random numbers are for: one option does not change what another draws."""
+
+    TICKS = 0
+    TENANTS = 1
+    ARRIVALS = 2
+    LENGTHS = 3
+
+
 @dataclass(frozen=True, slots=True)
 class TraceOptions:
-    """How a trace becomes a workload. Immutable and checked when made. `described()` says what each option means.
+    """How a trace becomes a workload. Immutable and checked when made. seed: of all that is drawn at random; what
+    the others mean says `described()`.
 
-    Instants and durations are the trace's own, before it is made faster or slower. What is drawn at random is drawn
-    for every row of the file, so a part of a trace is the same requests as in the whole.
+    Instants and durations are the trace's own, before it is made faster or slower. What is drawn for recorded rows is
+    drawn for every row of the file, so a part of a trace is the same requests as in the whole.
 
     Raises ValueError (TypeError for a wrong type) naming the option, the value and what is allowed.
     """
@@ -67,6 +80,10 @@ class TraceOptions:
         """What `tenants` says."""
         return parse_tenancy(self.tenants)
 
+    def rng(self, purpose: Purpose, member: int = 0) -> np.random.Generator:
+        """A source of random numbers; member: another one for each of several."""
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(purpose, member)))
+
     def set(self, settings: Mapping[str, str]) -> "TraceOptions":
         """The same, with options given as text. Raises ValueError naming the option, the text and what is allowed."""
         values: dict[str, Any] = {}
@@ -81,8 +98,8 @@ class TraceOptions:
 
 
 def described() -> dict[str, str]:
-    """What each option means and how it is written, by name."""
-    return {option.name: "{0.says} ({0.written})".format(_OPTIONS[option.name]) for option in fields(TraceOptions)}
+    """What each option but the seed means, and how it is written; by name."""
+    return {name: f"{option.says} ({option.written})" for name, option in _OPTIONS.items()}
 
 
 class _Option(NamedTuple):
@@ -99,11 +116,12 @@ def _yes(text: str) -> bool:
 
 def _by_tenant(text: str) -> dict[str, float]:
     pairs = [pair.rpartition("=") for pair in text.split(",")]
+    if not all(equals for _, equals, _ in pairs):
+        raise ValueError
     return {name.strip(): float(value) for name, _, value in pairs}
 
 
 _OPTIONS = {
-    "seed": _Option("of all that is drawn at random", "a whole number", int),
     "start_s": _Option("leave out what arrives earlier, counted from the first row", "seconds", float),
     "duration_s": _Option("the length of the part to take", "seconds", float),
     "limit": _Option("at most so many requests, the earliest", "a whole number", int),

@@ -16,6 +16,12 @@ LATEST_S = 1e12  # any instant a trace may name; far beyond Unix time
 WHOLE = re.compile(r"\s*[+-]?[0-9]+(\.0*)?\s*")
 SHOWN = 40  # characters of a wrong value
 
+
+def shortened(text: str) -> str:
+    """As much of a wrong value as a message needs."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
 Value = TypeVar("Value", int, float)
 
 
@@ -28,9 +34,14 @@ class Chunk:
     columns: Mapping[str, Sequence[str]]
 
     def wrong(self, row: int, column: str, expected: str) -> TraceError:
-        text = self.columns[column][row]
-        shown = repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
-        return TraceError(self.name, f"{column} must be {expected}, got {shown}", self.lines[row])
+        got = repr(shortened(self.columns[column][row]))
+        return TraceError(self.name, f"{column} must be {expected}, got {got}", self.lines[row])
+
+    def texts(self, column: str) -> Sequence[str]:
+        """Raises TraceError when there is no such column."""
+        if column not in self.columns:
+            raise TraceError(self.name, f"has no column {column!r}; it has: {', '.join(self.columns)}")
+        return self.columns[column]
 
     def tokens(self, column: str) -> NDArray[np.int64]:
         """Whole numbers 0..2**31 - 1; `12.0` counts as 12."""

@@ -1,0 +1,148 @@
+"""Who asks, by the key in `Authorization: Bearer KEY`, and what they may do."""
+
+from collections.abc import Iterable, Mapping
+from hashlib import blake2s
+from typing import Annotated, Literal, NamedTuple
+
+from fastapi import Depends, Request
+
+from aps.service.errors import Refusal
+from aps.service.keys import digest_of
+
+SCHEME = b"bearer "
+
+
+class Role(NamedTuple):
+    """What a key makes of its bearer.
+
+    kind: "tenant" (its own requests and status), "metrics" (`GET /metrics`), "admin" (everything), "open" (everything
+    but administration: the service has no keys). tenant: whose key it is; else None.
+    """
+
+    kind: Literal["open", "tenant", "metrics", "admin"]
+    tenant: str | None = None
+
+    def tenant_for(self, asked: str | None) -> str:
+        """Whom a request is charged to, when its body says `asked`.
+
+        Refusal: 403 for another tenant's name or a metrics key; 422 when it needs a name and has none.
+        """
+        if self.tenant is not None:
+            if asked is not None and asked != self.tenant:
+                raise Refusal("forbidden", "the key is another tenant's", field="tenant_id")
+            return self.tenant
+        if self.kind == "metrics":
+            raise Refusal("forbidden", "a metrics key reads GET /metrics and nothing else")
+        if asked is None:
+            raise Refusal("invalid", "tenant_id: Field required", field="tenant_id")
+        return asked
+
+    def may_see(self, tenant: str) -> None:
+        """Refusal (403) unless what belongs to this tenant may be read and cancelled."""
+        if self.tenant == tenant or self.kind in ("admin", "open"):
+            return
+        if self.kind == "metrics":
+            raise Refusal("forbidden", "a metrics key reads GET /metrics and nothing else")
+        raise Refusal("forbidden", "the key is another tenant's")
+
+
+OPEN, METRICS, ADMIN = Role("open"), Role("metrics"), Role("admin")
+
+
+class Access:
+    """Roles by key. tenants: digests of each tenant's keys; admin, metrics: of theirs. Without any it is open.
+
+    ValueError: one key has two roles.
+
+    A digest is looked up in a dictionary. What the time of that tells is about digests, and nobody can choose a key by
+    its digest. `identify` remembers the keys it has seen by a quicker digest (BLAKE2s of the whole header); neither
+    keys nor headers are kept.
+    """
+
+    __slots__ = ("_roles", "_seen", "admin", "open")
+
+    def __init__(
+        self,
+        tenants: Mapping[str, Iterable[bytes]] | None = None,
+        *,
+        admin: bytes | None = None,
+        metrics: bytes | None = None,
+    ) -> None:
+        self.admin = admin is not None
+        self._seen: dict[bytes, Role] = {}
+        self._roles: dict[bytes, Role] = {}
+        self.open = True
+        self._set(_roles(tenants or {}, admin, metrics))
+
+    def replace(
+        self, tenants: Mapping[str, Iterable[bytes]], *, admin: bytes | None = None, metrics: bytes | None = None
+    ) -> None:
+        """Other keys from now on. ValueError as above; nothing has changed then."""
+        self._set(_roles(tenants, admin, metrics))
+
+    def _set(self, roles: dict[bytes, Role]) -> None:
+        self._roles, self._seen, self.open = roles, {}, not roles
+
+    def identify(self, authorization: bytes | None) -> Role:
+        """The role of a request with this `Authorization` header. Refusal (401): no key, or none that is known."""
+        if authorization is not None:
+            role = self._seen.get(blake2s(authorization).digest())
+            if role is not None:
+                return role
+        return self._look_up(authorization)
+
+    def _look_up(self, authorization: bytes | None) -> Role:
+        if self.open:
+            return OPEN
+        if authorization is None:
+            raise Refusal("unauthorized", "a key is needed: Authorization: Bearer KEY")
+        if authorization[: len(SCHEME)].lower() != SCHEME:
+            raise Refusal("unauthorized", "the key must come as Authorization: Bearer KEY")
+        role = self._roles.get(digest_of(authorization[len(SCHEME) :].strip()))
+        if role is None:
+            raise Refusal("unauthorized", "the key is not known")
+        if len(self._seen) >= 2 * len(self._roles):  # spellings of the header that differ
+            self._seen.clear()
+        self._seen[blake2s(authorization).digest()] = role
+        return role
+
+
+def _roles(tenants: Mapping[str, Iterable[bytes]], admin: bytes | None, metrics: bytes | None) -> dict[bytes, Role]:
+    roles: dict[bytes, Role] = {}
+    pairs = [(digest, Role("tenant", name)) for name, digests in tenants.items() for digest in digests]
+    pairs += [(digest, role) for digest, role in ((admin, ADMIN), (metrics, METRICS)) if digest is not None]
+    for digest, role in pairs:
+        if roles.setdefault(digest, role) != role:
+            raise ValueError(f"keys must have one role each, {_named(roles[digest])} and {_named(role)} share one")
+    return roles
+
+
+def _named(role: Role) -> str:
+    return f"tenant {role.tenant}" if role.tenant is not None else f"the {role.kind} key"
+
+
+def identified(request: Request) -> Role:
+    """FastAPI dependency: the role of the request."""
+    access: Access = request.app.state.access
+    header = request.headers.get("authorization")
+    return access.identify(None if header is None else header.encode("latin-1"))
+
+
+Identified = Annotated[Role, Depends(identified)]
+
+
+def reads_metrics(role: Identified) -> None:
+    """FastAPI dependency of `GET /metrics`: not for tenants' keys."""
+    if role.kind == "tenant":
+        raise Refusal("forbidden", "GET /metrics needs the metrics key or the admin key")
+
+
+def reads_tenant(tenant_id: str, role: Identified) -> None:
+    """FastAPI dependency of routes under `/tenants/{tenant_id}`."""
+    role.may_see(tenant_id)
+
+
+def administers(role: Identified) -> None:
+    """FastAPI dependency of administration."""
+    if role.kind != "admin":
+        raise Refusal("forbidden", "this needs the admin key")
