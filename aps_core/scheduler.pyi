@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _IntArray = NDArray[np.integer[Any]]
+_Counts = Sequence[int] | _IntArray
 
 @final
 class Scheduler:
@@ -114,9 +115,9 @@ class Scheduler:
         bids: _IntArray,
         now: float,
     ) -> NDArray[np.int64]: ...
-    def settle_many(self, handles: _IntArray, outputs: _IntArray, now: float) -> NDArray[np.float64]: ...
+    def settle_many(self, handles: _IntArray, outputs: _Counts, now: float) -> NDArray[np.float64]: ...
     def progress_many(
-        self, handles: _IntArray, computed: _IntArray, generated: _IntArray, now: float
+        self, handles: _IntArray, computed: _Counts, generated: _Counts, now: float
     ) -> None: ...
     @property
     def started(self) -> NDArray[np.int64]: ...
