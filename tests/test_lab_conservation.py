@@ -2,8 +2,8 @@
 
 Premises: n requests at one instant on one device of s slots; continuous batching, no preemption, no deadlines; no
 tenant has a limit of its own, and the KV cache holds s of the largest. Whole prompts (no token budget), so that every
-request in a slot gets one token in every step, the first step included. A step with b requests and p prompt tokens takes
-a*p + g(b), as on `reference`.
+request in a slot gets one token in every step, the first step included. A step with b requests and p prompt tokens
+takes a*p + g(b), as on `reference`.
 
 1. Work conservation: while anything waits, b = s. For the device is filled before each step, somebody contends while
    anything waits, whoever has the least service is in the window, and nothing is short but slots.
@@ -160,7 +160,7 @@ def test_what_breaks_it() -> None:
 
 @pytest.mark.parametrize(("profile", "within"), [("reference", 0.01), ("a100-llama2-7b", 0.03)])
 def test_on_the_promised_burst_policies_are_close(profile: str, within: float) -> None:
-    """Mixed prompts and outputs: other last steps, and on physics other chunks; throughput is the policies' least concern."""
+    """Mixed prompts and outputs: other last steps, and on physics other chunks."""
     setup = Setup(profile_named(profile))
     policies = (Policy.fifo(), Policy.strict(), Policy.vtc(), Policy.fair(), Policy.bids(), Policy())
     for seed in range(3):

@@ -80,7 +80,9 @@ def test_a_corner_is_the_policy_that_others_describe(name: str, policy: str) -> 
     assert found.finished_ns == expected.finished_ns
 
 
-@pytest.mark.parametrize("name", ["vip", "poisson", "saturated", AZURE_CODE, "vtc-poisson", "vtc-on-off", "vtc-weighted"])
+@pytest.mark.parametrize(
+    "name", ["vip", "poisson", "saturated", AZURE_CODE, "vtc-poisson", "vtc-on-off", "vtc-weighted"]
+)
 def test_the_workloads_tell_the_corners_apart(name: str) -> None:
     """Else agreement would say nothing."""
     workload = small(name)

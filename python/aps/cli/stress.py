@@ -1,9 +1,12 @@
-"""Send the promised burst and a slice of a real trace to a running service, and report what it did.
+"""The promised test: against a running service, or with --virtual in virtual time, where all five figures are judged.
 
 The burst: 50 requests of stress_vip at bid 10 and 50 of stress_free at bid 1, all at once; prompts of 590 and outputs
 of 128 tokens, +-25 %; the tenants' shares are 85:15. The trace: Azure's coding service in 2023 (CC BY 4.0), dealt to
 tenant_a, tenant_b and tenant_c, which meet their limits and obey Retry-After. Both are tenants of `aps serve`'s
 default configuration. It passes when every request of the burst completed.
+
+With --virtual nothing is sent: W1, the burst on 200 seeds, and W2, a VIP over a free tier that keeps the GPU full, are
+simulated, each promised figure is printed with what it is and what we get, and it passes when all five are met.
 """
 
 import argparse
@@ -11,26 +14,38 @@ import asyncio
 import json
 from typing import Any
 
-from aps.cli.common import UsageError, count, need_service_extra, not_negative
+from aps.cli.common import UsageError, count, need_lab_extra, need_service_extra, not_negative
+from aps.cli.lab_options import check_out, usage
 
 NAME = "stress"
-HELP = "the promised 100-request test and a real trace, against a running service"
+HELP = "the promised test, against a running service or in virtual time"
 EPILOG = """examples:
   aps serve --time-scale 10 &
   aps stress                                    both phases against http://127.0.0.1:8000
   aps stress --trace-s 0 --json > burst.json    the burst alone, for programs
   aps stress --trace-start-s 1080 --trace-s 30  a busier part of the trace
+  aps stress --virtual                          the five promised figures, without a service, in seconds
+  aps stress --virtual --out promised           with plots and the runs behind them
 """
+
+VIRTUAL_ONLY = ("seeds", "out")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `aps stress`."""
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="the service (default %(default)s)")
-    add_plan_options(parser)
+    live = add_plan_options(parser)
+    parser.set_defaults(live={name: parser.get_default(name) for name in ("url", *live)})
+    group = parser.add_argument_group("in virtual time")
+    group.add_argument("--virtual", action="store_true", help="simulate it and judge the promised figures; no service")
+    group.add_argument("--seeds", type=count, metavar="N", help="of W1, from 0 up (default 200, as the promise has it)")
+    group.add_argument(
+        "--out", metavar="DIR", help="also write a report there: report.html, plots (PNG), tables (CSV), report.json"
+    )
 
 
-def add_plan_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say what to send and how to report it."""
+def add_plan_options(parser: argparse.ArgumentParser) -> list[str]:
+    """The options that say what to send and how to report it; returns the names of the former."""
     parser.add_argument(
         "--per-tenant", type=count, default=50, metavar="N", help="burst requests of each tenant (default 50)"
     )
@@ -49,20 +64,57 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         help="simulated seconds during which a trace request obeys Retry-After before it gives up (default 60)",
     )
     parser.add_argument("--json", action="store_true", help="the report as JSON on stdout, no tables")
+    return ["per_tenant", "seed", "trace_start_s", "trace_s", "patience_s"]
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the test; 0 when it passed, 1 when it did not."""
+    if options.virtual:
+        return _virtual(options)
+    _refuse(options, dict.fromkeys(VIRTUAL_ONLY), "needs --virtual")
     need_service_extra()
-    return report_on(options.url, options)
+    report = report_on(options.url, options)
+    print_live(report, options.json)
+    return 0 if report["passed"] else 1
 
 
-def report_on(url: str, options: argparse.Namespace) -> int:
-    """Run the test against `url` and print its report. UsageError when there is no such service."""
+def _refuse(options: argparse.Namespace, defaults: dict[str, Any], why: str) -> None:
+    for name, default in defaults.items():
+        if getattr(options, name) != default:
+            raise UsageError(f"--{name.replace('_', '-')} {why}")
+
+
+def _virtual(options: argparse.Namespace) -> int:
+    _refuse(options, options.live, "is of the test against a service, not of --virtual")
+    need_lab_extra()
+    check_out(options)
+    data = simulated(options.seeds)
+    from aps.lab.promise.view import print_promised, write_report
+
+    if options.out is not None:
+        with usage():
+            write_report(data, options.out, options.command_line)
+    if options.json:
+        print(json.dumps(data["figures"], indent=2, allow_nan=False))
+    else:
+        print_promised(data)
+    return 0 if data["met"] else 1
+
+
+def simulated(seeds: int | None = None) -> dict[str, Any]:
+    """The promised test in virtual time, with progress on stderr: see `aps.lab.promise.promised`."""
+    from aps.cli.progress import Bar
+    from aps.lab.promise import BURST_SEEDS, promised
+
+    with Bar("the promised figures in virtual time") as bar:
+        return promised(seeds or BURST_SEEDS, on_progress=bar.update)
+
+
+def report_on(url: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run the test against `url`: see `aps.stress.run.stress`. UsageError when there is no such service."""
     from aps.stress.bars import Bars
     from aps.stress.client import ServiceError
     from aps.stress.run import Plan, stress
-    from aps.stress.tables import print_report
 
     plan = Plan(options.per_tenant, options.seed, options.trace_start_s, options.trace_s, options.patience_s)
 
@@ -71,11 +123,16 @@ def report_on(url: str, options: argparse.Namespace) -> int:
             return await stress(url, plan, bars)
 
     try:
-        report = asyncio.run(go())
+        return asyncio.run(go())
     except ServiceError as error:
         raise UsageError(str(error)) from error
-    if options.json:
+
+
+def print_live(report: dict[str, Any], as_json: bool) -> None:
+    """The report of a test against a service, to stdout."""
+    from aps.stress.tables import print_report
+
+    if as_json:
         print(json.dumps(report, indent=2))
     else:
         print_report(report)
-    return 0 if report["passed"] else 1

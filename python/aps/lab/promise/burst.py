@@ -14,6 +14,16 @@ from aps.profiles import profile_named
 SCENARIO = SCENARIOS["burst"]
 VIP, FREE = "stress_vip", "stress_free"
 PROMISED = POLICIES["aps"]
+WHOLE = (
+    "makespan_s",
+    "busy",
+    "occupancy",
+    "mfu",
+    "output_tokens_per_s",
+    "tokens_per_s",
+    "dollars_per_million_tokens",
+    "preemptions",
+)
 VARIANTS = (
     PROMISED,
     POLICIES["fifo"],
@@ -37,34 +47,24 @@ def burst(
     """
     workloads = [SCENARIO.build(seed, **changed) for seed in seeds]
     setup = Setup(profile=profile_named(profile))
-    return compare(
-        workloads, policies, setup, baseline=policies[0].name, seeds=seeds, on_progress=on_progress
-    ).data
+    return compare(workloads, policies, setup, baseline=policies[0].name, seeds=seeds, on_progress=on_progress).data
 
 
 def measured(figures: Mapping[str, Any], figure: str) -> Mapping[str, float]:
     """A promised figure of W1 over the seeds, {"mean", "low", "high", ...}, from one policy's figures."""
-    found: Mapping[str, float] = (
-        figures["fairness"]["jain_all_wait"] if figure == "jain" else figures["whole"][figure]
-    )
+    found: Mapping[str, float] = figures["fairness"]["jain_all_wait"] if figure == "jain" else figures["whole"][figure]
     return found
 
 
-def flat(figures: Mapping[str, Any]) -> dict[str, float | None]:
-    """What the tables show of one policy: means over the seeds, units in the names."""
-    whole = figures["whole"]
-    row = {
-        name: _mean(whole.get(name))
-        for name in ("makespan_s", "busy", "occupancy", "mfu", "output_tokens_per_s", "tokens_per_s")
-    }
-    row["dollars_per_million_tokens"] = _mean(whole["dollars_per_million_tokens"])
-    row["jain"] = _mean(figures["fairness"]["jain_all_wait"])
-    row["all_wait_s"] = _mean(figures["fairness"]["all_wait_s"])
-    for short, tenant in (("vip", VIP), ("free", FREE)):
-        of = figures["tenants"][tenant]
+def flat(figures: Mapping[str, Any], vip: str = VIP, free: str = FREE) -> dict[str, float | None]:
+    """What tables show of one policy's figures: means over the seeds, units in the names."""
+    whole, fairness = figures["whole"], figures["fairness"]
+    row = {name: _mean(whole[name]) for name in WHOLE}
+    row["jain"], row["all_wait_s"] = _mean(fairness["jain_all_wait"]), _mean(fairness["all_wait_s"])
+    for short, tenant in (("vip", vip), ("free", free)):
         for time in ("queue_wait", "ttft"):
             for which in ("mean", "p99"):
-                row[f"{short}_{time}_{which}_s"] = _mean(of[f"{time}_s"][which])
+                row[f"{short}_{time}_{which}_s"] = _mean(figures["tenants"][tenant][f"{time}_s"][which])
     return row
 
 

@@ -1,4 +1,4 @@
-"""Which of bid, weight and bucket made the shares of the burst: each is taken away, and the share is looked at again."""
+"""Which of bid, weight and bucket made the shares of the burst: each is taken away, and the share looked at again."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,8 +28,7 @@ def causes(
     name = PROMISED.name
     share = vip_share(figures[name])
     parts = Parts(on_progress, {"bid": 1.0, "bucket": 1.0})
-    bids = {"vip_bid": EQUAL_BID, "free_bid": EQUAL_BID}
-    equal_bids = burst(seeds, policies=(PROMISED,), on_progress=parts.of("bid"), **bids)
+    equal_bids = burst(seeds, policies=(PROMISED,), on_progress=parts.of("bid"), vip_bid=EQUAL_BID, free_bid=EQUAL_BID)
     unlimited = burst(seeds, policies=(PROMISED,), on_progress=parts.of("bucket"), buckets=False)
     found = [
         _cause("weight", "equal weights", share, vip_share(figures["equal-weights"])),

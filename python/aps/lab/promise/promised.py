@@ -3,13 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from aps.lab import describe
+from aps.lab.progress import Parts, Progress
 from aps.lab.promise import open_loop as w2
 from aps.lab.promise.burst import PROMISED, SCENARIO, VARIANTS, burst, flat, measured
 from aps.lab.promise.causes import causes, vip_share
 from aps.lab.promise.definitions import FIGURES, Figure
-from aps.lab.progress import Parts, Progress
 from aps.lab.run import Setup
+from aps.lab.workload import Workload
+from aps.policy import Policy
 from aps.profiles import profile_named
 
 BURST_SEEDS = 200
@@ -38,19 +42,22 @@ def promised(seeds: int = BURST_SEEDS, *, on_progress: Progress | None = None) -
     loop = w2.open_loop(setup, policies, seeds=OPEN_SEEDS, on_progress=parts.of("open_loop"))["promised"]
     figures = data["figures"][PROMISED.name]
     pooled = loop.pooled()
-    rows = [_row(figure, figures, seeds) for figure in FIGURES if figure.workload == "W1"]
-    rows += [_open_row(figure, pooled, loop.seeds) for figure in FIGURES if figure.workload == "W2"]
+    burst_run = {**_run(data), "figures": figures}
+    workload = w2.SCENARIO.build(0)
+    open_knobs = knobs(w2.PROMISED, workload, describe.setup(setup))
+    rows = [_row(figure, burst_run) for figure in FIGURES if figure.workload == "W1"]
+    rows += [_open_row(figure, pooled, loop.seeds, open_knobs) for figure in FIGURES if figure.workload == "W2"]
     return {
         "figures": rows,
         "met": all(row["met"] for row in rows),
-        "burst": {**_run(data), "figures": figures},
+        "burst": burst_run,
         "policies": {"seeds": list(few), "rows": [_variant(named, compared) for named in VARIANTS]},
         "causes": {"seeds": list(few), "found": found},
         "physics": {**_run(physics), "figures": physics["figures"][PROMISED.name]},
         "open_loop": {
-            "workload": describe.workload(w2.SCENARIO.build(0)),
+            "workload": describe.workload(workload),
             "setup": describe.setup(setup),
-            "knobs": open_knobs(),
+            "knobs": open_knobs,
             "seeds": list(range(loop.seeds)),
             **pooled,
             "figures": loop.figures,
@@ -58,29 +65,28 @@ def promised(seeds: int = BURST_SEEDS, *, on_progress: Progress | None = None) -
     }
 
 
-def burst_knobs(data: Mapping[str, Any]) -> str:
-    """Everything that the burst was run with, in words."""
-    tenants = SCENARIO.build(0).tenants
-    weights = ":".join(f"{100 * tenant.weight:g}" for tenant in tenants)
-    return f"{PROMISED.policy.knobs}, weights {weights}, bids 10 and 1, no preemption; {_device(data['setup'])}"
-
-
-def open_knobs() -> str:
-    """The same of the open loop."""
-    setup = describe.setup(Setup(profile=profile_named(PHYSICS)))
-    policy = w2.PROMISED
-    return f"{policy.knobs}, equal weights, bids 10 and 1, preemption by {policy.preemption}; {_device(setup)}"
-
-
-def _device(setup: Mapping[str, Any]) -> str:
+def knobs(policy: Policy, workload: Workload, setup: Mapping[str, Any]) -> str:
+    """Everything that a workload was run with, in words. Weights are written as parts of 100."""
+    whole = sum(tenant.weight for tenant in workload.tenants)
+    weights = ":".join(f"{100 * tenant.weight / whole:g}" for tenant in workload.tenants)
+    slots = range(len(workload.tenants))
+    bids = " and ".join("/".join(map(str, np.unique(workload.bid[workload.tenant == slot]))) for slot in slots)
+    preemption = "no preemption" if policy.preemption == "off" else f"preemption by {policy.preemption}"
     budget = setup["token_budget"]
     prompts = "whole prompts" if budget is None else f"token budget {budget}"
-    dollars = f"${setup['gpu_hour_dollars']:.2f} a GPU-hour"
-    return f"profile {setup['profile']}, {setup['slots']} slots, {prompts}, {dollars} ({setup['price_source']})"
+    return (
+        f"{policy.knobs}, weights {weights}, bids {bids}, {preemption}; profile {setup['profile']}, {setup['slots']} "
+        f"slots, {prompts}, ${setup['gpu_hour_dollars']:.2f} a GPU-hour ({setup['price_source']})"
+    )
 
 
 def _run(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {"workload": data["workload"], "setup": data["setup"], "knobs": burst_knobs(data), "seeds": data["seeds"]}
+    return {
+        "workload": data["workload"],
+        "setup": data["setup"],
+        "knobs": knobs(PROMISED.policy, SCENARIO.build(0), data["setup"]),
+        "seeds": data["seeds"],
+    }
 
 
 def _variant(named: Any, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,18 +94,19 @@ def _variant(named: Any, data: Mapping[str, Any]) -> dict[str, Any]:
     return {"policy": named.name, "says": named.says, "vip_share": vip_share(figures), **flat(figures)}
 
 
-def _row(figure: Figure, figures: Mapping[str, Any], seeds: int) -> dict[str, Any]:
-    found = measured(figures, figure.name)
+def _row(figure: Figure, run: Mapping[str, Any]) -> dict[str, Any]:
+    found = measured(run["figures"], figure.name)
+    seeds = len(run["seeds"])
     which = f"mean over seeds 0..{seeds - 1}" if seeds > 1 else "seed 0"
     short = "" if seeds == BURST_SEEDS else f" (the promise is judged on seeds 0..{BURST_SEEDS - 1})"
-    how = f"{COMMAND}; W1, {which}{short}: H = 30 s, D = 2048, weights 85:15, profile reference"
+    how = f"{COMMAND}; W1, {which}{short}: {run['knobs']}"
     return _judged(figure, found["mean"], found["low"], found["high"], how)
 
 
-def _open_row(figure: Figure, pooled: Mapping[str, Any], seeds: int) -> dict[str, Any]:
+def _open_row(figure: Figure, pooled: Mapping[str, Any], seeds: int, how_run: str) -> dict[str, Any]:
     by_seed: Sequence[float] = pooled["vip_queue_wait_p99_s_by_seed"]
     how = (
-        f"{COMMAND}; W2, {pooled['vip_requests']} VIP requests pooled over seeds 0..{seeds - 1}: {open_knobs()}; "
+        f"{COMMAND}; W2, {pooled['vip_requests']} VIP requests pooled over seeds 0..{seeds - 1}: {how_run}; "
         "low and high are the p99 of single seeds"
     )
     return _judged(figure, pooled["vip_queue_wait_s"]["p99"], min(by_seed), max(by_seed), how)

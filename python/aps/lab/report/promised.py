@@ -23,12 +23,14 @@ def write_promise(
     definitions: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
     command: str = "",
+    data: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the report of the promised figures.
 
     rows: {"figure", "promised", "measured", "low", "high", "definition", "how", "met"}. runs: of one seed each, by the
     name of the workload; drawn over time. plot: of the figures against their targets (`aps.lab.report.plots.bars`).
-    sections: what else belongs in, after the figures. ValueError when `directory` may not be written.
+    sections: what else belongs in, after the figures. data: what else report.json is to hold. ValueError when
+    `directory` may not be written.
     """
     met = sum(bool(row["met"]) for row in rows)
     report = Report(
@@ -47,7 +49,7 @@ def write_promise(
         definitions=definitions or {},
         notes=tuple(notes),
         command=command,
-        data={"figures": list(rows)},
+        data={"figures": list(rows), **(data or {})},
     )
     write(report, directory)
 

@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aps.lab.parallel import Parallel
-from aps.lab.progress import Progress
 from aps.lab.studies import load, noisy, vip, vtc
 
 
@@ -23,7 +21,9 @@ class Study:
 STUDIES: Mapping[str, Study] = {
     study.name: study
     for study in (
-        Study("vip", "a VIP over a free tier that keeps the GPU full: its wait, and the price of it", vip.study, vip.SEEDS),
+        Study(
+            "vip", "a VIP over a free tier that keeps the GPU full: its wait, and the price of it", vip.study, vip.SEEDS
+        ),
         Study("noisy", "a tenant that sends ten times its share: what quiet ones feel", noisy.study, noisy.SEEDS),
         Study("vtc", "the workloads on which VTC was published: its results, its bound", vtc.study, vtc.SEEDS),
         Study("load", "waiting at low, medium and nearly full load, FIFO and APS", load.study, load.SEEDS),
@@ -36,6 +36,3 @@ def study_named(name: str) -> Study:
     if name not in STUDIES:
         raise ValueError(f"study must be one of {', '.join(STUDIES)}, got {name!r}")
     return STUDIES[name]
-
-
-__all__ = ["STUDIES", "Parallel", "Progress", "Study", "study_named"]

@@ -17,7 +17,7 @@ from aps.lab.progress import Progress
 from aps.lab.run import Run, Setup, simulate
 from aps.lab.scenarios import SCENARIOS
 from aps.lab.studies.capacity import capacity
-from aps.lab.studies.results import judged, result, table
+from aps.lab.studies.results import HERE, judged, panel, plot, result, table
 from aps.profiles import profile_named
 
 SCENARIO = SCENARIOS["poisson"]
@@ -26,7 +26,6 @@ SEEDS = 5
 LOADS = {"low": 0.5, "medium": 0.8, "nearly full": 0.95}  # parts of the capacity
 NAMES = ("fifo", "aps")
 SLOWER = 1.05  # steps so many times as long: about the error of the step-time model
-HERE = Parallel(1)
 KEPT = 0.99  # of FIFO's throughput
 
 DEFINITIONS = {
@@ -70,6 +69,7 @@ def study(seeds: int = SEEDS, *, parallel: Parallel = HERE, on_progress: Progres
             table("load", "Queue wait of all requests", [level.record() for level in levels]),
             table("load_tenants", "By tenant", [row for level in levels for row in level.tenants()]),
         ],
+        [_plot([level.record() for level in levels])],
         _words(levels),
         DEFINITIONS,
         capacity_per_s=per_s,
@@ -118,7 +118,9 @@ class _Level:
 
     def of(self, tenant: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Queue wait and TTFT of its requests."""
-        waits, ttfts = (np.concatenate([getattr(run, kind)[tenant] for run in self.found]) for kind in ("wait_s", "ttft_s"))
+        waits, ttfts = (
+            np.concatenate([getattr(run, kind)[tenant] for run in self.found]) for kind in ("wait_s", "ttft_s")
+        )
         return waits, ttfts
 
     def record(self) -> dict[str, Any]:
@@ -159,7 +161,9 @@ def _judge(levels: Mapping[tuple[str, str], _Level]) -> list[dict[str, Any]]:
     low, full = (float(level.slower_wait_s.mean() / level.wait_s.mean()) for level in grown)
     return [
         judged("nearly full: tokens/s, APS over FIFO", f"at least {KEPT}", kept, kept >= KEPT),
-        judged("nearly full: mean wait of who asks for less than its share, APS over FIFO", "at most 1", below, below <= 1),
+        judged(
+            "nearly full: mean wait of who asks for less than its share, APS over FIFO", "at most 1", below, below <= 1
+        ),
         judged("low: mean wait under FIFO, steps 5 % slower over as modelled", "at most 1.5", low, low <= 1.5),
         judged("nearly full: the same", "at least 2", full, full >= 2),
     ]
@@ -172,6 +176,21 @@ def _below_their_share() -> list[str]:
     weights = np.array([tenant.weight for tenant in workload.tenants])
     below = tokens / tokens.sum() < weights / weights.sum()
     return [tenant.name for tenant, less in zip(workload.tenants, below, strict=True) if less]
+
+
+def _plot(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    column = {name: [record[name] for record in records] for name in records[0]}
+    return plot(
+        "load",
+        "How long do requests wait at which load, and if steps were 5 % slower?",
+        [f"{level} {policy}" for level, policy in zip(column["level"], column["policy"], strict=True)],
+        [
+            panel("mean queue wait", column["queue_wait_mean_s"], time=True, better="lower"),
+            panel("the same, steps 5 % slower", column["slower_queue_wait_mean_s"], time=True, better="lower"),
+            panel("p99 queue wait", column["queue_wait_p99_s"], time=True, better="lower"),
+        ],
+        column["policy"],
+    )
 
 
 def _words(levels: Sequence[_Level]) -> list[str]:

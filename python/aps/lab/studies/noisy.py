@@ -17,7 +17,7 @@ from aps.lab.progress import Progress
 from aps.lab.run import Setup, simulate
 from aps.lab.scenarios import SCENARIOS
 from aps.lab.studies.capacity import capacity
-from aps.lab.studies.results import judged, result, table
+from aps.lab.studies.results import HERE, judged, panel, plot, result, table
 from aps.policy import Policy
 from aps.profiles import profile_named
 
@@ -36,7 +36,6 @@ CURVE = tuple(
     if window != DEFAULT
 )
 SATURATED = {"quiet_load": 0.8, "noisy_factor": 4.0, "drain": False}  # every tenant sends four times its share
-HERE = Parallel(1)
 
 DEFINITIONS = {
     "capacity": "requests/s of the same prompts and outputs that the device completes under FIFO when every tenant "
@@ -49,6 +48,9 @@ DEFINITIONS = {
     "gap": "the most that a contending tenant's charged service was ahead of the least served one, in its own tokens, "
     "over the bound D + c_max; the worst of all runs with that D",
 }
+
+
+SHOWN = ("policy", "knobs", "quiet_load", "calm_p99_ttft_s", "noisy_p99_ttft_s", "ratio", "gap_part")
 
 
 class Key(NamedTuple):
@@ -81,8 +83,12 @@ def study(seeds: int = SEEDS, *, parallel: Parallel = HERE, on_progress: Progres
         "Noisy neighbour",
         _judge(cases, curve),
         [
-            table("noisy", "The quiet tenants' p99 TTFT", [case.record() for case in cases]),
-            table("noisy_windows", "The same over the fairness window D", [case.record() for case in curve]),
+            table("noisy", "The quiet tenants' p99 TTFT", [case.record() for case in cases], SHOWN),
+            table("noisy_windows", "The same over the fairness window D", [case.record() for case in curve], SHOWN),
+        ],
+        [
+            _plot("noisy", "What do quiet tenants feel of a noisy one, at three loads of theirs?", cases),
+            _plot("noisy_windows", "And over the fairness window D, at 15 % each?", curve),
         ],
         [_sentence({case.named.name: case for case in cases if case.quiet_load == load}) for load in QUIET_LOADS],
         DEFINITIONS,
@@ -142,6 +148,21 @@ class _Case:
         }
 
 
+def _plot(name: str, title: str, cases: Sequence[_Case]) -> dict[str, Any]:
+    several = len({case.quiet_load for case in cases}) > 1
+    names = [f"{case.named.name} {case.quiet_load:.0%}" if several else case.named.name for case in cases]
+    return plot(
+        name,
+        title,
+        names,
+        [
+            panel("p99 TTFT, neighbour calm", [case.calm_p99_s for case in cases], time=True, better="lower"),
+            panel("p99 TTFT, neighbour noisy", [case.noisy_p99_s for case in cases], time=True, better="lower"),
+        ],
+        [case.named.name for case in cases],
+    )
+
+
 def _judge(cases: Sequence[_Case], curve: Sequence[_Case]) -> list[dict[str, Any]]:
     first, *lighter = (case for case in cases if case.named is COMPARED[0])
     name = f"quiet tenants at {first.quiet_load:.0%} each: p99 TTFT, noisy over calm"
@@ -154,8 +175,11 @@ def _judge(cases: Sequence[_Case], curve: Sequence[_Case]) -> list[dict[str, Any
 
 
 def _sentence(cases: Mapping[str, _Case]) -> str:
-    aps, others = cases["aps"], ", ".join(f"{cases[name].noisy_p99_s:.0f} s under {name}" for name in ("fifo", "strict"))
+    aps, others = (
+        cases["aps"],
+        ", ".join(f"{cases[name].noisy_p99_s:.0f} s under {name}" for name in ("fifo", "strict")),
+    )
     return (
-        f"Quiet tenants at {aps.quiet_load:.0%} of the capacity each: p99 TTFT {aps.calm_p99_s:.2f} s while the neighbour "
-        f"is calm, {aps.noisy_p99_s:.2f} s while it is noisy ({aps.ratio:.1f} times); {others}."
+        f"Quiet tenants at {aps.quiet_load:.0%} of the capacity each: p99 TTFT {aps.calm_p99_s:.2f} s while the "
+        f"neighbour is calm, {aps.noisy_p99_s:.2f} s while it is noisy ({aps.ratio:.1f} times); {others}."
     )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aps.lab.figures import times
 from aps.lab.run import Run
 
 PRICES: dict[str, Any] = {"input_weight": 1.0, "output_weight": 2.0}  # the paper's
@@ -40,7 +41,7 @@ def their_bound(run: Run) -> float:
     longest = float(run.workload.prompt_tokens.max())
     batch = device.slots * float((run.workload.prompt_tokens + run.workload.max_tokens).max())
     held = min(batch, float(device.kv_blocks * run.setup.block_tokens))
-    return 2 * max(PRICES["input_weight"] * longest, PRICES["output_weight"] * held) / float(_weights(run).min())
+    return float(2 * max(PRICES["input_weight"] * longest, PRICES["output_weight"] * held) / _weights(run).min())
 
 
 def our_bound(run: Run) -> float:
@@ -57,16 +58,17 @@ def shares(run: Run, begin_s: float = 0.0, end_s: float = inf) -> NDArray[np.flo
     """(tenants,) parts of the service between two instants (to the next edge of a bin)."""
     inside = np.flatnonzero((run.series.edges_s >= begin_s) & (run.series.edges_s <= end_s))
     sums = service(run)
-    given: NDArray[np.float64] = sums[inside[-1]] - sums[inside[0]]
-    return given / given.sum()
+    given = sums[inside[-1]] - sums[inside[0]]
+    parts: NDArray[np.float64] = given / given.sum()
+    return parts
 
 
 def mean_ttft_s(run: Run, begin_s: float = 0.0) -> list[float]:
     """By tenant, over the requests that came from `begin_s` on; without a token by the end: the time until then."""
-    until = np.where(np.isnan(run.first_token_at), run.ended_at, run.first_token_at)
+    ttft_s = times(run)["ttft_s"]
     came = run.submitted_at >= begin_s
     rows = [came & (run.workload.tenant == slot) for slot in range(len(run.workload.tenants))]
-    return [float((until[mine] - run.submitted_at[mine]).mean()) for mine in rows]
+    return [float(ttft_s[mine].mean()) for mine in rows]
 
 
 def _weights(run: Run) -> NDArray[np.float64]:
