@@ -46,7 +46,7 @@ cdef class Books:
     cdef readonly bint all_wait
 
     cdef Tally of_bid(self, int32_t bid)
-    cpdef void arrived(self, Tally tenant, Tally bid, int64_t tokens, double now) except *
-    cpdef void started(self, Tally tenant, Tally bid, double now) except *
-    cpdef void ended(self, Tally tenant, Tally bid, bint waiting, double now) except *
+    cpdef void arrived(self, Tally tenant, double now, Tally bid=*, int64_t tokens=*) except *
+    cpdef void started(self, Tally tenant, double now, Tally bid=*) except *
+    cpdef void ended(self, Tally tenant, bint waiting, double now, Tally bid=*) except *
     cdef void look(self, double now) except *

@@ -201,7 +201,7 @@ cdef class Tally:
 cdef class Books:
     """Requests as they come and go, each in the tally of its tenant and of its bid.
 
-    bids: tallies by the bid at submission, after clamping. all_wait: at least two tenants have requests, and each that
+    bids: tallies by the bid at submission, after clamping; a call may leave it out. all_wait: at least two tenants have requests, and each that
     has any also has one that has not started; when that changes, `all_wait_changed(now)` is called. `now` never falls.
     """
 
@@ -222,38 +222,41 @@ cdef class Books:
             tally.asked_tokens += tokens
             tally.refused[reason] += 1
 
-    cpdef void arrived(self, Tally tenant, Tally bid, int64_t tokens, double now) except *:
+    cpdef void arrived(self, Tally tenant, double now, Tally bid=None, int64_t tokens=0) except *:
         """An admitted request waits."""
         tenant.admitted += 1
         tenant.outstanding += 1
         tenant.waiting += 1
         tenant.asked_tokens += tokens
-        bid.admitted += 1
-        bid.outstanding += 1
-        bid.waiting += 1
-        bid.asked_tokens += tokens
-        if bid.waiting == 1:
-            bid.waits_since = now
+        if bid is not None:
+            bid.admitted += 1
+            bid.outstanding += 1
+            bid.waiting += 1
+            bid.asked_tokens += tokens
+            if bid.waiting == 1:
+                bid.waits_since = now
         if tenant.waiting == 1:
             tenant.waits_since = now
             self.queued += 1
             self.active += tenant.outstanding == 1
             self.look(now)
 
-    cpdef void started(self, Tally tenant, Tally bid, double now) except *:
+    cpdef void started(self, Tally tenant, double now, Tally bid=None) except *:
         """A waiting request is on a device."""
         tenant.waiting -= 1
-        bid.waiting -= 1
+        if bid is not None:
+            bid.waiting -= 1
         if tenant.waiting == 0:
             self.queued -= 1
             self.look(now)
 
-    cpdef void ended(self, Tally tenant, Tally bid, bint waiting, double now) except *:
+    cpdef void ended(self, Tally tenant, bint waiting, double now, Tally bid=None) except *:
         """A request, waiting or started, is over."""
         if waiting:
-            self.started(tenant, bid, now)
+            self.started(tenant, now, bid)
         tenant.outstanding -= 1
-        bid.outstanding -= 1
+        if bid is not None:
+            bid.outstanding -= 1
         if tenant.outstanding == 0:
             self.active -= 1
             self.look(now)

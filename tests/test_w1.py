@@ -44,7 +44,7 @@ def plain_loop(workload: Workload) -> Figures:
     for slot, prompt, output, bid in rows:
         tenant = tenants[slot]
         verdict = scheduler.submit(tenant.name, prompt_tokens=prompt, max_tokens=output, bid=bid, now=0.0)
-        metrics.arrived(tenant, metrics.bids[bid], prompt + output, 0.0)
+        metrics.arrived(tenant, 0.0)
         asked[verdict.id] = (tenant, prompt, output, bid)
     at_ns = 0
     while True:
@@ -52,7 +52,7 @@ def plain_loop(workload: Workload) -> Figures:
             tenant, prompt, output, bid = asked[id]
             assert isinstance(id, int)
             engine.start(id, prompt, output, bid, account=tenant.account)
-            metrics.started(tenant, metrics.bids[bid], at_ns / 1e9)
+            metrics.started(tenant, at_ns / 1e9)
         end_ns = engine.begin_step(at_ns)
         if end_ns < 0:
             break
@@ -64,7 +64,7 @@ def plain_loop(workload: Workload) -> Figures:
                 scheduler.progress(id, computed, generated, now=at_ns / 1e9)
             else:
                 scheduler.settle(id, generated, now=at_ns / 1e9)
-                metrics.ended(asked[id][0], metrics.bids[asked[id][3]], False, at_ns / 1e9)
+                metrics.ended(asked[id][0], False, at_ns / 1e9)
     seconds = at_ns / 1e9
     tokens = sum(prompt + output for _, prompt, output, _ in rows)
     assert engine.busy_ns == at_ns

@@ -75,6 +75,11 @@ class Metrics(Books):
         else:
             self._close(now)
 
+    def freeze(self) -> None:
+        """The backend cannot be asked any more."""
+        last = self._at_opening[None]
+        self._served = lambda accounts: np.pad(last, ((0, 0), (0, accounts - last.shape[1])))
+
     def _open(self, now: float) -> None:
         self._opened_at = now
         self._at_opening = self._tokens()

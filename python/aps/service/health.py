@@ -48,7 +48,7 @@ def health_of(driver: Driver) -> Health:
     scheduler, backend = driver.scheduler, driver.backend
     devices = []
     for at, device in enumerate(scheduler.devices):
-        ok, detail = backend.health(at)
+        ok, detail = driver.health(at)
         devices.append(DeviceHealth.model_construct(name=device.name, ok=ok, detail=detail))
     live = driver.failed is None
     now = driver.now

@@ -27,7 +27,7 @@ def devices(out: Page, driver: Driver, snapshot: Snapshot) -> None:
     out.gauge(
         "aps_device_healthy",
         "1 while the device takes requests.",
-        [({"device": device.name}, int(driver.backend.health(at).ok)) for at, device in enumerate(known)],
+        [({"device": device.name}, int(driver.health(at).ok)) for at, device in enumerate(known)],
     )
     out.gauge("aps_device_slots", "Requests that may run at once.", row("slots"))
     out.gauge("aps_device_running", "Requests that run.", row("running"))

@@ -38,12 +38,11 @@ class Exporter:
         driver = self._driver
         out = Page()
         recent = driver.lately()
-        violations: dict[str, float] = getattr(driver, "invariants", dict)()
-        snapshot = driver.snapshot()  # plays time, as the others do; from here on everything is of one instant
+        snapshot = driver.snapshot()  # plays time, as `lately` does; from here on everything is of one instant
         shared = driver.metrics.while_all_wait(driver.now)
         rows, rest = self._labels.rows(snapshot.tenants, driver.metrics, shared.tokens, settings.max_labels)
         tenants = _Tenants(snapshot.tenants, rows, rest)
-        _service(out, driver, snapshot, violations)
+        _service(out, driver, snapshot)
         tenants.counters(out)
         bids = [tally for tally in driver.metrics.bids.values() if tally.sent]
         _counters(out, "aps_bid_", "bid", [Row(tally.name, numbers(tally)) for tally in bids])
@@ -186,7 +185,7 @@ def _counters(out: Page, prefix: str, label: str, rows: list[Row]) -> None:
         )
 
 
-def _service(out: Page, driver: Driver, snapshot: Snapshot, violations: dict[str, float]) -> None:
+def _service(out: Page, driver: Driver, snapshot: Snapshot) -> None:
     policy = driver.scheduler.policy
     about = {"version": VERSION, "profile": driver.backend.profile, "policy": policy.knobs, "batching": policy.batching}
     out.gauge("aps_info", "What runs.", [(about, 1)])
@@ -208,7 +207,7 @@ def _service(out: Page, driver: Driver, snapshot: Snapshot, violations: dict[str
     out.gauge(
         "aps_invariant_violations",
         "By how much slots, KV blocks and tokens are not conserved: 0 unless there is a fault.",
-        [({"check": check}, value) for check, value in violations.items()],
+        [({"check": check}, value) for check, value in driver.invariants(snapshot).items()],
     )
 
 
