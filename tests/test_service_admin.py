@@ -178,6 +178,14 @@ async def test_a_tenant_is_put_used_changed_and_deleted() -> None:
         refusal(await service.call("DELETE", "/admin/tenants/new"), 404, "unknown_tenant")
 
 
+async def test_an_integer_may_be_written_with_a_point() -> None:
+    async with administered() as service:
+        assert (await put(service, "new", max_bid=4.0, max_in_flight=2.0, max_queued_tokens=2.0**62)).status_code == 201
+        expected = Tenant("new", max_bid=4, max_in_flight=2, max_queued_tokens=2**62)
+        assert service.driver.scheduler.tenants["new"] == expected
+        assert type(service.driver.scheduler.tenants["new"].max_bid) is int
+
+
 async def test_keys_are_replaced_and_taken_away() -> None:
     async with administered() as service:
         assert (await put(service, "free", keys=[hash_line(OTHER)])).json()["keys"] == 1
@@ -312,5 +320,7 @@ async def test_the_document_describes_administration() -> None:
             "schema"
         ]
         assert schema["additionalProperties"] is False
+        assert schema["properties"]["max_bid"]["type"] == "integer"
+        assert [set(rule) for rule in schema["oneOf"]] == [{"required", "properties"}, {"properties"}]  # rate and burst
         assert json.dumps(schema).count("$ref") == 0
         assert "ErrorAnswer" in document["components"]["schemas"]

@@ -79,6 +79,19 @@ async def test_what_cannot_change_is_named_and_left() -> None:
         assert (await service.running.reload()).left == changes.left  # and again, until the restart
 
 
+async def test_a_profile_that_says_something_else_now_is_named(tmp_path: Path) -> None:
+    profile = tmp_path / "mine.toml"
+
+    def load() -> Config:
+        return config(devices=Devices(profile=str(profile), time_scale=1000.0))
+
+    profile.write_text('base = "reference"\nslots = 3\n')
+    async with administered(load(), load=load) as service:
+        profile.write_text('base = "reference"\nslots = 4\n')
+        assert list((await service.running.reload()).left) == ["devices.profile"]
+        assert service.driver.scheduler.devices[0].slots == 3
+
+
 async def test_a_wrong_file_changes_nothing_and_says_everything() -> None:
     async with administered(load=nothing) as service:
         before = service.state
