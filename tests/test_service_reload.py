@@ -53,6 +53,7 @@ async def test_tenants_keys_knobs_and_price_change_at_once() -> None:
         assert not changes.left
         assert dict(service.driver.scheduler.tenants) == {tenant.name: tenant for tenant in wanted.tenants}
         assert service.driver.scheduler.policy == wanted.policy
+        assert "\naps_gpu_hour_dollars 2\n" in (await service.call("GET", "/metrics")).text
         assert (await service.infer(OTHER)).json()["tenant_id"] == "gold"
         assert (await service.infer(FREE)).status_code == 401
         assert (await service.running.reload()).lines() == ["nothing has changed"]
