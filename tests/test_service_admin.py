@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from math import inf
 from typing import Any
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from aps.policy import Policy
+from aps.service.config import Settings
 from aps.tenants import Tenant
 from tests.administered import (
     ADMIN,
@@ -240,6 +242,17 @@ async def test_what_is_no_json_is_422(body: bytes) -> None:
     async with administered() as service:
         refusal(await service.call("PUT", "/admin/tenants/new", content=body), 422, "invalid")
         refusal(await service.call("PATCH", "/admin/policy", content=body), 422, "invalid")
+
+
+async def test_a_body_that_does_not_come_is_408() -> None:
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(60)
+
+    async with administered(config(settings=Settings(body_s=0.05))) as service:
+        for method, path in (("PUT", "/admin/tenants/new"), ("PATCH", "/admin/policy")):
+            refusal(await service.call(method, path, content=never()), 408, "body_too_slow")
+            refusal(await service.call(method, path, METRICS, content=never()), 403, "forbidden")  # without waiting
 
 
 async def test_every_problem_of_a_tenant_is_said_and_odd_names_are_refused() -> None:

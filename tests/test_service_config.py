@@ -233,7 +233,16 @@ WRONG = [
     ("[devices]\ngpus = 1025", "devices.gpus must be an int in 1..1024, got 1025"),
     ('[devices]\nprofile = "h100"', "devices.profile must be a profile that there is and that can be read, got 'h100'"),
     ('[devices]\nprofile = "/nowhere.toml"', "/nowhere.toml"),
-    ("[devices]\nkv_tokens = 15", 'devices.kv_tokens must be an int in 16..2147483647 or "none", got 15'),
+    ("[devices]\nkv_tokens = 0", 'devices.kv_tokens must be an int in 1..2147483647 or "none", got 0'),
+    ("[devices]\nkv_tokens = 15", "devices.block_tokens must be at most the 15 tokens of a KV cache, got 16"),
+    (
+        "[devices]\nblock_tokens = 65536",
+        "devices.block_tokens must be at most the 61035 tokens of a KV cache, got 65536",
+    ),
+    (
+        "[devices]\ngpus = 1024\nslots = 65536",
+        "devices.gpus must be at most 16: 1048576 slots in all, 65536 each, got 1024",
+    ),
     ("[devices]\ntime_scale = 1e9", "devices.time_scale must be a number in 0.0001..10000, got 1000000000.0"),
     ('[policy]\nbase = "best"', "policy.base must be one of aps, fifo, strict, vtc, fair, bids, got 'best'"),
     ("[policy]\nbase = [1]", "policy.base must be one of aps, fifo, strict, vtc, fair, bids, got [1]"),
