@@ -124,7 +124,7 @@ def run(options: argparse.Namespace) -> int:
     access = Access.of(config)
     try:
         listener = listen(config.settings.host, config.settings.port)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a label that no name can have
         raise UsageError(f"{config.settings.host} port {config.settings.port}: {error}") from error
     app = create_app(driver, settings=config.settings, access=access)
     running = Running(config, driver, access, app.state, read if config.file is not None else None)
