@@ -1,8 +1,11 @@
 """Runs the application under uvicorn; SIGTERM and SIGINT drain it within a deadline."""
 
 import asyncio
+import signal
 import socket
+import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -20,9 +23,16 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, driver: Driver, bodies: BodyReader, drain_s: float, say: Callable[[str], None]
+        self,
+        config: uvicorn.Config,
+        driver: Driver,
+        bodies: BodyReader,
+        drain_s: float,
+        say: Callable[[str], None],
+        on_hangup: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
+        self._on_hangup = on_hangup
         self._driver, self._bodies, self._drain_s, self._say = driver, bodies, drain_s, say
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -30,6 +40,9 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        if threading.current_thread() is threading.main_thread():
+            drain = partial(self.handle_exit, signal.SIGHUP, None)
+            self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup or drain)
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -58,13 +71,21 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    app: FastAPI, driver: Driver, listener: socket.socket, *, drain_s: float, say: Callable[[str], None], log_level: str
+    app: FastAPI,
+    driver: Driver,
+    listener: socket.socket,
+    *,
+    drain_s: float,
+    say: Callable[[str], None],
+    log_level: str,
+    on_hangup: Callable[[], None] | None = None,
 ) -> None:
-    """Serve `app` on `listener` until a signal has drained it."""
+    """Serve `app` on `listener` until a signal has drained it. on_hangup: called on the loop at each
+    SIGHUP; None: that drains too, as when a terminal is closed."""
     config = uvicorn.Config(
         app, log_level=log_level, access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5, lifespan="on"
     )
-    Server(config, driver, app.state.bodies, drain_s, say).run(sockets=[listener])
+    Server(config, driver, app.state.bodies, drain_s, say, on_hangup).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
