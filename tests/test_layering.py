@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lowest first: a module may use those of the rows above its own, never its neighbours.
 COMPILED = [
     ["types"],
-    ["arguments", "clock", "envelope", "indexed_heap", "request_table", "winner_tree"],
-    ["deadlines", "fair_share", "kv_cache", "pairing_heap", "step_time", "tenant_table", "token_buckets"],
+    ["arguments", "clock", "envelope", "indexed_heap", "request_table", "tally", "winner_tree"],
+    ["deadlines", "fair_share", "kv_cache", "pairing_heap", "step_time", "tenant_table", "tickets", "token_buckets"],
     ["gpu", "lanes", "physics"],
     ["all_wait", "arrivals", "ledger", "stay_log", "time_series"],
     ["aging_heap", "contention"],
@@ -34,6 +34,7 @@ PYTHON = [
     ["aps.backends", "aps.metrics"],
     ["aps.tickets"],
     ["aps.pump"],
+    ["aps.conservation", "aps.player"],
     ["aps.driver"],
     ["aps.service"],
     ["aps.stress"],
@@ -48,7 +49,7 @@ THIRD_PARTY = {
     "aps.lab": {"jinja2", "joblib", "matplotlib", "rich", "scipy"},
     "aps.cli": {"httpx", "rich"},
 }
-LOOP = {"aps.backends", "aps.driver", "aps.tickets", "aps.service", "aps.stress", "aps.cli"}  # may use asyncio
+LOOP = {"aps.backends", "aps.driver", "aps.player", "aps.tickets", "aps.service", "aps.stress", "aps.cli"}  # may use asyncio
 CORE_MAY_IMPORT = {"numpy", "cython", "libc", "cpython", "collections", "math"}
 LONGEST = 500  # lines a file
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def test_every_key_of_a_file_takes_hold(file: Path) -> None:
     assert config.keys == {"gold": (parse_hash(HASH),), "a b": ()}
     assert not config.open
     backend = config.devices.backend()
+    assert replace(config.devices.device, name="gpu1") == backend.devices[1]
     assert [(d.slots, d.kv_blocks, d.token_budget) for d in backend.devices] == [(8, 2000, None)] * 2
     assert backend.time_scale == 10
     assert list(config.scheduler(backend).tenants) == ["gold", "a b"]

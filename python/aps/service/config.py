@@ -9,6 +9,7 @@ from typing import Literal
 
 from aps import _checks as check
 from aps.backends.simulated import TIME_SCALES, SimulatedBackend
+from aps.devices import Device
 from aps.policy import Limits, Policy
 from aps.profile import Profile
 from aps.profiles import A100_DOLLARS, A100_PRICE, profile_named
@@ -129,6 +130,16 @@ class Devices:
         except (OSError, ValueError) as error:
             allowed = "a profile that there is and that can be read"
             raise ValueError(f"Devices.profile must be {allowed}, got {self.profile!r}: {error}") from error
+
+    @property
+    def device(self) -> Device:
+        """One of them, as the scheduler sees it."""
+        budget = self.spec.token_budget if self.token_budget is None else self.token_budget or None
+        return Device(
+            slots=self.slots or self.spec.slots,
+            kv_blocks=(self.kv_tokens or self.spec.kv_tokens) // self.block_tokens,
+            token_budget=budget,
+        )
 
     def backend(self) -> SimulatedBackend:
         """Simulated GPUs, not yet open."""

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from math import floor, inf
 from typing import Any
 
-from aps.devices import Device
 from aps.service.config import Config
 from aps.service.config_keys import BY_NAME, KEYS, TENANT_KEYS
 from aps.tenants import Tenant
@@ -49,7 +48,7 @@ def value_of(config: Config, full: str) -> Any:
 def words(config: Config) -> Iterator[tuple[str, str]]:
     """What the service is, a topic and a line each."""
     settings, devices = config.settings, config.devices
-    device = devices.backend().devices[0]
+    device = devices.device
     reach = "reachable from other machines" if settings.beyond_this_machine else "this machine only"
     yield "listens on", f"{settings.host} port {settings.port or '(any free one)'}, {reach}"
     budget = f"{device.token_budget} tokens a step" if device.token_budget else "whole prompts"
@@ -94,25 +93,24 @@ def notes(config: Config) -> Iterator[str]:
         yield f"without keys, {whose} can use {_some(keyless)}"
     if not config.open and config.metrics_key is None and config.admin_key is None:
         yield "without a metrics key and an admin key nobody can read GET /metrics"
-    devices = config.devices.backend().devices
     for tenant in config.tenants:
         where = f"tenants.{tenant.name}"
         if tenant.default_bid > tenant.max_bid:
             yield f"{where}.default_bid {tenant.default_bid} is above its max_bid: {tenant.max_bid} counts"
-        most, why = _largest_request(config, tenant, devices)
+        most, why = _largest_request(config, tenant)
         if tenant.default_max_tokens >= most:
             yield f"{where}.default_max_tokens {tenant.default_max_tokens} never fits {why} of {most:g} tokens"
 
 
-def _largest_request(config: Config, tenant: Tenant, devices: Sequence[Device]) -> tuple[float, str]:
+def _largest_request(config: Config, tenant: Tenant) -> tuple[float, str]:
     """Prompt + max tokens that can ever be admitted at the default bid, and what bounds them."""
     policy = config.policy
     bid = min(tenant.default_bid, tenant.max_bid)
-    block = config.devices.block_tokens
+    blocks, block = config.devices.device.kv_blocks, config.devices.block_tokens
     return min(
         (tenant.burst / (1 + policy.bid_premium * (bid - 1)), "its burst at that bid"),
-        (floor(policy.kv_high_watermark * devices[0].kv_blocks) * block, "the KV cache"),
-        (floor(tenant.kv_share * sum(device.kv_blocks for device in devices)) * block, "its share of the KV cache"),
+        (floor(policy.kv_high_watermark * blocks) * block, "the KV cache"),
+        (floor(tenant.kv_share * blocks * config.devices.gpus) * block, "its share of the KV cache"),
         (config.limits.max_context or inf, "limits.max_context"),
     )
 

@@ -46,8 +46,8 @@ class Changes:
             )
             if names
         ]
-        out += [f"{name}: {old} is now {new}" for name, (old, new) in self.values.items()]
-        out += [f"{name}: stays {old}; {new} needs a restart" for name, (old, new) in self.left.items()]
+        out += [f"{name}: {_short(old)} is now {_short(new)}" for name, (old, new) in self.values.items()]
+        out += [f"{name}: stays {_short(old)}; {_short(new)} needs a restart" for name, (old, new) in self.left.items()]
         return out or ["nothing has changed"]
 
 
@@ -107,10 +107,12 @@ class Running:
         target = _reachable(now, wanted)
         active = dict(driver.scheduler.tenants)
         asked = {tenant.name: tenant for tenant in target.tenants}
-        self._rehearse(target)
+        added = [tenant for name, tenant in asked.items() if name not in active]
+        changed = [tenant for name, tenant in asked.items() if active.get(name, tenant) != tenant]
+        self._rehearse(target, added + changed)
         changes = Changes(
-            added=tuple(name for name in asked if name not in active),
-            changed=tuple(name for name, tenant in asked.items() if active.get(name, tenant) != tenant),
+            added=tuple(tenant.name for tenant in added),
+            changed=tuple(tenant.name for tenant in changed),
             removed=tuple(name for name in active if name not in asked),
             rekeyed=tuple(
                 name
@@ -123,10 +125,10 @@ class Running:
         with driver.together():
             for name in changes.removed:
                 driver.remove_tenant(name)
-            for name in changes.changed:
-                driver.set_tenant(asked[name])
-            for name in changes.added:
-                driver.add_tenant(asked[name])
+            for tenant in changed:
+                driver.set_tenant(tenant)
+            for tenant in added:
+                driver.add_tenant(tenant)
             knobs = {name: getattr(target.policy, name) for name in KNOBS if f"policy.{name}" in changes.values}
             if knobs:
                 driver.set_policy(**knobs)
@@ -157,14 +159,14 @@ class Running:
 
         return hangup
 
-    def _rehearse(self, target: Config) -> None:
+    def _rehearse(self, target: Config, tenants: list[Tenant]) -> None:
         """On a scheduler of its own, and with keys of their own: what fails there has changed nothing here."""
         if target.open and not self._access.open:
             raise ConfigError(["the service has keys, and would have none: start it again to open it to everybody"])
         scheduler = self._driver.scheduler
         try:
             Scheduler(
-                target.tenants,
+                tenants,
                 policy=target.policy,
                 devices=scheduler.devices,
                 limits=scheduler.limits,
@@ -202,3 +204,7 @@ def _differences(now: Config, then: Config, *, live: bool) -> dict[str, tuple[An
 
 def _plain(value: Any) -> Any:
     return "inf" if isinstance(value, float) and value == inf else value
+
+
+def _short(value: Any) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else "none" if value is None else str(value)
