@@ -18,7 +18,7 @@ CORE_TESTS := tests/test_face.py tests/test_ids.py \
 quietly = { $(1); } >build/log 2>&1 || { cat build/log; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve load figures test lint types bench nightly fuzz debug sanitize dist clean
+.PHONY: help demo serve load flood vanish figures test lint types bench nightly fuzz debug sanitize dist clean
 
 help: ## show the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,13 @@ serve: $(VENV)/.service ## a service in the foreground, until Ctrl-C; ARGS="--gp
 
 load: $(VENV)/.load ## Locust against a service of its own, four profiles of a minute; PROFILE=noisy SECONDS=20
 	@$(BIN)/python loadtests/run.py $(addprefix --profile ,$(PROFILE)) $(addprefix --seconds ,$(SECONDS))
+
+flood: $(VENV)/.service ## 100,000 requests from one tenant, over the driver and over HTTP, beside a quiet one (minutes)
+	@$(BIN)/python loadtests/flood.py --over driver
+	@$(BIN)/python loadtests/flood.py --over http
+
+vanish: $(VENV)/.service ## 2,000 clients that vanish in the middle of their streams
+	@$(BIN)/python loadtests/vanish.py
 
 test: lint types ## everything that must pass: lint, types, stubs, tests, the documents' snippets
 	@echo "== tests"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.books import astray, memory_verdict
 from loadtests.callers import DEFAULT, callers, metrics_headers
 from loadtests.figures import Tally, jain, judge, percentile, rows, weighted_jain
 from loadtests.plan import ROLES, PlanError, Thresholds, chosen, read_profiles
@@ -201,6 +202,48 @@ def test_a_wrong_choice_ends_with_2(root: Path) -> None:
     done = subprocess.run([*command, "--load-profile", "rush"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "there is no profile 'rush'" in done.stderr
+
+
+IDLE = """aps_waiting_requests{tenant="a"} 0
+aps_running_requests{tenant="a"} 0
+aps_held_kv_blocks{tenant="a"} 0
+aps_device_running{device="gpu0"} 0
+aps_admitted_total{tenant="a"} 7
+aps_requests_total{tenant="a",outcome="finished"} 5
+aps_requests_total{tenant="a",outcome="cancelled"} 2
+"""
+
+
+def test_what_an_idle_service_cannot_explain_is_astray() -> None:
+    assert not any(astray(IDLE).values())
+    assert astray(IDLE.replace('finished"} 5', 'finished"} 4'))["admitted and not ended"] == 1
+    assert astray(IDLE.replace('blocks{tenant="a"} 0', 'blocks{tenant="a"} 3'))["aps_held_kv_blocks"] == 3
+    figure = IDLE + 'aps_invariant_violations{check="slots"} 2\n'
+    assert astray(figure)["aps_invariant_violations"] == 2
+
+
+def test_memory_is_back_when_rounds_do_not_add_up() -> None:
+    mb = 2**20
+    assert memory_verdict([50 * mb, 300 * mb, 310 * mb], 400 * mb)[1]
+    line, back = memory_verdict([50 * mb, 300 * mb, 360 * mb], 400 * mb)
+    assert not back and "50 before, 400 at the peak, 300, 360 after each round" in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident sizes are read from /proc, which is Linux's")
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        (("vanish.py", "--clients", "20", "--rounds", "2"), "met     40 requests cancelled of 40"),
+        (("flood.py", "--over", "driver", "--requests", "400", "--wait-s", "60"), "met     the quiet tenant's p99"),
+        (("flood.py", "--over", "http", "--requests", "400", "--wait-s", "60"), "met     the quiet tenant's p99"),
+    ],
+    ids=["vanish", "flood-driver", "flood-http"],
+)
+def test_the_long_proofs_in_small(root: Path, program: tuple[str, ...], says: str) -> None:
+    command = [sys.executable, str(root / "loadtests" / program[0]), *program[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert says in done.stdout and "met     astray:" in done.stdout and "met     resident, MiB" in done.stdout
 
 
 def test_the_load_file_imports_nothing_of_the_library(root: Path) -> None:
