@@ -18,12 +18,12 @@ CORE_TESTS := tests/test_face.py tests/test_ids.py \
 quietly = { $(1); } >build/log 2>&1 || { cat build/log; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench nightly debug sanitize dist clean
+.PHONY: help demo figures test lint types bench nightly debug sanitize dist clean
 
 help: ## show the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/.service ## start the service on a simulated GPU and send it the stress test (under a minute)
+demo: $(VENV)/.service ## a service under the stress test, the promised figures, policies compared (under a minute)
 	@$(BIN)/aps demo
 
 test: lint types ## everything that must pass: lint, types, stubs, tests, the documents' snippets
@@ -39,6 +39,9 @@ types: $(VENV)/.built ## mypy --strict, and the stubs against the compiled modul
 	@echo "== types and stubs"
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/stubtest aps_core --ignore-missing-stub --concise --mypy-config-file pyproject.toml
+
+figures: $(VENV)/.service ## the images of the documents again, to docs/images (about a minute)
+	@sh docs/images/draw $(BIN)/aps build/figures
 
 bench: $(VENV)/.bench ## microbenchmarks beside their peers, to build/bench.json
 	@$(BIN)/python loadtests/micro/run.py

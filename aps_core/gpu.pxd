@@ -30,6 +30,15 @@ cdef struct Total:            # nanoseconds times a count: one int64 would hold 
     int64_t seconds
     int64_t rest_ns
 
+cdef enum:
+    SECOND = 1000000000
+
+
+cdef inline void add(Total* total, int64_t duration_ns, int64_t count) noexcept nogil:
+    cdef int64_t rest = duration_ns % SECOND * count + total.rest_ns
+    total.seconds += duration_ns // SECOND * count + rest // SECOND
+    total.rest_ns = rest % SECOND
+
 
 cdef class Engine:
     cdef readonly StepTimeModel model
@@ -75,7 +84,7 @@ cdef class Engine:
     cdef bint drop(self, int64_t request_id, bint keep) noexcept nogil   # false: not here
     cdef int64_t compose(self) noexcept nogil                    # KV blocks that the step needs
     cdef bint needs_block(self, const Sequence* sequence) noexcept nogil
-    cdef void hold(self) noexcept nogil                         # takes them
+    cdef void hold(self, int64_t blocks) noexcept nogil                         # takes them
     cdef int64_t begin(self, int64_t now_ns) noexcept nogil      # the step's end, or what is below 0
     cdef void describe(self, StepShape* shape) noexcept nogil    # of the step just composed
     cdef int32_t finish(self) noexcept nogil                     # number of events

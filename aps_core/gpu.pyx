@@ -21,15 +21,6 @@ cdef int64_t* _data(object array) except NULL:
     return &view[0]
 
 
-cdef int64_t SECOND = 1_000_000_000
-
-
-cdef inline void add(Total* total, int64_t duration_ns, int64_t count) noexcept nogil:
-    cdef int64_t rest = duration_ns % SECOND * count + total.rest_ns
-    total.seconds += duration_ns // SECOND * count + rest // SECOND
-    total.rest_ns = rest % SECOND
-
-
 cdef inline int64_t cached(const Sequence* sequence) noexcept nogil:
     """Tokens in the cache as of the last step's end: all but what is left to prefill (a swap brings the rest back)."""
     return sequence.prompt_tokens + sequence.generated - (sequence.prefill - sequence.computed)
@@ -196,15 +187,17 @@ cdef class Engine:
     cdef int64_t begin(self, int64_t now_ns) noexcept nogil:
         cdef StepShape shape
         cdef double seconds
+        cdef int64_t needed
         if self.running == 0:
             return NOTHING
-        if self.compose() > self.kv_blocks:
+        needed = self.compose()
+        if needed > self.kv_blocks:
             return OVERRUN
         self.describe(&shape)
         seconds = self.model.seconds(&shape)
         if not 0.0 <= seconds <= MAX_SECONDS:          # true for NaN
             return ENDLESS
-        self.hold()
+        self.hold(needed)
         self.stepping = True
         self.began_ns = now_ns
         self.end_ns = now_ns + <int64_t>rint(seconds * 1e9)
@@ -252,10 +245,12 @@ cdef class Engine:
             sequence.prompt_tokens + sequence.generated == sequence.blocks * self.block_tokens
         )
 
-    cdef void hold(self) noexcept nogil:
-        """The blocks of the step's tokens."""
+    cdef void hold(self, int64_t blocks) noexcept nogil:
+        """The blocks of the step's tokens; in all it will be so many."""
         cdef int32_t i
         cdef bint one
+        if blocks == self.held_blocks:
+            return
         for i in range(self.running):
             one = self.needs_block(&self.sequences[i])
             self.sequences[i].blocks += one
@@ -285,6 +280,7 @@ cdef class Engine:
         cdef Sequence* sequence
         cdef int64_t duration = self.end_ns - self.began_ns
         cdef int32_t i, kept = 0, n = 0
+        cdef bint leave = False
         self.stepping = False
         self.steps += 1
         self.busy_ns += duration
@@ -303,6 +299,11 @@ cdef class Engine:
                 if sequence.generated < sequence.output_tokens:
                     self.report(sequence, n)
                     n += 1
+                else:
+                    leave = True
+        self.ended = 0
+        if not leave:
+            return n
         self.ended = n
         for i in range(self.running):
             sequence = &self.sequences[i]

@@ -6,6 +6,7 @@ from aps_core.all_wait cimport AllWait
 from aps_core.arrivals cimport Arrivals
 from aps_core.batch_assembler cimport BatchAssembler
 from aps_core.contention cimport Contention
+from aps_core.gpu cimport Total
 from aps_core.kv_cache cimport KVCache
 from aps_core.ledger cimport Asked, Ledger, Told
 from aps_core.request_table cimport RequestTable
@@ -33,7 +34,7 @@ cdef struct Unit:             # a device
     void* engine              # an Engine; `engines` keeps it alive
     int64_t end_ns            # of the step that runs; INT64_MAX: none
     int64_t idle_slots        # free in that step while somebody who may go waits
-    int64_t idle_slot_ns      # the same over the steps that have ended
+    Total idle                # the same over time in steps
 
 
 @cython.final

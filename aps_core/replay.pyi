@@ -60,7 +60,7 @@ class Replay:
 
         batch_sizes: (slots + 1,) int64, batches by the requests that then ran; released: (4,) int64, batches by release
         code. all_wait_ns, all_wait_tokens: (2, tenants) int64, as `aps.metrics.Metrics` defines it, prefill and output,
-        tenants in the order of their slots. idle_slot_ns: (devices,) int64, time in steps times slots that were free
+        tenants in the order of their slots. idle_slot_ns: ints, by device: time in steps times slots that were free
         as the step began although somebody who may go waited. widest_gap: of the scheduler, in cost units.
         """
     def series(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from aps_core.arguments cimport whole
 from aps_core.batch_assembler cimport SWAP
 from aps_core.clock cimport MAX_SECONDS, to_seconds_up
-from aps_core.gpu cimport FINISHED, FIRST_STEP, FIRST_TOKEN, OVERRUN, Engine, Sequence
+from aps_core.gpu cimport FINISHED, FIRST_STEP, FIRST_TOKEN, OVERRUN, Engine, Sequence, add
 from aps_core.ledger cimport STILL_HERE
 from aps_core.request_table cimport ROW_BITS, Request
 from aps_core.stay_log cimport STAY_FINISHED, STAY_PREEMPTED
@@ -136,6 +136,8 @@ cdef class Replay:
         if self.closed:
             raise ValueError("run must not be called after finish")
         self.must_be_alone()
+        if self.rows < self.table.capacity:       # it was interrupted while they grew
+            self.grow()
         while True:
             if self.outcome > NO_ROWS:
                 self.fail()
@@ -156,7 +158,7 @@ cdef class Replay:
     cdef object must_be_alone(self):
         """Rows and sequences that it knows nothing of would be looked up as if it did."""
         cdef int32_t device
-        cdef bint alone = self.table.count == self.live and self.table.capacity == self.rows
+        cdef bint alone = self.table.count == self.live
         for device in range(self.devices):
             alone &= (<Engine>self.units[device].engine).running == self.kv.running(device)
         if not alone:
@@ -275,7 +277,7 @@ cdef class Replay:
         cdef Request* record
         self.steps += 1
         unit.end_ns = INT64_MAX
-        unit.idle_slot_ns += unit.idle_slots * (self.now_ns - began_ns)
+        add(&unit.idle, self.now_ns - began_ns, unit.idle_slots)
         for i in range(n):
             row = <int32_t>(<Engine>unit.engine).event_ids[i]
             computed = (<Engine>unit.engine).event_computed[i]
@@ -423,7 +425,7 @@ cdef class Replay:
         for device in range(self.devices):
             unit = &self.units[device]
             if unit.end_ns != INT64_MAX:
-                unit.idle_slot_ns += unit.idle_slots * (self.now_ns - (<Engine>unit.engine).began_ns)
+                add(&unit.idle, self.now_ns - (<Engine>unit.engine).began_ns, unit.idle_slots)
 
     def read(self):
         """See the stub."""
@@ -431,10 +433,13 @@ cdef class Replay:
         if not self.closed:
             raise ValueError("read must be called after finish")
         total_ns, served = self.all_wait.read(self.now_ns)
-        idle = [self.units[device].idle_slot_ns for device in range(self.devices)]
+        idle = [
+            <object>self.units[device].idle.seconds * 1_000_000_000 + self.units[device].idle.rest_ns
+            for device in range(self.devices)
+        ]
         return self.ledger.results | {
             "batch_sizes": np.array(self.batches[0]), "released": np.array(self.batches[1]),
-            "all_wait_ns": total_ns, "all_wait_tokens": served, "idle_slot_ns": np.array(idle, np.int64),
+            "all_wait_ns": total_ns, "all_wait_tokens": served, "idle_slot_ns": idle,
             "widest_gap": self.contention.fair.widest_gap,
         }
 

@@ -1,6 +1,7 @@
 """See time_series.pyx."""
 cimport cython
 
+from aps_core.gpu cimport Total
 from aps_core.types cimport int32_t, int64_t
 
 cdef enum Quantity:
@@ -14,8 +15,7 @@ cdef enum:
 cdef struct Level:            # of one quantity in one bin
     int64_t least
     int64_t most
-    int64_t seconds           # its integral over time: this times 1e9, and the rest
-    int64_t rest_ns
+    Total integral            # over time
 
 
 @cython.final

@@ -7,9 +7,9 @@ from libc.string cimport memset
 
 import numpy as np
 
+from aps_core.gpu cimport add
 from aps_core.types cimport int32_t, int64_t
 
-cdef int64_t SECOND = 1_000_000_000
 cdef int64_t FIRST_WIDTH_NS = 1_000_000
 
 
@@ -63,13 +63,7 @@ cdef class TimeSeries:
 
     cdef void hold(self, Quantity quantity, int64_t value, int64_t duration_ns) noexcept nogil:
         cdef Level* level = &self.levels[self.bin * QUANTITIES + quantity]
-        cdef int64_t rest = level.rest_ns
-        if duration_ns >= SECOND:
-            level.seconds += duration_ns // SECOND * value
-            duration_ns %= SECOND
-        rest += duration_ns * value
-        level.seconds += rest // SECOND
-        level.rest_ns = rest % SECOND
+        add(&level.integral, duration_ns, value)
         level.least = min(level.least, value)
         level.most = max(level.most, value)
 
@@ -119,9 +113,8 @@ cdef class TimeSeries:
         for i in range(QUANTITIES):
             into[i].least = min(into[i].least, level[i].least)
             into[i].most = max(into[i].most, level[i].most)
-            into[i].rest_ns += level[i].rest_ns
-            into[i].seconds += level[i].seconds + into[i].rest_ns // SECOND
-            into[i].rest_ns %= SECOND
+            into[i].integral.seconds += level[i].integral.seconds
+            add(&into[i].integral, level[i].integral.rest_ns, 1)
             clear(&level[i])
         for i in range(2 * width):
             self.served[2 * width * bin + i] += self.served[2 * width * other + i]
@@ -145,7 +138,7 @@ cdef class TimeSeries:
         for i in range(bins if self.now_ns else 0):
             for quantity in range(QUANTITIES):
                 level = &self.levels[i * QUANTITIES + quantity]
-                mean = (<double>level.seconds * 1e9 + <double>level.rest_ns) / widths[i]
+                mean = (<double>level.integral.seconds * 1e9 + <double>level.integral.rest_ns) / widths[i]
                 levels[quantity, i] = level.least, mean, level.most
         served, backlog = self.memory[1], self.memory[2]
         shares = np.zeros((bins, self.tenants))

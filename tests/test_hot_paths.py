@@ -76,3 +76,8 @@ def test_nogil_functions_compile_to_plain_c(translation: tuple[Path, str]) -> No
     lines = [line for page in sorted(translation[0].glob("*.html")) for line in nogil_lines(page)]
     python = [f"{line.module}.pyx:{line.number} ({line.score}) {line.code.strip()}" for line in lines if line.score]
     assert not python, "\n".join(python)
+
+
+def test_the_virtual_time_loop_is_one_of_them(translation: tuple[Path, str]) -> None:
+    loop = {line.function for line in nogil_lines(translation[0] / "replay.html")}
+    assert {"play", "advance", "arrive", "submit", "take", "fill", "start", "begin", "end", "collect"} <= loop

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import pytest
 
 from aps.lab.report import Plot, Report, Section, Table, check_destination, dumps, plain, table, write
 from aps.lab.report.csvs import heading, rounded
+from aps.lab.report.plots.png import SIGNATURE
+from aps.lab.report.plots.style import DPI, WIDTH_IN
 from aps.lab.report.writer import whole_directory, whole_file
 
 INF, NAN = math.inf, math.nan
@@ -238,3 +241,16 @@ def test_plain_data_is_what_json_knows() -> None:
     assert json.loads(dumps(RATES))["rows"][0] == ["a", 12.5, 1 / 3]
     with pytest.raises(TypeError, match="no JSON for object"):
         plain(object())
+
+
+# -- the images of the documents --
+
+
+def test_the_images_of_the_documents_are_small_and_drawn_by_a_command(root: Path) -> None:
+    images = sorted((root / "docs/images").glob("*.png"))
+    drawn = re.findall(r"^take \S+ \S+ (\S+)$", (root / "docs/images/draw").read_text(), re.MULTILINE)
+    assert sorted(drawn) == [image.stem for image in images]
+    for image in images:
+        content = image.read_bytes()
+        assert content[:8] == SIGNATURE and len(content) < 100_000
+        assert struct.unpack(">I", content[16:20])[0] == WIDTH_IN * DPI

@@ -26,7 +26,7 @@ from aps.lab.run import Run, Setup, simulate
 from aps.lab.scenarios import SCENARIOS
 from aps.lab.workload import Workload
 from aps.profiles import profile_named
-from tests.lab_runs import Row, refused, run_of
+from tests.lab_runs import Row, refused, run_of, series
 
 SETUP = Setup(profile_named("a100-llama2-7b"))
 SLO = Slo(ttft_s=1.0)
@@ -204,3 +204,18 @@ def test_figures_over_seeds_flatten_to_their_means(compared: Comparison) -> None
     columns = estimates({"aps": tree}).columns
     assert columns == ("policy", "figure", "mean", "low", "high", "ci95_low", "ci95_high", "seeds")
     assert all(isinstance(row[2], float) for row in estimates({"aps": tree}).rows)
+
+
+# -- names that a plot could trip over --
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_tenants_name_can_be_drawn(tmp_path: Path) -> None:
+    names = ["_hidden", "$\\frac", "x" * 256, "日本語", "<b>&"]
+    rows = [Row(at % 5, float(at), at + 0.5, at + 1.0, at + 2.0) for at in range(50)]
+    edges_s = np.linspace(0, 52, 3).tolist()
+    run = run_of(rows, [Tenant(tenant) for tenant in names], series=series(edges_s, tenants=5))
+    write_run(run, result_of(run), tmp_path / "run", command=COMMAND)
+    compared = compare([run.workload], parse_list("fifo,aps"), SETUP)
+    write_compare(compared.data, tmp_path / "compare", runs=compared.runs, command=COMMAND)
+    assert list(json.loads((tmp_path / "run/report.json").read_text())["data"]["figures"]["tenants"]) == names

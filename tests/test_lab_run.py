@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import fields, replace
-from functools import partial
 from math import inf
 from typing import Any
 
@@ -177,28 +176,6 @@ def test_the_gap_stays_within_its_bound(name: str) -> None:
         policy = replace(policy, fairness_window=5000.0)
     found = [simulate(asked(300, 20.0, seed), policy, Setup(REFERENCE, slots=4)) for seed in range(4)]
     assert all(0 < one.widest_gap <= one.gap_bound < inf for one in found)
-
-
-def test_the_largest_charge_by_hand() -> None:
-    tenants = (Tenant("a", max_bid=5), Tenant("b", max_in_flight=2))
-    columns: dict[str, Any] = {"at_s": [0.0] * 4, "prompt_tokens": [100, 10, 20, 400], "output_tokens": [50, 8, 6, 9]}
-    columns |= {"tenant": [0, 1, 1, 1], "bid": [9, 1, 1, 1], "max_tokens": [60, 8, 6, 9]}
-    workload = Workload("charges", tenants, **columns)
-    bound = partial(_bound, workload)
-    assert bound(Policy(fairness_window=0.0)) == 409.0
-    assert bound(Policy(fairness_window=7.0, input_weight=0.5, output_weight=2.0)) == 7.0 + 200 + 18
-    assert bound(Policy(fairness_window=0.0, bid_premium=1.0)) == 5 * 160.0  # the bid is clamped to 5
-    # what is generated beyond the forecast: of a, 50 - 5; of b, the two largest of 3, 1 and 4, beside 400 + 5
-    assert bound(Policy(fairness_window=0.0, expected_output=5)) == 400 + 5 + 4 + 3
-    # a, at bid 5, may displace two of the weaker: 409 and 26
-    assert bound(Policy(fairness_window=0.0, preemption="swap"), slots=2) == 160 + 409 + 26
-    assert bound(Policy(fairness_window=0.0, preemption="swap"), slots=2, kv_tokens=416) == 160 + 416
-    assert bound(Policy()) == 2048 + 409
-    assert bound(Policy.fifo()) == inf
-
-
-def _bound(workload: Workload, policy: Policy, **setup: Any) -> float:
-    return simulate(workload, policy, Setup(REFERENCE, **setup)).gap_bound
 
 
 @pytest.mark.parametrize(

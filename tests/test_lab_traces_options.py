@@ -1,7 +1,7 @@
 """What options make of a trace, and that nothing is left out without a note."""
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aps import Policy
+from aps.lab.run import Setup, simulate
 from aps.lab.traces import FORMATS, TraceOptions, described, read
+from aps.profiles import REFERENCE
+from aps.verdicts import REASONS
 from tests import traces
 from tests.traces import written
 
@@ -238,7 +242,7 @@ def test_requests_longer_than_the_context(rows: Path) -> None:
     count = int(over.sum())
     assert count > 90
     rejected = read(rows, TraceOptions(context_tokens=900))
-    assert rejected.digest() == plain.digest()
+    assert replace(rejected, context_tokens=None).digest() == plain.digest()
     assert f"{count} of 900 requests are longer than the context of 900 tokens; they stay" in str(rejected.notes)
     skipped = read(rows, TraceOptions(context_tokens=900, over_context="skip"))
     np.testing.assert_array_equal(skipped.prompt_tokens, plain.prompt_tokens[~over])
@@ -265,3 +269,10 @@ def test_the_document_has_every_option_and_format(root: Path) -> None:
         assert all(
             f"`{column}`" in text for column in known.partition(" (")[2].rstrip(")").split(",") if " or " not in column
         )
+
+
+def test_requests_beyond_the_context_are_refused_in_the_simulation(rows: Path) -> None:
+    workload = read(rows, TraceOptions(context_tokens=900, over_context="reject"))
+    over = workload.prompt_tokens.astype(int) + workload.max_tokens > 900
+    run = simulate(workload, Policy(), Setup(REFERENCE))
+    assert over.any() and np.array_equal(run.reason == REASONS.index("exceeds_context"), over)

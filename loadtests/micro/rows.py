@@ -101,6 +101,7 @@ PROMISES: tuple[Promise, ...] = (
     Promise("sim.overload", "ns", STEP_LOOP, ">=", 60),
     Promise("sim.backlog", "ns", "itself with 1,000 waiting", "<=", 1.5),
     Promise("sim.simpy", "ns", "the same GPU as SimPy processes", "figure"),
+    Promise("sim.memory", "GB", "", "<=", 2, of_value=True),
     Promise("memory.request", "bytes", "", "<=", 96, of_value=True),
 )
 

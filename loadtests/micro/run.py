@@ -41,6 +41,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "sim_rows.overload": ("sim.overload",),
     "sim_rows.growth": ("sim.backlog",),
     "sim_rows.simpy": ("sim.simpy",),
+    "sim_memory.peak": ("sim.memory",),
     "memory_rows.waiting": ("memory.request",),
 }
 

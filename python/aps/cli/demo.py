@@ -11,21 +11,25 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aps.cli.common import UsageError, need_lab_extra, need_service_extra, positive
 from aps.cli.lab_options import usage
 from aps.cli.stress import add_plan_options, print_live, report_on, simulated
+
+if TYPE_CHECKING:
+    from aps.lab.compare import Comparison
 
 NAME = "demo"
 HELP = "the whole path once: service, stress test, promised figures, policies; under a minute"
 EPILOG = """examples:
   aps demo
   aps demo --time-scale 20 --seed 1
-  aps demo --out /tmp/demo          where the reports and plots go
+  aps demo --out /tmp/demo          where the comparison's report goes
 """
 
 SCENARIO, LOAD, SEEDS = "poisson", 0.95, 3  # what policies are compared on
+PLOT = "policies.png"
 
 STARTED = re.compile(r"http://\S+")
 STOP_WITHIN_S = 40.0
@@ -38,7 +42,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_plan_options(parser)
     parser.add_argument(
-        "--out", type=Path, default=Path("build/demo"), metavar="DIR", help="reports and plots (default %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("build/demo"),
+        metavar="DIR",
+        help="the comparison's report (default %(default)s)",
     )
 
 
@@ -59,29 +67,25 @@ def run(options: argparse.Namespace) -> int:
     if not options.json:
         print_live(live, False)
     virtual, comparison = simulated(), _comparison()
-    files = _write(options.out, virtual, comparison)
+    plot = _write(options.out, comparison)
     if options.json:
-        found = {"http": live, "virtual": virtual["figures"], "comparison": comparison.data, "files": files}
+        found = {"http": live, "virtual": virtual["figures"], "comparison": comparison.data, "plot": plot}
         print(json.dumps(found, indent=2, allow_nan=False))
     else:
-        _print(virtual, comparison.data, files)
+        _print(live, virtual, comparison.data, plot)
     return 0 if live["passed"] and virtual["met"] and not stopped else 1
 
 
 def _check_out(directory: Path) -> None:
-    """Early, and without the directories that are to be made."""
+    """UsageError when no report can be written there; its parents are made."""
     from aps.lab.report import check_destination
 
     with usage():
-        directory.mkdir(parents=True, exist_ok=True)
-        for name in REPORTS:
-            check_destination(directory / name)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        check_destination(directory)
 
 
-REPORTS = ("promised", "policies")
-
-
-def _comparison() -> Any:
+def _comparison() -> "Comparison":
     from aps.lab.compare import compare
     from aps.lab.policies import POLICIES
     from aps.lab.run import Setup
@@ -92,17 +96,14 @@ def _comparison() -> Any:
     return compare(workloads, list(POLICIES.values()), Setup(profile_named("a100-llama2-7b")))
 
 
-def _write(directory: Path, virtual: dict[str, Any], comparison: Any) -> dict[str, str]:
-    """The reports; the path of the plot of each."""
-    from aps.lab.promise.view import write_report
+def _write(directory: Path, comparison: "Comparison") -> str:
+    """The report of the comparison; the path of its first plot."""
     from aps.lab.report import write_compare
 
-    promised, policies = (directory / name for name in REPORTS)
     again = f"aps compare {SCENARIO} --set load={LOAD:g} --seeds {SEEDS}"
     with usage():
-        write_report(virtual, promised, "aps stress --virtual")
-        write_compare(comparison.data, policies, runs=comparison.runs, command=again)
-    return {"promised": str(promised / "promised.png"), "policies": str(policies / "policies.png")}
+        write_compare(comparison.data, directory, runs=comparison.runs, command=again)
+    return str(directory / PLOT)
 
 
 def _head(title: str, quiet: bool = False) -> None:
@@ -110,15 +111,13 @@ def _head(title: str, quiet: bool = False) -> None:
         print(f"\n== {title}", flush=True)
 
 
-def _print(virtual: dict[str, Any], comparison: dict[str, Any], files: dict[str, str]) -> None:
+def _print(live: dict[str, Any], virtual: dict[str, Any], comparison: dict[str, Any], plot: str) -> None:
     from rich.console import Console
 
-    from aps.lab.promise.view import print_figures
-    from aps.lab.tables import grid
+    from aps.lab.promise.definitions import FIGURES
+    from aps.lab.tables import NOTHING, grid
 
     out = Console(highlight=False)
-    _head("In virtual time: the promised figures (more of them: aps stress --virtual)")
-    print_figures(virtual)
     _head(f"In virtual time: six policies on {SCENARIO}, {LOAD:.0%} of what the GPU can do (aps compare)")
     tenants = [tenant["name"] for tenant in comparison["workload"]["tenants"]]
     rows = (
@@ -129,9 +128,24 @@ def _print(virtual: dict[str, Any], comparison: dict[str, Any], files: dict[str,
     for sentence in comparison["verdict"]:
         if sentence.startswith("aps"):
             out.print(sentence)
-    out.print()
-    for name, path in files.items():
-        print(f"{name}: {path}, with its report beside it", flush=True)
+    print(f"\nThe plot: {plot}; the report of it: {Path(plot).with_name('report.html')}", flush=True)
+    _head("The promised figures, over HTTP and in virtual time (in full: aps stress --virtual)")
+    over_http = {**live["phases"][0], "jain": live["phases"][0]["jain_computed"]}
+    cells = []
+    for figure, row in zip(FIGURES, virtual["figures"], strict=True):
+        measured = over_http.get(figure.name)  # the burst; an open loop of VIPs is not sent
+        cells.append(
+            (
+                figure.title,
+                format(figure.promised, figure.form),
+                NOTHING if measured is None else format(measured, figure.form),
+                format(row["measured"], figure.form),
+                f"{row['low']:{figure.form}} to {row['high']:{figure.form}}",
+                "yes" if row["met"] else "NO",
+            )
+        )
+    seeds = len(virtual["burst"]["seeds"])
+    out.print(grid(("", "promised", "HTTP,\n1 seed", f"virtual,\n{seeds} seeds", "lowest to\nhighest", "met"), cells))
 
 
 def _url(service: "subprocess.Popen[str]", quiet: bool) -> str:

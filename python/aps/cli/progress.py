@@ -43,12 +43,11 @@ class Bar:
                 with self._lock:
                     if not self._told:
                         self._told = True
-                        self._tell(took / part if part else None)
+                        self._tell()
 
-    def _tell(self, expected_s: float | None) -> None:
+    def _tell(self) -> None:
         if not sys.stderr.isatty():
-            about = "" if expected_s is None else f", about {expected_s:.0f} s"
-            print(f"{self._what} ...{about}", file=sys.stderr, flush=True)
+            print(f"{self._what} ...", file=sys.stderr, flush=True)
             return
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn

@@ -1,7 +1,7 @@
 """A workload, a policy and simulated GPUs, played in virtual time."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from hashlib import sha256
 from math import inf
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from aps import _checks as check
 from aps.devices import Device
+from aps.lab.charges import largest_charge
 from aps.lab.workload import Workload
 from aps.policy import Limits, Policy
 from aps.profile import Profile
@@ -24,6 +25,7 @@ from aps_core.replay import Replay
 SLICE_S = 0.1  # wall seconds between two looks at the progress
 FIRST_SLICE = 5_000  # events
 BEYOND_NS = 2**62  # later than any event
+CHUNK = 65_536  # entries at once where an array may be large
 NO_LIMITS = Limits(max_queued=None)
 
 
@@ -205,8 +207,10 @@ def simulate(
     points: bins of the time series at most. stays: entries that the log of stays keeps. on_progress: called with the
     part done, 0..1, about every 0.1 s. RuntimeError: the profile gives a step no time in 0..4e8 s.
     """
+    contexts = [c for c in (setup.limits.max_context, workload.context_tokens) if c is not None]
+    limits = replace(setup.limits, max_context=min(contexts, default=None))
     scheduler = Scheduler(
-        workload.tenants, policy=policy, devices=setup.devices, limits=setup.limits, block_tokens=setup.block_tokens
+        workload.tenants, policy=policy, devices=setup.devices, limits=limits, block_tokens=setup.block_tokens
     )
     slots = np.array([scheduler._roster.slot(tenant.name) for tenant in workload.tenants], dtype=np.int32)
     engines = setup.engines()
@@ -246,15 +250,19 @@ def _play(replay: Replay, workload: Workload, on_progress: Callable[[float], Non
 
 def _to_ns(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
     """Beyond what the scheduler's clock holds: never."""
-    return np.rint(np.minimum(seconds, BEYOND_NS / 1e9) * 1e9).astype(np.int64)
+    instants = np.empty(len(seconds), dtype=np.int64)
+    for start in range(0, len(seconds), CHUNK):
+        piece = np.minimum(seconds[start : start + CHUNK], BEYOND_NS / 1e9)
+        instants[start : start + CHUNK] = np.rint(piece * 1e9)
+    return instants
 
 
 def _to_seconds(instants: NDArray[np.int64]) -> NDArray[np.float64]:
-    """In the same memory, piece by piece: there may be many."""
+    """In the same memory."""
     seconds = instants.view(np.float64)
-    for start in range(0, len(instants), 65_536):
-        piece = instants[start : start + 65_536].copy()
-        seconds[start : start + 65_536] = np.where(piece < 0, np.nan, piece / 1e9)
+    for start in range(0, len(instants), CHUNK):
+        piece = instants[start : start + CHUNK].copy()
+        seconds[start : start + CHUNK] = np.where(piece < 0, np.nan, piece / 1e9)
     return seconds
 
 
@@ -290,7 +298,7 @@ def _run_of(
         busy_s=by_device(lambda engine: engine.busy_ns, lambda engine: 1),
         slot_s=by_device(lambda engine: engine.slot_ns, lambda engine: engine.running),
         block_s=by_device(lambda engine: engine.block_ns, lambda engine: engine.held_blocks),
-        idle_slot_s=found["idle_slot_ns"] / 1e9,
+        idle_slot_s=np.array([idle_ns / 1e9 for idle_ns in found["idle_slot_ns"]]),
         prefill_tokens=sum(engine.prefill_tokens for engine in engines),
         output_tokens=sum(engine.output_tokens for engine in engines),
         swapped_tokens=sum(engine.swapped_tokens for engine in engines),
@@ -299,7 +307,8 @@ def _run_of(
         batch_sizes=found["batch_sizes"],
         released={name: int(found["released"][code]) for code, name in enumerate(RELEASES) if name is not None},
         widest_gap=found["widest_gap"],
-        gap_bound=policy.fairness_window + _largest_charge(workload, policy, setup, found["reason"]),
+        gap_bound=policy.fairness_window
+        + largest_charge(workload, policy, setup.devices, setup.block_tokens, _not_refused(found["reason"])),
         series=Series(edges_s=series.pop("edges_ns") / 1e9, **series),
         stays=_stays_of(stays) if logged else None,
     )
@@ -318,40 +327,6 @@ def _stays_of(found: dict[str, Any]) -> Stays:
     )
 
 
-def _largest_charge(workload: Workload, policy: Policy, setup: Setup, reason: NDArray[np.int32]) -> float:
-    """c_max of docs/promises.md over the requests that were not refused: the largest charge at a dispatch, what it adds
-    for preempted requests, and the surplus that one tenant can have in flight."""
-    charged = (reason <= 0) | (reason == REASONS.index("deadline_expired"))
-    if not charged.any():
-        return 0.0
-    tenant = workload.tenant[charged]
-    prompt, most = workload.prompt_tokens[charged].astype(np.float64), workload.max_tokens[charged]
-    bid = np.minimum(workload.bid[charged], np.array([t.max_bid for t in workload.tenants])[tenant])
-    premium = 1.0 + policy.bid_premium * (bid - 1)
-    forecast = most if policy.expected_output is None else np.minimum(most, policy.expected_output)
-    dispatch = (policy.input_weight * prompt + policy.output_weight * forecast) * premium
-    output = np.minimum(workload.output_tokens[charged], most)
-    surplus = policy.output_weight * np.maximum(output - forecast, 0) * premium
-    if policy.preemption != "off":
-        dispatch += policy.input_weight * _victims(prompt + output, bid, policy, setup)
-    largest = 0.0
-    for number, limits in enumerate(workload.tenants):
-        of_tenant = tenant == number
-        if of_tenant.any():
-            at_once = int(of_tenant.sum()) if limits.max_in_flight is None else limits.max_in_flight
-            if policy.preemption == "off":  # only what runs is in flight
-                at_once = min(at_once, sum(device.slots for device in setup.devices))
-            largest = max(largest, float(dispatch[of_tenant].max() + np.sort(surplus[of_tenant])[-at_once:].sum()))
-    return largest
-
-
-def _victims(tokens: NDArray[np.float64], bid: NDArray[np.int64], policy: Policy, setup: Setup) -> NDArray[np.float64]:
-    """For each request: tokens that may have been computed for as many victims as one preemption can take."""
-    found = np.zeros(len(bid))
-    for value in np.unique(bid):
-        weaker = np.sort(tokens[bid <= value - policy.preempt_margin])
-        for device in setup.devices:
-            held = float(weaker[-device.slots :].sum())
-            most = min(held, device.kv_blocks * policy.kv_high_watermark * setup.block_tokens)
-            found[bid == value] = np.maximum(found[bid == value], most)
-    return found
+def _not_refused(reason: NDArray[np.int32]) -> NDArray[np.bool_]:
+    refused: NDArray[np.bool_] = (reason > 0) & (reason != REASONS.index("deadline_expired"))
+    return ~refused

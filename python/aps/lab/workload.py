@@ -45,6 +45,7 @@ class Workload:
     deadline_s: (n,) seconds after arrival by which it must have started; inf: none. None: none has one.
     until_s: the horizon: what has not arrived by then never does, and the simulation stops there; inf: run until
     everything has ended.
+    context_tokens: the most prompt + max_tokens that the model takes; longer requests are refused. None: no bound.
     notes: what a reader or generator did that a user must know (rows left out, and why; synthetic tenants).
 
     Raises ValueError naming the column, the row, the value and what is allowed.
@@ -61,6 +62,7 @@ class Workload:
     after: NDArray[np.int64] | None = None
     deadline_s: NDArray[np.float64] | None = None
     until_s: float = inf
+    context_tokens: int | None = None
     description: str = ""
     notes: tuple[str, ...] = field(default=())
 
@@ -70,6 +72,8 @@ class Workload:
         _check_tenants(self.tenants)
         if not self.until_s > 0:
             raise ValueError(f"until_s must be above 0 (inf: until everything has ended), got {self.until_s!r}")
+        if self.context_tokens is not None and self.context_tokens < 2:
+            raise ValueError(f"context_tokens must be at least 2, or None, got {self.context_tokens!r}")
         n = len(self.tenant)
         bounds = {"tenant": (0, len(self.tenants) - 1), "after": (NOBODY, n - 1)}
         for name, (kind, low, high) in _COLUMNS.items():
@@ -158,8 +162,8 @@ class Workload:
         }
 
     def digest(self) -> str:
-        """SHA-256 (hex) over tenants, columns and horizon: equal exactly for the same requests of the same tenants."""
-        sha = hashlib.sha256(repr((self.tenants, len(self), self.until_s)).encode())
+        """SHA-256 (hex) over tenants, columns and bounds: equal exactly for the same requests of the same tenants."""
+        sha = hashlib.sha256(repr((self.tenants, len(self), self.until_s, self.context_tokens)).encode())
         for name in _COLUMNS:
             column = getattr(self, name)
             sha.update(name.encode())
@@ -192,7 +196,7 @@ class Workload:
 def merge(workloads: Sequence[Workload], name: str = "", description: str = "", notes: Sequence[str] = ()) -> Workload:
     """Several workloads at once: their tenants united by name, rows in order of arrival, ties in the order given.
 
-    A request that follows another stands at the earliest instant it can come. The horizon is the earliest of theirs.
+    A request that follows another stands at the earliest instant it can come. Horizon and context: the least of theirs.
     `name`, `description`: else made of theirs; `notes` come before theirs.
     ValueError when a tenant of one name differs between them.
     """
@@ -236,6 +240,7 @@ def merge(workloads: Sequence[Workload], name: str = "", description: str = "", 
         name=name or " + ".join(dict.fromkeys(part.name for part in parts)),
         tenants=tuple(tenants.values()),
         until_s=until_s,
+        context_tokens=min((c for part in parts if (c := part.context_tokens) is not None), default=None),
         description=description or " ".join(dict.fromkeys(part.description for part in parts if part.description)),
         notes=tuple(dict.fromkeys([*notes, *(note for part in parts for note in part.notes)])),
         **columns,

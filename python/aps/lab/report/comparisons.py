@@ -95,6 +95,7 @@ def _interval(seeds: int) -> str:
 
 def _bars(figures: Mapping[str, Any], drawn: list[str], tenants: list[Group], seeds: int) -> Plot:
     from aps.lab.report.plots.bars import Panel, side_by_side
+    from aps.lab.report.plots.style import short
 
     def panel(title: str, *keys: str, **settings: Any) -> Panel:
         return Panel(title, [_estimate(_leaf(figures[name], *keys)) for name in drawn], **settings)
@@ -105,7 +106,7 @@ def _bars(figures: Mapping[str, Any], drawn: list[str], tenants: list[Group], se
     in_windows = all(_leaf(figures[name], *jain) for name in drawn)
     bounds = (1 / sum(len(group.tenants) for group in tenants), 1.0)
     panels = [
-        *(panel(f"{who}: queue wait p99", "tenants", who, "queue_wait_s", "p99", **lower) for who in first),
+        *(panel(f"{short(who)}: queue wait p99", "tenants", who, "queue_wait_s", "p99", **lower) for who in first),
         panel("all: TTFT p99", "whole", "ttft_s", "p99", **lower),
         panel("tokens/s", "whole", "tokens_per_s", **higher),
         panel("Jain by weight, in windows", *jain, bounds=bounds, **higher)
@@ -118,9 +119,10 @@ def _bars(figures: Mapping[str, Any], drawn: list[str], tenants: list[Group], se
 
 def _tradeoff(figures: Mapping[str, Any], drawn: list[str], first: Group, seeds: int) -> Plot:
     from aps.lab.report.plots.bars import Point, plane
+    from aps.lab.report.plots.style import short
 
     keys = ("tenants", first.name) if len(first.tenants) == 1 else ("whole",)
-    who = first.name if len(first.tenants) == 1 else "all"
+    who = short(first.name) if len(first.tenants) == 1 else "all"
     points = [
         Point(
             name,

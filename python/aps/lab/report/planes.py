@@ -39,11 +39,12 @@ def write_sweep(data: Mapping[str, Any], directory: str | Path, *, command: str 
 def heat_maps(data: Mapping[str, Any]) -> Plot:
     """p99 queue wait of the VIP and of the worst other tenant over the plane."""
     from aps.lab.report.plots import knobs
+    from aps.lab.report.plots.style import short
 
     horizons = [float(value) for value in data["horizons_s"]]
     windows = [float(value) for value in data["windows"]]
-    who = data["vip"][0] if len(data["vip"]) == 1 else "the VIPs"
-    others = data["quiet"][0] if len(data["quiet"]) == 1 else "the worst quiet tenant"
+    who = short(data["vip"][0]) if len(data["vip"]) == 1 else "the VIPs"
+    others = short(data["quiet"][0]) if len(data["quiet"]) == 1 else "the worst quiet tenant"
 
     def seconds(name: str) -> Any:
         values = [np.nan if cell[name] is None else cell[name] for cell in data["cells"]]

@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aps.lab.parallel import Parallel
-from aps.lab.progress import Progress
 from aps.lab.studies import load, noisy, vip, vtc
 
 
@@ -38,6 +36,3 @@ def study_named(name: str) -> Study:
     if name not in STUDIES:
         raise ValueError(f"study must be one of {', '.join(STUDIES)}, got {name!r}")
     return STUDIES[name]
-
-
-__all__ = ["STUDIES", "Parallel", "Progress", "Study", "study_named"]

@@ -77,6 +77,7 @@ def assemble(recorded: Recorded, options: TraceOptions) -> Workload:
         name=recorded.name.rpartition("/")[2],
         description=f"{recorded.format}, {len(rows):,} requests over {rows['at_s'][-1]:,.0f} s",
         tenants=tenants,
+        context_tokens=options.context_tokens,
         notes=(*recorded.notes, *rows.notes),
         **rows.wanted(),
     )
@@ -177,7 +178,7 @@ def _set_lengths(rows: _Requests, options: TraceOptions) -> None:
         return
     longer = f"{count:,} of {len(rows):,} requests are longer than the context of {context:,} tokens"
     if options.over_context == "reject":
-        rows.notes.append(f"{longer}; they stay, for the scheduler to refuse (Limits.max_context)")
+        rows.notes.append(f"{longer}; they stay, for the scheduler to refuse")
         return
     rows.columns["max_tokens"] = np.minimum(limit, context - 1)
     rows.columns["prompt_tokens"] = np.minimum(rows["prompt_tokens"], context - rows["max_tokens"])

@@ -15,6 +15,7 @@ from aps.lab.report.html import Plot
 from aps.lab.report.plots import style
 
 Numbers = NDArray[np.float64]
+TICKS = {1: 8, 2: 6, 3: 4}  # of an axis, at most, by panels side by side
 
 
 class Estimate(NamedTuple):
@@ -57,9 +58,9 @@ def side_by_side(
         figure = style.new(title, 0.7 + rows * (0.85 + 0.22 * len(names)))
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         for axes, panel in zip(grid, panels, strict=False):
-            axes.set_title(panel.title)
+            axes.set_title(style.short(panel.title, style.TITLE))
             axes.set_xlabel(f"{panel.better} is better" if panel.better else "", fontsize=8.5, color=style.GREY)
-            _scale(axes, panel)
+            _scale(axes, panel, TICKS[columns])
             for at, (key, estimate) in enumerate(zip(names, panel.estimates, strict=True)):
                 _estimate(axes, at, estimate, look[key], panel)
             axes.set_yticks(range(len(names)), [style.short(key) for key in names])
@@ -68,7 +69,7 @@ def side_by_side(
             axes.set_ylim(len(names) - 0.5, -0.5)
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
-        return style.finish(figure, name, title, f"{title} Markers are means; bars are {interval}.")
+        return style.finish(figure, name, title, f"Markers are means; bars are {interval}.")
 
 
 def sizes(name: str, title: str, panels: Mapping[str, Mapping[str, Numbers]], what: str) -> Plot:
@@ -82,7 +83,7 @@ def sizes(name: str, title: str, panels: Mapping[str, Mapping[str, Numbers]], wh
         figure = style.new(title, 2.9)
         grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False).ravel()
         for axes, (panel, counts) in zip(grid, panels.items(), strict=True):
-            axes.set_title(panel)
+            axes.set_title(style.short(panel, style.TITLE))
             for at, (key, number) in enumerate(counts.items()):
                 middles = np.arange(len(number)) + (at - (len(names) - 1) / 2) * width
                 share = number / max(1.0, float(number.sum()))
@@ -127,8 +128,8 @@ def plane(name: str, title: str, points: Sequence[Point], x_label: str, y_label:
         _linear(axes, [value for point in known for value in point.x if value is not None], 6)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        style.legend_above(figure, [style.mark(key, own) for key, own in look.items()])
-        return style.finish(figure, name, title, f"{title} Bars are {interval}.")
+        style.legend_above(figure, [style.mark(point.name, look[point.name]) for point in points])
+        return style.finish(figure, name, title, f"Bars are {interval}.")
 
 
 class Promise(NamedTuple):
@@ -185,14 +186,14 @@ def promises(name: str, title: str, rows: Sequence[Promise]) -> Plot:
         return style.finish(figure, name, title)
 
 
-def _scale(axes: Axes, panel: Panel) -> None:
+def _scale(axes: Axes, panel: Panel, ticks: int) -> None:
     ends = [end for estimate in panel.estimates for end in _ends(estimate, panel)]
     if panel.time:
-        style.log_time(axes, "x", min(ends, default=1e-3) / 1.6, max(ends, default=1.0) * 1.6, most=4)
+        style.log_time(axes, "x", min(ends, default=1e-3) / 1.6, max(ends, default=1.0) * 1.6, ticks)
     else:
-        _linear(axes, ends, 4)
+        _linear(axes, ends, ticks)
         left, right = axes.get_xlim()
-        pad = 0.02 * (right - left)
+        pad = 0.05 * (right - left)
         axes.set_xlim(max(left, panel.bounds[0] - pad), min(right, panel.bounds[1] + pad))
 
 

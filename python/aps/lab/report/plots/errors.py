@@ -1,6 +1,7 @@
 """Model against measurement."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from aps.lab.report.html import Plot
 from aps.lab.report.plots import style
 
+HOLLOW: dict[str, Any] = {"markersize": 6.5, "fillstyle": "none", "markeredgewidth": 1.6}
+APART = 1.07  # factor between the markers of two groups at one load
 Numbers = NDArray[np.float64]
 
 
@@ -28,7 +31,7 @@ def agreement(
         axes.plot(ends, ends, color=style.GREY, linewidth=1, zorder=1)
         for key, (measured, predicted) in groups.items():
             own = look[key]
-            axes.plot(measured, predicted, own.marker, color=own.colour, markersize=6, alpha=0.9)
+            axes.plot(measured, predicted, own.marker, color=own.colour, **HOLLOW)
         for scale, limit, axis in (
             (axes.set_xscale, axes.set_xlim, axes.xaxis),
             (axes.set_yscale, axes.set_ylim, axes.yaxis),
@@ -38,7 +41,7 @@ def agreement(
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())
         axes.set_aspect("equal")
-        axes.text(0.98, 0.03, f"grey: within {band:.0%}", transform=axes.transAxes, ha="right", color=style.GREY)
+        axes.text(0.98, 0.03, f"grey: within {100 * band:g} %", transform=axes.transAxes, ha="right", color=style.GREY)
         axes.set_xlabel(f"measured {what}")
         axes.set_ylabel(f"predicted {what}")
         style.legend_above(figure, [style.mark(key, own) for key, own in look.items()])
@@ -46,7 +49,7 @@ def agreement(
 
 
 def by_load(name: str, title: str, groups: Mapping[str, tuple[Numbers, Numbers]], load: str) -> Plot:
-    """Relative error, %, over the load (logarithmic): a marker a row, the zero line marked.
+    """Relative error, %, over the load (logarithmic): a marker a row, groups side by side, the zero line marked.
 
     groups: name -> (load above 0, relative error; 0.05 is 5 %)."""
     look = style.looks(list(groups))
@@ -54,9 +57,10 @@ def by_load(name: str, title: str, groups: Mapping[str, tuple[Numbers, Numbers]]
         figure = style.new(title, 3.4)
         axes = figure.subplots()
         axes.axhline(0, color=style.GREY, linewidth=1)
-        for key, (loads, errors) in groups.items():
+        for at, (key, (loads, errors)) in enumerate(groups.items()):
             own = look[key]
-            axes.plot(loads, 100 * errors, own.marker, color=own.colour, markersize=6, alpha=0.9)
+            aside = APART ** (at - (len(groups) - 1) / 2)
+            axes.plot(loads * aside, 100 * errors, own.marker, color=own.colour, **HOLLOW)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_major_locator(MaxNLocator(7))

@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -47,10 +46,10 @@ def heat_maps(
         figure = style.new(title, 0.6 + rows * (1.0 + 0.42 * len(horizons_s)))
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, quantity in zip(grid, maps, strict=True):
-            _heat(figure, axes, quantity)
-            axes.set_xticks(np.arange(len(windows)) + 0.5, [labels.window(d) for d in windows], rotation=0)
+            _heat(axes, quantity)
+            axes.set_xticks(np.arange(len(windows)) + 0.5, [labels.window(d) for d in windows])
             axes.set_yticks(np.arange(len(horizons_s)) + 0.5, [labels.horizon(h) for h in horizons_s])
-            axes.set_title(quantity.title)
+            axes.set_title(style.short(quantity.title, style.TITLE))
             for cell, line, width in ((default, DASHED, 2.0), (suggested, SOLID, 2.8)):
                 if cell is not None:
                     _frame(axes, cell, line, width)
@@ -67,10 +66,10 @@ def heat_maps(
             if cell is not None
         ]
         style.legend_above(figure, entries)
-        return style.finish(figure, name, title, f"{title} Darker is longer; the colours are logarithmic.")
+        return style.finish(figure, name, title, "Darker is longer; the colours are logarithmic.")
 
 
-def _heat(figure: Figure, axes: Axes, quantity: Map) -> None:
+def _heat(axes: Axes, quantity: Map) -> None:
     shown = np.where(np.isnan(quantity.seconds), np.nan, np.maximum(quantity.seconds, 1e-3))
     known = shown[~np.isnan(shown)]
     low, high = (float(known.min()), float(known.max())) if len(known) else (1e-3, 1.0)

@@ -1,6 +1,7 @@
 """How every plot looks: size, palette, axes, and PNG bytes that depend on nothing but the data."""
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from aps.lab.report.plots.png import encode
 WIDTH_IN = 8.0  # shown 800 px wide: a point is 1.39 px there
 DPI = 150
 TITLE_IN = 0.32
+TITLE = 44  # characters of a panel's title
 # Okabe and Ito's colour-blind-safe palette, without its yellow, which is too light for lines on white.
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
@@ -43,6 +45,7 @@ MOST = len(COLOURS)  # things told apart in one plot
 SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with Matplotlib
     "font.size": 9.5,
+    "text.parse_math": False,  # names may hold a $
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
@@ -81,7 +84,8 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
 @contextmanager
 def settings() -> Iterator[None]:
     """Matplotlib's defaults and ours, whatever the user's configuration says; undone afterwards."""
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # names may hold any letter; it is a box then
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(SETTINGS)  # type: ignore[arg-type]
         yield
@@ -91,7 +95,7 @@ def new(title: str, height_in: float) -> Figure:
     """An empty figure under its question."""
     figure = Figure(figsize=(WIDTH_IN, height_in))
     FigureCanvasAgg(figure)
-    figure.text(0.01, 1 - 0.08 / height_in, title, va="top", size=11.5, weight="bold")
+    figure.text(0.01, 1 - 0.08 / height_in, short(title, 90), va="top", size=11.5, weight="bold")
     _reserve(figure, TITLE_IN)
     return figure
 
@@ -108,10 +112,11 @@ def finish(figure: Figure, name: str, title: str, caption: str = "") -> Plot:
 def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
     """One legend for all panels, between title and panels, in as many rows as it needs."""
     height = figure.get_figheight()
+    length = 2.8 if any(isinstance(handle, Line2D) and handle.get_linestyle() != "None" for handle in handles) else 1.2
     for columns in range(len(handles), 0, -1):
         corner = (0, 1 - TITLE_IN / height)
         legend = figure.legend(
-            handles=handles, ncols=columns, loc="upper left", bbox_to_anchor=corner, handlelength=2.8
+            handles=handles, ncols=columns, loc="upper left", bbox_to_anchor=corner, handlelength=length
         )
         extent = legend.get_window_extent()
         if extent.width <= 0.99 * figure.bbox.width or columns == 1:

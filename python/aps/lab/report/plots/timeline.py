@@ -53,7 +53,7 @@ def levels(name: str, title: str, edges_s: Numbers, quantities: Sequence[Level])
         if any(quantity.capacity is not None for quantity in quantities):
             entries.append(Line2D([], [], color=style.VERMILLION, linestyle="--", linewidth=1.2, label="all there is"))
         style.legend_above(figure, entries)
-        return style.finish(figure, name, title, f"{title} Lines are time-weighted means, bands least to most.")
+        return style.finish(figure, name, title, "Lines are time-weighted means, bands least to most.")
 
 
 def rates(
@@ -72,7 +72,7 @@ def rates(
         most = 1e-9
         for axes, (panel, (edges_s, tenants)) in zip(grid, panels.items(), strict=True):
             if len(panels) > 1:
-                axes.set_title(panel)
+                axes.set_title(style.short(panel, style.TITLE))
             if len(edges_s) < 2:
                 style.nothing(axes, "no time passed")
                 continue
@@ -87,7 +87,7 @@ def rates(
         grid[0].set_ylim(0, 1.05 * most)
         figure.supylabel(what, fontsize=9.5)
         style.legend_above(figure, [Patch(color=look[tenant].colour, label=style.short(tenant)) for tenant in names])
-        return style.finish(figure, name, title, f"{title} The first tenant is the lowest layer.")
+        return style.finish(figure, name, title, "The first tenant is the lowest layer.")
 
 
 def index_in_windows(
@@ -105,9 +105,7 @@ def index_in_windows(
         axes.set_ylim(0, 1.05)
         axes.set_ylabel(what)
         style.legend_above(figure, [style.mark(key, look[key]) for key in indices])
-        return style.finish(
-            figure, name, title, f"{title} 1: equal. Windows in which fewer than two wait are left out."
-        )
+        return style.finish(figure, name, title, "1: equal. Windows in which fewer than two wait are left out.")
 
 
 def merged_levels(edges: Numbers, bins: Numbers, most: int) -> tuple[Numbers, Numbers, Numbers, Numbers]:

@@ -12,7 +12,7 @@ from aps.lab.report.html import Plot
 from aps.lab.report.plots import style
 
 POINTS = 400  # of a curve
-WIDTHS = (3.2, 1.3)  # of the first and the last curve, points
+THINNEST, WIDER = 1.4, 0.4  # of the last curve, and of each one before it, points
 
 
 def tails(
@@ -32,10 +32,10 @@ def tails(
         grid = figure.subplots(rows, min(2, len(panels)), sharex=True, sharey=True, squeeze=False).ravel()
         for at, (panel, curves) in enumerate(values.items()):
             axes = grid[at]
-            axes.set_title(panel)
+            axes.set_title(style.short(panel, style.TITLE))
             # Curves that are the same stay visible: the first are the widest.
-            for (curve, sample), width in zip(curves.items(), np.linspace(*WIDTHS, len(curves)), strict=True):
-                _curve(axes, sample, curve, look[curve], float(width) if len(curves) > 1 else WIDTHS[1])
+            for after, (curve, sample) in zip(range(len(curves))[::-1], curves.items(), strict=True):
+                _curve(axes, sample, curve, look[curve], THINNEST + WIDER * after)
             if slo_s:
                 axes.axvline(slo_s, color=style.GREY, linewidth=1)
                 axes.text(slo_s, 1.0, " SLO", color=style.GREY, va="top")
@@ -52,7 +52,7 @@ def tails(
             axes.set_ylabel("share of requests above x")
         if len(names) > 1:
             style.legend_above(figure, [style.line(curve, look[curve]) for curve in names])
-        caption = f"{title} A curve's height at x is the share of requests whose {what} is longer than x."
+        caption = f"A curve's height at x is the share of requests whose {what} is longer than x."
         return style.finish(figure, name, title, caption)
 
 
@@ -93,7 +93,7 @@ def percentiles(
         axes.grid(False, axis="y")
         style.log_time(axes, "x", low, high)
         axes.set_xlabel(f"{what}: p50, p95 (bars) and p99 (marker)")
-        return style.finish(figure, name, title, f"{title} Each line runs from the median to the 99th percentile.")
+        return style.finish(figure, name, title, "Each line runs from the median to the 99th percentile.")
 
 
 def _curve(axes: Axes, sample: NDArray[np.float64], name: str, look: style.Look, width: float) -> None:
