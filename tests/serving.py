@@ -13,7 +13,9 @@ from aps.backends.simulated import SimulatedBackend
 from aps.driver import Driver
 from aps.policy import Limits
 from aps.scheduler import Scheduler
+from aps.service.access import Access
 from aps.service.app import create_app
+from aps.service.config import Settings
 from aps.service.server import listen
 from aps.service.tenants import DEFAULT_TENANTS, STRESS_TENANTS
 from aps.tenants import Tenant
@@ -39,13 +41,13 @@ def serving(
     *,
     limits: Limits | None = None,
     time_scale: float = 100.0,
-    max_body_bytes: int = 1 << 20,
-    body_s: float = 30.0,
+    access: Access | None = None,
+    **settings: Any,
 ) -> Iterator[Service]:
-    """Serve until the block ends."""
+    """Serve until the block ends. settings: of `Settings`."""
     backend = SimulatedBackend("reference", time_scale=time_scale)
     driver = Driver(Scheduler(tenants, devices=backend.devices, limits=limits or Limits()), backend)
-    app = create_app(driver, gpu_hour_dollars=1.39, max_body_bytes=max_body_bytes, body_s=body_s)
+    app = create_app(driver, settings=Settings(**settings), access=access)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1))
     listener = listen("127.0.0.1", 0)
     loops: list[asyncio.AbstractEventLoop] = []

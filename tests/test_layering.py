@@ -43,7 +43,7 @@ PYTHON = [
 ]
 # Everything else is written with the standard library, NumPy and aps_core.
 THIRD_PARTY = {
-    "aps.service": {"fastapi", "pydantic", "starlette", "uvicorn"},
+    "aps.service": {"fastapi", "httptools", "msgspec", "pydantic", "starlette", "uvicorn", "uvloop"},
     "aps.stress": {"httpx", "rich"},
     "aps.lab": {"jinja2", "joblib", "matplotlib", "rich", "scipy"},
     "aps.cli": {"httpx", "rich"},

@@ -63,6 +63,7 @@ class Driver:
         self._loop: asyncio.AbstractEventLoop | None = None  # None: not open, or failed
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
+        self._together_at: float | None = None  # the instant of changes that are made together
 
     async def __aenter__(self) -> Self:
         if self._opened:
@@ -212,6 +213,17 @@ class Driver:
         """As `Scheduler.snapshot`; requests appear by the scheduler's numbers."""
         return self.scheduler.snapshot(now=self._advance())
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Changes of tenants and policy inside this block are one: at one instant, and nothing starts between them."""
+        self._together_at = self._advance()
+        try:
+            yield
+        finally:
+            self._together_at = None
+            with self._or_fail:
+                self._look_again()
+
     def add_tenant(self, tenant: Tenant) -> None:
         """As `Scheduler.add_tenant`."""
         with self._change() as now:
@@ -287,6 +299,9 @@ class Driver:
     @contextmanager
     def _change(self) -> Iterator[float]:
         """The caller changes the scheduler at the instant this gives."""
+        if self._together_at is not None:
+            yield self._together_at
+            return
         yield self._advance()
         with self._or_fail:
             self._look_again()

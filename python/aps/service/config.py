@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from math import inf
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 
 from aps import _checks as check
 from aps.backends.simulated import TIME_SCALES, SimulatedBackend
+from aps.devices import Device
 from aps.policy import Limits, Policy
 from aps.profile import Profile
 from aps.profiles import A100_DOLLARS, A100_PRICE, profile_named
@@ -34,7 +34,7 @@ class Settings:
     send_s: after so long a client that takes nothing of its answer is cut off and its request cancelled.
     comment_s: how often a stream that has no token yet gets a comment, which keeps its connection open.
     gpu_hour_dollars, price_source: the price behind dollar figures, and where and when it was seen.
-    max_labels: values of the label `tenant` in `GET /metrics`; the rest are together "other".
+    max_labels: values of the label `tenant` in `GET /metrics`; the rest are together "_other".
     jain_window_s: seconds of the service's clock over which Jain's index is taken.
     keep_finished_s, max_finished, max_finished_bytes: how long ended requests stay readable, how many, how much text.
     log_level, log_format: of the service's log on stderr.
@@ -56,7 +56,7 @@ class Settings:
     comment_s: float = 15.0
     gpu_hour_dollars: float = A100_DOLLARS
     price_source: str = A100_PRICE
-    max_labels: int = 1000
+    max_labels: int = 100
     jain_window_s: float = 60.0
     keep_finished_s: float = 300.0
     max_finished: int = 10_000
@@ -131,6 +131,16 @@ class Devices:
             allowed = "a profile that there is and that can be read"
             raise ValueError(f"Devices.profile must be {allowed}, got {self.profile!r}: {error}") from error
 
+    @property
+    def device(self) -> Device:
+        """One of them, as the scheduler sees it."""
+        budget = self.spec.token_budget if self.token_budget is None else self.token_budget or None
+        return Device(
+            slots=self.slots or self.spec.slots,
+            kv_blocks=(self.kv_tokens or self.spec.kv_tokens) // self.block_tokens,
+            token_budget=budget,
+        )
+
     def backend(self) -> SimulatedBackend:
         """Simulated GPUs, not yet open."""
         return SimulatedBackend(
@@ -159,11 +169,11 @@ class Config:
     limits: Limits
     tenants: tuple[Tenant, ...]
     policy_base: str = "aps"
-    keys: Mapping[str, tuple[bytes, ...]] = MappingProxyType({})
+    keys: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
     admin_key: bytes | None = None
     metrics_key: bytes | None = None
     file: Path | None = None
-    origins: Mapping[str, str] = MappingProxyType({})
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def open(self) -> bool:

@@ -1,11 +1,11 @@
 """The driver's "no" in words: what was asked, what the limit is, what would do."""
 
 from math import floor, inf
+from typing import NamedTuple
 
 from aps.driver import Driver, Result
 from aps.scheduler import Scheduler
 from aps.service.errors import DRAINING_RETRY_S, Refusal, draining
-from aps.service.schemas import InferRequest
 from aps.tenants import Tenant
 
 CONTEXT = "the longest context the service takes"
@@ -21,13 +21,27 @@ def unknown_tenant(name: str) -> Refusal:
     return Refusal("unknown_tenant", f"there is no tenant {name[:64]!r}", field="tenant_id")
 
 
-def refusal_of(result: Result, asked: InferRequest, prompt_tokens: int, driver: Driver) -> Refusal:
+def unknown_request() -> Refusal:
+    """404: there never was one, it is forgotten, or it is another tenant's."""
+    return Refusal("unknown_request", "there is no such request, or it has been forgotten")
+
+
+class Asked(NamedTuple):
+    """What a refusal repeats of a request."""
+
+    max_tokens: int | None
+    deadline_s: float | None
+    by_text: bool  # whether the prompt came as text
+
+
+def refusal_of(result: Result, asked: Asked, driver: Driver) -> Refusal:
     """The refusal for a request that did not finish."""
-    tenant = driver.scheduler.tenants.get(asked.tenant_id, Tenant(asked.tenant_id))
+    tenant = driver.scheduler.tenants.get(result.tenant) or Tenant(result.tenant)
+    prompt_tokens = result.prompt_tokens
     if result.status == "rejected" and result.verdict.admitted:
         return Refusal(result.reason, "the limits changed while it waited, and it can no longer be served")
     if result.status == "rejected":
-        return _never(result, asked, prompt_tokens, tenant, _largest(driver.scheduler, tenant, prompt_tokens, result))
+        return _never(result, asked, tenant, _largest(driver.scheduler, tenant, prompt_tokens, result))
     if result.status == "throttled" and result.reason != "deadline_expired":
         return _later(result, tenant, _retry_after_s(result, driver))
     if result.status == "failed":
@@ -64,7 +78,7 @@ def _largest(scheduler: Scheduler, tenant: Tenant, prompt_tokens: int, result: R
     return max(0, most - prompt_tokens)
 
 
-def _never(result: Result, asked: InferRequest, prompt_tokens: int, tenant: Tenant, largest: int) -> Refusal:
+def _never(result: Result, asked: Asked, tenant: Tenant, largest: int) -> Refusal:
     over = {
         "exceeds_context": CONTEXT,
         "exceeds_kv_cache": KV_CACHE,
@@ -75,8 +89,8 @@ def _never(result: Result, asked: InferRequest, prompt_tokens: int, tenant: Tena
     remedy = f"max_tokens may be at most {largest}" if largest else "no max_tokens would do with this prompt"
     return Refusal(
         result.reason,
-        f"{prompt_tokens} prompt + {max_tokens} max tokens at bid {result.verdict.bid} exceed {over}: {remedy}",
-        field="max_tokens" if largest else ("prompt" if asked.prompt else "prompt_tokens"),
+        f"{result.prompt_tokens} prompt + {max_tokens} max tokens at bid {result.verdict.bid} exceed {over}: {remedy}",
+        field="max_tokens" if largest else ("prompt" if asked.by_text else "prompt_tokens"),
         largest_max_tokens=largest,
         burst=tenant.burst if tenant.burst < float("inf") else None,
     )

@@ -1,6 +1,7 @@
 """Runs the application under uvicorn; SIGTERM and SIGINT drain it within a deadline."""
 
 import asyncio
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -20,9 +21,16 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, driver: Driver, bodies: BodyReader, drain_s: float, say: Callable[[str], None]
+        self,
+        config: uvicorn.Config,
+        driver: Driver,
+        bodies: BodyReader,
+        drain_s: float,
+        say: Callable[[str], None],
+        on_hangup: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
+        self._on_hangup, self._hung_up = on_hangup, False
         self._driver, self._bodies, self._drain_s, self._say = driver, bodies, drain_s, say
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -30,6 +38,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        if self._hung_up and self._on_hangup is not None:
+            self._on_hangup()
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -39,6 +49,15 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
         else:
             self._loop.call_soon_threadsafe(self._drain, self._drain_s if self._signals == 1 else 0.0)
+
+    def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
+        """The handler of SIGHUP: `on_hangup`, on the loop; without one as any other signal."""
+        if self._on_hangup is None:
+            self.handle_exit(sig, frame)
+        elif self._loop is None:
+            self._hung_up = True  # startup sees to it
+        else:
+            self._loop.call_soon_threadsafe(self._on_hangup)
 
     def _drain(self, within_s: float) -> None:
         """Start to drain, in place of a drain that takes longer."""
@@ -58,13 +77,23 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    app: FastAPI, driver: Driver, listener: socket.socket, *, drain_s: float, say: Callable[[str], None], log_level: str
+    app: FastAPI,
+    driver: Driver,
+    listener: socket.socket,
+    *,
+    drain_s: float,
+    say: Callable[[str], None],
+    log_level: str,
+    on_hangup: Callable[[], None] | None = None,
 ) -> None:
-    """Serve `app` on `listener` until a signal has drained it."""
+    """Serve `app` on `listener` until a signal has drained it. on_hangup: called on the loop at each
+    SIGHUP; None: that drains too, as when a terminal is closed."""
     config = uvicorn.Config(
         app, log_level=log_level, access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5, lifespan="on"
     )
-    Server(config, driver, app.state.bodies, drain_s, say).run(sockets=[listener])
+    server = Server(config, driver, app.state.bodies, drain_s, say, on_hangup)
+    signal.signal(signal.SIGHUP, server.handle_hangup)
+    server.run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
