@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from math import inf
 from operator import index
 from types import TracebackType
-from typing import Self, SupportsIndex, TypedDict, Unpack
+from typing import Protocol, Self, SupportsIndex, TypedDict, Unpack
 
 from aps import _checks as check
 from aps.backends.protocol import Backend
@@ -20,7 +20,7 @@ from aps.tenants import Tenant
 from aps.tickets import DriverError, Result, Stream, Ticket
 from aps.verdicts import Explanation, Snapshot, Verdict
 
-__all__ = ["Asked", "Driver", "DriverError", "Result", "Stream", "Ticket"]
+__all__ = ["Asked", "Driver", "DriverError", "Recorder", "Result", "Stream", "Ticket"]
 
 LASTS_S = 4e8  # of the scheduler's clock, from its epoch on
 LONGEST_TURN_S = 0.1  # wall seconds of playing simulated time before the loop gets a turn
@@ -38,6 +38,13 @@ class Asked(TypedDict, total=False):
     simulated_output_tokens: int | None
 
 
+class Recorder(Protocol):
+    """Sees every call that a driver makes of its scheduler."""
+
+    def watch(self, scheduler: Scheduler) -> Scheduler:
+        """What the driver is to call instead: the same, and it notes each call, its instant and its answer."""
+
+
 class Driver:
     """Drives a scheduler against a backend: `async with Driver(scheduler, backend) as driver`.
 
@@ -46,18 +53,20 @@ class Driver:
     callers get a Result with status "cancelled"); `drain` first lets it finish. A timer that fires late changes nothing
     but when callers hear of it. Durations are seconds of the scheduler's clock, unless they say wall.
 
+    recorder: notes what the scheduler is asked and answers.
+
     metrics: see `Metrics`. draining: whether new requests are refused. failed: what stopped the driver; None: nothing.
     """
 
-    def __init__(self, scheduler: Scheduler, backend: Backend) -> None:
+    def __init__(self, scheduler: Scheduler, backend: Backend, *, recorder: Recorder | None = None) -> None:
         if tuple(scheduler.devices) != tuple(backend.devices):
             raise ValueError(f"devices must be the backend's, {tuple(backend.devices)}, got {scheduler.devices}")
-        self.scheduler = scheduler
+        self.scheduler = scheduler if recorder is None else recorder.watch(scheduler)
         self.backend = backend
         self.draining = False
         self.failed: Exception | None = None
         self.opened_at = scheduler.now
-        self._pump = Pump(scheduler, backend)
+        self._pump = Pump(self.scheduler, backend)
         self._opened = False
         self._or_fail = _OrFail(self._fail)
         self._loop: asyncio.AbstractEventLoop | None = None  # None: not open, or failed
