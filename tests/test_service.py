@@ -7,7 +7,7 @@ import math
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -23,20 +23,13 @@ from aps.service.wire import ErrorAnswer, InferAnswer, InferRequest
 from aps.stress.counters import Counters
 from aps.tenants import Tenant
 from aps.verdicts import Verdict
-from tests.serving import Service, serving
+from tests.serving import Service, serving, until
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
     with serving((Tenant("wide"), Tenant("low", max_bid=3), Tenant("small", rate=1e-3, burst=1000.0))) as running:
         yield running
-
-
-def until(true: Callable[[], object], within_s: float = 5.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.01)
 
 
 def whole(said: Any, kind: type[msgspec.Struct]) -> None:

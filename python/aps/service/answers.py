@@ -6,7 +6,8 @@ from math import inf
 from aps.driver import Driver, Result
 from aps.service.errors import Headers
 from aps.service.refusals import LONGEST_RETRY_S
-from aps.service.wire import CountedBy, InferAnswer, Verdict
+from aps.service.wire import CountedBy, InferAnswer, Seconds, Verdict
+from aps.tenants import Tenant
 
 
 class Answers:
@@ -19,12 +20,12 @@ class Answers:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._prefix = secrets.token_hex(4)
-        self._seconds = "simulated" if driver.backend.simulated else "wall"
-        self._limits: dict[str, tuple[float, float, bytes]] = {}
+        self._seconds: Seconds = "simulated" if driver.backend.simulated else "wall"
+        self._time_scale = driver.backend.time_scale
 
     def id_of(self, handle: int) -> str:
         """What the caller knows the request by."""
-        return f"{self._prefix}{handle:x}"
+        return "%s%x" % (self._prefix, handle)  # noqa: UP031  quicker than an f-string
 
     def handle_of(self, id: str) -> int:
         """The scheduler's number of the request; 0, which no request has, when that is no id of this process."""
@@ -34,39 +35,42 @@ class Answers:
             return 0
         return handle if self.id_of(handle) == id else 0
 
-    def answer(self, handle: int, result: Result, counted_by: CountedBy) -> InferAnswer:
+    def answer(self, result: Result, counted_by: CountedBy) -> InferAnswer:
         """Of a finished request."""
-        driver, verdict = self._driver, result.verdict
-        return InferAnswer(
-            id=self.id_of(handle),
-            tenant_id=result.tenant,
-            text=result.text,
-            prompt_tokens=result.prompt_tokens,
-            output_tokens=result.output_tokens,
-            counted_by=counted_by,
-            seconds=self._seconds,  # type: ignore[arg-type]
-            time_scale=driver.backend.time_scale,
-            arrived_at=_nanoseconds(result.arrived_at - driver.opened_at),
-            queue_wait_s=_nanoseconds(result.queue_wait_s or 0.0),
-            ttft_s=_nanoseconds(result.ttft_s or 0.0),
-            e2e_s=_nanoseconds(result.e2e_s),
-            batch_size=result.batch_size,
-            device=result.device,
-            verdict=Verdict("admitted", verdict.reason, verdict.bid, verdict.clamped),
-            charge=result.charge,
+        verdict = result.verdict
+        return InferAnswer(  # by place, in the order of its fields: by name it would take five times as long
+            self.id_of(result.id),  # type: ignore[arg-type]
+            result.tenant,
+            result.text,
+            result.prompt_tokens,
+            result.output_tokens,
+            counted_by,
+            self._seconds,
+            self._time_scale,
+            _nanoseconds(result.arrived_at - self._driver.opened_at),
+            _nanoseconds(result.queue_wait_s or 0.0),
+            _nanoseconds(result.ttft_s or 0.0),
+            _nanoseconds(result.e2e_s),
+            result.batch_size,
+            result.device,
+            Verdict("admitted", verdict.reason, verdict.bid, verdict.clamped),
+            result.charge,
         )
 
-    def rate_headers(self, tenant: str, headers: Headers) -> None:
+    def rate_headers(self, settings: Tenant, headers: Headers) -> None:
         """Add `x-ratelimit-*` of a tenant that has a bucket: tokens, and wall seconds until it is full."""
-        settings = self._driver.scheduler.tenants.get(tenant)
-        if settings is None or settings.burst == inf:
+        burst = settings.burst
+        if burst == inf:
             return
-        level = self._driver.scheduler.level(tenant)
-        missing_s = (settings.burst - level) / settings.rate / self._driver.backend.time_scale
+        try:
+            level = self._driver.scheduler.level(settings.name)
+        except KeyError:  # the tenant has been removed
+            return
+        full_in_s = (burst - level) / settings.rate / self._time_scale
         headers += (
-            (b"x-ratelimit-limit-tokens", b"%d" % settings.burst),
-            (b"x-ratelimit-remaining-tokens", b"%d" % (level if level > 0.0 else 0.0)),
-            (b"x-ratelimit-reset-tokens", b"%.3f" % (missing_s if missing_s < LONGEST_RETRY_S else LONGEST_RETRY_S)),
+            (b"x-ratelimit-limit-tokens", b"%d" % burst),
+            (b"x-ratelimit-remaining-tokens", b"%d" % level if level > 0.0 else b"0"),
+            (b"x-ratelimit-reset-tokens", b"%.3f" % (full_in_s if full_in_s < LONGEST_RETRY_S else LONGEST_RETRY_S)),
         )
 
 

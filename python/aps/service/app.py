@@ -68,5 +68,5 @@ def create_app(driver: Driver, *, settings: Settings | None = None, access: Acce
     errors.install(app)
     app.include_router(routes.router)
     app.router.routes.append(Route("/infer", infer, methods=["POST"]))  # any other method is 405
-    openapi.install(app, keys=not access.open)
+    openapi.install(app, lambda: not app.state.access.open)
     return app

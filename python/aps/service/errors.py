@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from aps.driver import DriverError
 from aps.service.wire import Error, ErrorAnswer, encode
@@ -20,11 +21,13 @@ STATUS = {
     "exceeds_kv_cache": 400,
     "exceeds_kv_share": 400,
     "exceeds_burst": 400,
+    "bad_request": 400,
     "unauthorized": 401,
     "forbidden": 403,
     "unknown_tenant": 404,
     "unknown_request": 404,
     "body_too_slow": 408,
+    "head_too_slow": 408,
     "cancelled": 409,
     "conflict": 409,
     "body_too_large": 413,
@@ -32,17 +35,19 @@ STATUS = {
     "over_rate": 429,
     "tenant_queue_full": 429,
     "tenant_queue_tokens_full": 429,
+    "head_too_large": 431,
     "driver_failed": 500,
     "internal": 500,
     "backend_failed": 502,
+    "too_many_connections": 503,
     "queue_full": 503,
     "queue_tokens_full": 503,
     "draining": 503,
     "deadline_expired": 504,
 }
 
-# The rest of a late or large body must not be taken for a request; after a 500 the server ends the connection.
-ENDS_CONNECTION = (408, 413, 500)
+# The rest of what was late or large must not be taken for a request; after a 500 the server ends the connection.
+ENDS_CONNECTION = (408, 413, 431, 500)
 
 # What the OpenAPI document says about each status of POST /infer.
 MEANING = {
@@ -51,11 +56,12 @@ MEANING = {
     401: "No key, or one that is not known.",
     403: "The key does not allow it.",
     404: "No such tenant.",
-    408: "The body did not arrive in time.",
+    408: "The head or the body did not arrive in time.",
     409: "It was cancelled by another request.",
     413: "The body is larger than the service takes.",
     422: "The body is wrong; `field` names what.",
     429: "The tenant is over its rate or its queue is full. `Retry-After` is computed.",
+    431: "The head is larger than the service takes.",
     500: "The service itself failed.",
     502: "The backend failed.",
     503: "The service is overloaded or draining. `Retry-After` is computed.",
@@ -133,6 +139,9 @@ async def _framework(request: Request, error: Exception) -> Response:
         error.status_code, Error(reason=reason, message=f"{request.method} {request.url.path}: {error.detail}")
     )
     answer.headers.update(error.headers or {})
+    if error.status_code == 405:  # the framework names those of the first route of this path alone
+        here = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+        answer.headers["allow"] = ", ".join(sorted({method for route in here for method in route.methods or ()}))
     return answer
 
 

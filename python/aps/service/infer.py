@@ -1,22 +1,24 @@
 """`POST /infer`, from the body's bytes to the answer's: an ASGI application in front of the framework's router.
 
-Nothing here makes a task, and nothing but the types of `wire` checks or encodes.
+Nothing here makes a task for a request that is waited for, and nothing but the types of `wire` checks or encodes.
 """
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 
 from msgspec import UNSET
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from aps.driver import Driver, DriverError, Result, Ticket
-from aps.service.access import OPEN, Access, Role
+from aps.driver import Driver, DriverError, Ticket
+from aps.service.access import OPEN, Access
 from aps.service.answers import Answers
 from aps.service.bodies import infer_request
-from aps.service.errors import JSON, Headers, Refusal, headers_of, internal
+from aps.service.connection import Connection, connection_of
+from aps.service.errors import ENDS_CONNECTION, JSON, Headers, Refusal, headers_of, internal
 from aps.service.limits import BodyReader
-from aps.service.refusals import Asked, refusal_of, unknown_tenant
+from aps.service.refusals import refusal_of, unknown_tenant
 from aps.service.requests import Requests
 from aps.service.streaming import Streams
 from aps.service.watch import Watch
@@ -40,69 +42,89 @@ class Infer:
         self._later: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = connection_of(scope)
         headers: Headers = []
         try:
-            await self._infer(scope["headers"], receive, send, headers)
-        except Refusal as refusal:
-            await _refuse(send, refusal, headers)
+            status, body = await self._infer(scope["headers"], receive, send, connection, headers)
         except ClientDisconnect:
-            pass
+            return
         except Exception as error:
-            await _refuse(send, internal(error), headers)
+            refusal = error if isinstance(error, Refusal) else internal(error)
+            status, body = refusal.status, encode(ErrorAnswer(refusal.error))
+            headers += headers_of(status, refusal.error)
+        if not status:
+            return
+        headers.append((b"content-length", b"%d" % len(body)))
+        if connection is not None and status not in ENDS_CONNECTION:
+            if connection.answer(send, status, headers, body):
+                return
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
-    async def _infer(self, asked_with: Headers, receive: Receive, send: Send, headers: Headers) -> None:
-        """Answer, or raise the refusal; `headers` gets what goes with either."""
-        role = OPEN if self._access.open else self._access.identify(_authorization(asked_with))
+    async def _infer(
+        self, asked_with: Headers, receive: Receive, send: Send, connection: Connection | None, headers: Headers
+    ) -> tuple[int, bytes]:
+        """Status and body of the answer, 0 when it has been sent; or raise the refusal. `headers` gets theirs."""
+        access, driver = self._access, self._driver
+        role = OPEN if access.open else access.identify(_authorization(asked_with))
         asked = infer_request(await self._bodies.read(asked_with, receive))
-        tenant = _tenant(asked, role)
-        driver = self._driver
-        if tenant not in driver.scheduler.tenants:
-            raise unknown_tenant(tenant)
+        name = role.tenant_for(None if asked.tenant_id is UNSET else asked.tenant_id)
+        tenant = driver.scheduler.tenants.get(name)
+        if tenant is None:
+            raise unknown_tenant(name)
         prompt_tokens, counted_by = _count(driver, asked)
-        said = Asked(asked.max_tokens, asked.deadline_s, asked.prompt is not None)
+        deadline_s = asked.deadline_s
         ticket = driver.submit(
-            tenant,
+            name,
             prompt=asked.prompt,
             prompt_tokens=prompt_tokens,
             max_tokens=asked.max_tokens,
             bid=asked.bid,
-            deadline_s=asked.deadline_s,
+            deadline_s=deadline_s,
         )
         if not ticket.handle:
             self._answers.rate_headers(tenant, headers)
-            raise refusal_of(await ticket.result(), said, driver)
+            result = await ticket.result()
+            by_text = asked.prompt is not None
+            raise refusal_of(result, driver, deadline_s=deadline_s, max_tokens=asked.max_tokens, by_text=by_text)
         if not asked.wait:
-            await self._accept(ticket, counted_by, said, send)
-            return
-        watch = Watch(receive, lambda: _cancel(driver, ticket))
+            self._answers.rate_headers(tenant, headers)
+            return 202, self._accept(ticket, counted_by, deadline_s, headers)
+        cancel = partial(_cancel, driver, ticket)
+        watch = None
+        if connection is not None:
+            connection.gone = cancel
+        else:
+            watch = Watch(receive, cancel)
         try:
             if asked.stream:
-                await self._streams.send(ticket, counted_by, said, send, headers)
-                return
+                self._answers.rate_headers(tenant, headers)
+                await self._streams.send(ticket, counted_by, deadline_s, send, headers)
+                return 0, b""
             result = await ticket.result()
         finally:
-            watch.close()
+            if connection is not None:
+                connection.gone = None
+            if watch is not None:
+                watch.close()
             if not ticket.done:
-                _cancel(driver, ticket)
-        self._requests.keep(ticket.handle, result, counted_by, said)
-        if watch.has_gone:
-            return
+                cancel()
+        self._requests.keep(result, counted_by, deadline_s)
         self._answers.rate_headers(tenant, headers)
         if result.status != "finished":
-            raise refusal_of(result, said, driver)
-        body = encode(self._answers.answer(ticket.handle, result, counted_by))
-        headers += (JSON, (b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            raise refusal_of(result, driver, deadline_s=deadline_s)
+        headers.append(JSON)
+        return 200, encode(self._answers.answer(result, counted_by))
 
-    async def _accept(self, ticket: Ticket, counted_by: CountedBy, asked: Asked, send: Send) -> None:
+    def _accept(self, ticket: Ticket, counted_by: CountedBy, deadline_s: float | None, headers: Headers) -> bytes:
         """202: it will be kept when it ends, and nobody waits for it until then."""
-        waiting = asyncio.create_task(self._outlive(ticket, counted_by, asked))
+        waiting = asyncio.create_task(self._outlive(ticket, counted_by, deadline_s))
         self._later.add(waiting)
         waiting.add_done_callback(self._later.discard)
         verdict = ticket.verdict
         id = self._answers.id_of(ticket.handle)
-        body = encode(
+        headers += (JSON, (b"location", b"/requests/" + id.encode()))
+        return encode(
             Accepted(
                 id=id,
                 tenant_id=ticket.tenant,
@@ -111,23 +133,10 @@ class Infer:
                 verdict=Verdict("admitted", verdict.reason, verdict.bid, verdict.clamped),
             )
         )
-        headers: Headers = [JSON, (b"content-length", b"%d" % len(body)), (b"location", b"/requests/" + id.encode())]
-        self._answers.rate_headers(ticket.tenant, headers)
-        await send({"type": "http.response.start", "status": 202, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
 
-    async def _outlive(self, ticket: Ticket, counted_by: CountedBy, asked: Asked) -> None:
+    async def _outlive(self, ticket: Ticket, counted_by: CountedBy, deadline_s: float | None) -> None:
         with suppress(DriverError):
-            result: Result = await ticket.result()
-            self._requests.keep(ticket.handle, result, counted_by, asked)
-
-
-async def _refuse(send: Send, refusal: Refusal, headers: Headers) -> None:
-    body = encode(ErrorAnswer(refusal.error))
-    headers += headers_of(refusal.status, refusal.error)
-    headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+            self._requests.keep(await ticket.result(), counted_by, deadline_s)
 
 
 def _authorization(headers: Headers) -> bytes | None:
@@ -135,11 +144,6 @@ def _authorization(headers: Headers) -> bytes | None:
         if name == b"authorization":
             return value
     return None
-
-
-def _tenant(asked: InferRequest, role: Role) -> str:
-    name = asked.tenant_id
-    return role.tenant_for(None if name is UNSET else name)
 
 
 def _cancel(driver: Driver, ticket: Ticket) -> None:

@@ -45,14 +45,30 @@ class BodyReader:
         self._reading: set[asyncio.Timeout] = set()
 
     async def read(self, headers: Headers, receive: Receive) -> bytes:
-        """The body. A Refusal when it is too large or does not come in time; ClientDisconnect."""
+        """The body. A Refusal when it is too large or does not come in time; ClientDisconnect.
+
+        A body that has come with its head, as most do, is there without waiting: then no timer is set.
+        """
+        call = receive()
+        try:
+            call.send(None)  # type: ignore[attr-defined]
+        except StopIteration as arrived:
+            message: Message = arrived.value
+            if not message.get("more_body", message["type"] != "http.request"):
+                body: bytes = message.get("body", b"")
+                if len(body) > self._max_bytes:
+                    raise too_large(self._max_bytes) from None
+                return body
+        else:
+            call.close()  # type: ignore[attr-defined]
+            message = {"type": "http.request", "more_body": True}
         if declared(headers) > self._max_bytes:
             raise too_large(self._max_bytes)
         try:
             async with asyncio.timeout(0.0 if self._stopped else self._seconds) as limit:
                 self._reading.add(limit)
                 try:
-                    return await self._all(receive)
+                    return await self._rest(message, receive)
                 finally:
                     self._reading.discard(limit)
         except TimeoutError:
@@ -60,18 +76,17 @@ class BodyReader:
                 raise draining() from None
             raise Refusal("body_too_slow", f"the body must arrive within {self._seconds:g} s") from None
 
-    async def _all(self, receive: Receive) -> bytes:
+    async def _rest(self, message: Message, receive: Receive) -> bytes:
         body = bytearray()
-        more = True
-        while more:
-            message = await receive()
+        while True:
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             body += message.get("body", b"")
-            more = message.get("more_body", False)
             if len(body) > self._max_bytes:
                 raise too_large(self._max_bytes)
-        return bytes(body)
+            if not message.get("more_body", False):
+                return bytes(body)
+            message = await receive()
 
     def stop(self) -> None:
         """Wait no longer."""

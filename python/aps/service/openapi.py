@@ -1,5 +1,6 @@
 """The OpenAPI document: what the framework finds, and what it does not serve itself."""
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -37,13 +38,15 @@ an `InferAnswer` without `text`, then `[DONE]`. Comments come while it queues. O
 is an event named `error` whose data is an `ErrorAnswer`."""
 
 
-def install(app: FastAPI, *, keys: bool) -> None:
-    """Have `app` publish the whole document. keys: whether callers must show one."""
+def install(app: FastAPI, needs_key: Callable[[], bool]) -> None:
+    """Have `app` publish the whole document. needs_key: whether callers must show a key now."""
+    documents: dict[bool, Document] = {}
 
     def document() -> Document:
-        if app.openapi_schema is None:
-            app.openapi_schema = _document(app, keys)
-        return app.openapi_schema
+        keys = needs_key()
+        if keys not in documents:
+            documents[keys] = _document(app, keys)
+        return documents[keys]
 
     app.openapi = document  # type: ignore[method-assign]
 

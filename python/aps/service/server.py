@@ -1,6 +1,8 @@
 """Runs the application under uvicorn; SIGTERM and SIGINT drain it within a deadline."""
 
 import asyncio
+import gc
+import math
 import signal
 import socket
 from collections.abc import Callable
@@ -10,7 +12,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from aps.driver import Driver
+from aps.service.config import Settings
+from aps.service.connection import Connection, connections
 from aps.service.limits import BodyReader
+
+SEND_BUFFER = 1 << 17  # bytes
+YOUNG = 20_000  # objects made between two collections of the young ones; CPython's default is 700
 
 
 class Server(uvicorn.Server):
@@ -35,6 +42,15 @@ class Server(uvicorn.Server):
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signals = 0
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.look(now)
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -86,14 +102,36 @@ def serve(
     log_level: str,
     on_hangup: Callable[[], None] | None = None,
 ) -> None:
-    """Serve `app` on `listener` until a signal has drained it. on_hangup: called on the loop at each
-    SIGHUP; None: that drains too, as when a terminal is closed."""
-    config = uvicorn.Config(
-        app, log_level=log_level, access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5, lifespan="on"
-    )
-    server = Server(config, driver, app.state.bodies, drain_s, say, on_hangup)
+    """Serve `app` on `listener` until a signal has drained it. It has the process for itself.
+
+    on_hangup: called on the loop at each SIGHUP; None: that drains too, as when a terminal is closed.
+    """
+    # What lives for ever is not looked through again, and requests leave no cycles behind: collect seldom.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG, 50, 100)
+    server = Server(config(app, log_level=log_level), driver, app.state.bodies, drain_s, say, on_hangup)
     signal.signal(signal.SIGHUP, server.handle_hangup)
     server.run(sockets=[listener])
+
+
+def config(app: FastAPI, *, log_level: str = "warning") -> uvicorn.Config:
+    """How uvicorn serves `app`: uvloop where it is installed, httptools, the limits of the app's settings."""
+    settings: Settings = app.state.settings
+    return uvicorn.Config(
+        app,
+        loop="auto",
+        http=connections(settings),
+        ws="none",
+        interface="asgi3",
+        lifespan="on",
+        access_log=False,
+        log_level=log_level,
+        proxy_headers=False,  # nobody asks for a client's address
+        server_header=False,
+        timeout_keep_alive=math.ceil(settings.keep_alive_s),
+        timeout_graceful_shutdown=5,
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -102,6 +140,8 @@ def listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Its connections inherit it: else the system would keep megabytes for a client that does not read.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listener.bind((host, port))
         listener.listen(2048)
     except OSError:

@@ -9,7 +9,7 @@ from starlette.types import Send
 from aps.driver import Driver, Ticket
 from aps.service.answers import Answers
 from aps.service.errors import Headers, internal
-from aps.service.refusals import Asked, refusal_of
+from aps.service.refusals import refusal_of
 from aps.service.requests import Requests
 from aps.service.wire import Chunk, CountedBy, Error, ErrorAnswer, encode
 
@@ -34,12 +34,13 @@ class Streams:
         self._driver, self._answers, self._requests = driver, answers, requests
         self._comment_s = comment_s
 
-    async def send(self, ticket: Ticket, counted_by: CountedBy, asked: Asked, send: Send, headers: Headers) -> None:
-        """Stream an admitted request to its end. Refusal: it ended so, and nothing has been sent."""
+    async def send(
+        self, ticket: Ticket, counted_by: CountedBy, deadline_s: float | None, send: Send, headers: Headers
+    ) -> None:
+        """Stream an admitted request to its end; `headers` go with it. Refusal: it ended so, and nothing was sent."""
         stream = _Stream(send, headers + EVENT_STREAM)
         id = self._answers.id_of(ticket.handle)
         tokens = 0
-        self._answers.rate_headers(ticket.tenant, stream.headers)
         try:
             chunks, chunk = await self._first(ticket, stream)
             while chunk:
@@ -52,13 +53,13 @@ class Streams:
                 raise
             await stream.end(_error(internal(error).error))
             return
-        self._requests.keep(ticket.handle, result, counted_by, asked)
+        self._requests.keep(result, counted_by, deadline_s)
         if result.status == "finished":
-            answer = self._answers.answer(ticket.handle, result, counted_by)
+            answer = self._answers.answer(result, counted_by)
             answer.text = UNSET
             await stream.end(b"data: " + encode(answer) + b"\n\n" + DONE)
             return
-        refusal = refusal_of(result, asked, self._driver)
+        refusal = refusal_of(result, self._driver, deadline_s=deadline_s)
         if not stream.begun:
             raise refusal
         await stream.end(_error(refusal.error))

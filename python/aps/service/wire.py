@@ -83,12 +83,12 @@ CountedBy = Annotated[
 Seconds = Literal["simulated", "wall"]
 
 
-class InferAnswer(Struct, kw_only=True):
+class InferAnswer(Struct):
     """A finished request. Times are seconds of the service's clock: simulated ones when `seconds` says so."""
 
     id: Annotated[str, Meta(description="Of the request.")]
     tenant_id: str
-    text: Annotated[str, Meta(description="Not in the last event of a stream, which has sent it.")] | UnsetType = UNSET
+    text: Annotated[str, Meta(description="Not in the last event of a stream, which has sent it.")] | UnsetType
     prompt_tokens: int
     output_tokens: int
     counted_by: CountedBy
