@@ -1,6 +1,7 @@
 """Serve the scheduler over HTTP in front of simulated GPUs."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -12,8 +13,11 @@ from aps.cli.common import UsageError, count, gpus, need_service_extra, not_nega
 from aps.profiles import PROFILES
 
 if TYPE_CHECKING:
+    from aps.driver import Driver
     from aps.record import Recorder
     from aps.service.config import Config
+
+LOG = logging.getLogger("aps.serve")
 
 NAME = "serve"
 HELP = "start the HTTP service"
@@ -125,11 +129,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
     need_service_extra()
-    from aps.driver import Driver
     from aps.service import admin
     from aps.service.access import Access
     from aps.service.app import create_app
     from aps.service.config_reader import ConfigError
+    from aps.service.logs import Logs
     from aps.service.running import Running
     from aps.service.server import listen, serve
 
@@ -138,20 +142,19 @@ def run(options: argparse.Namespace) -> int:
         config = read()
     except ConfigError as error:
         raise UsageError(counted(error.problems)) from error
-    backend = config.devices.backend()
     access = Access.of(config)
     try:
         listener = listen(config.settings.host, config.settings.port)
     except OSError as error:
         raise UsageError(f"{config.settings.host} port {config.settings.port}: {error}") from error
-    recorder = _recorder(config)
-    driver = Driver(config.scheduler(backend), backend, recorder=recorder)
-    app = create_app(driver, settings=config.settings, access=access)
-    running = Running(config, driver, access, app.state, read if config.file is not None else None)
-    if access.admin:
-        admin.install(app, running)
-    _announce(config, *listener.getsockname()[:2])
+    driver, recorder = _driver(config)
+    logs = Logs(config.settings.log_level, config.settings.log_format)
     try:
+        app = create_app(driver, settings=config.settings, access=access, log=logs.requests, recorder=recorder)
+        running = Running(config, driver, access, app.state, read if config.file is not None else None)
+        if access.admin:
+            admin.install(app, running)
+        _announce(config, *listener.getsockname()[:2])
         serve(
             app,
             driver,
@@ -164,22 +167,27 @@ def run(options: argparse.Namespace) -> int:
     finally:
         if recorder is not None:
             recorder.close()
+        logs.stop()
     return 0
 
 
-def _recorder(config: "Config") -> "Recorder | None":
+def _driver(config: "Config") -> "tuple[Driver, Recorder | None]":
+    from aps.driver import Driver
     from aps.record import Recorder
 
     settings, devices = config.settings, config.devices
+    backend = devices.backend()
+    scheduler = config.scheduler(backend)
     if settings.record is None:
-        return None
+        return Driver(scheduler, backend), None
     try:
-        return Recorder(
+        recorder = Recorder(
             settings.record,
             max_mb=settings.record_max_mb,
             files=settings.record_files,
             about={"profile": devices.profile, "time_scale": devices.time_scale},
         )
+        return Driver(scheduler, backend, recorder=recorder), recorder
     except OSError as error:
         raise UsageError(f"--record: {settings.record} cannot be written: {error.strerror or error}") from error
     except ValueError as error:
@@ -219,7 +227,8 @@ def _announce(config: "Config", host: str, number: int) -> None:
 
 
 def _say(line: str) -> None:
-    """To stdout; when nobody reads that any more the service goes on without."""
+    """To stdout; when nobody reads that any more the service goes on without. And to the log."""
+    LOG.info("%s", line.strip())
     try:
         print(line, flush=True)
     except OSError:
