@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from aps import Device, Limits, Policy, Scheduler, Tenant
 from aps.record import Recorder, RecordError, replay
+from aps.record.replaying import _Player
 from aps_core.recorded import Recorded
 from aps_core.scheduler import Scheduler as Core
 from tests import drive
@@ -227,3 +229,16 @@ def test_a_record_begins_with_a_scheduler_as_it_was_made(tmp_path: Path) -> None
         recorder.watch(Scheduler([]))
     recorder.close()
     recorder.close()
+
+
+def test_the_page_shows_what_its_example_writes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (root / "docs/record.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (shown,) = re.findall(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    space: dict[str, Any] = {}
+    exec(example, space)
+    _, *calls = space["path"].read_text().splitlines()
+    assert shown.splitlines() == calls
+    ops = re.findall(r"^\| (`.*?) \|", page[page.index("| `op` | keys") :], re.MULTILINE)
+    named = set(re.findall(r"`(\w+)`", " ".join(ops)))
+    assert named - {"op"} == set(_Player(json.loads(space["path"].read_text().splitlines()[0]))._calls)
