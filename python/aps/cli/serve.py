@@ -145,7 +145,7 @@ def run(options: argparse.Namespace) -> int:
     access = Access.of(config)
     try:
         listener = listen(config.settings.host, config.settings.port)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a label that no name can have
         raise UsageError(f"{config.settings.host} port {config.settings.port}: {error}") from error
     driver, recorder = _driver(config)
     logs = Logs(config.settings.log_level, config.settings.log_format)

@@ -19,6 +19,7 @@ from aps.tenants import Tenant
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 MAX_GPUS = 1024
+MAX_SLOTS = 1 << 20  # of all devices: what one process can step through
 DAY_S = 86_400.0
 
 
@@ -129,7 +130,7 @@ class Devices:
         check.text("Devices.profile", self.profile)
         check.integer("Devices.slots", self.slots, 1, 2**16, optional=True)
         check.integer("Devices.block_tokens", self.block_tokens, 1, 2**16)
-        check.integer("Devices.kv_tokens", self.kv_tokens, self.block_tokens, check.INT32_MAX, optional=True)
+        check.integer("Devices.kv_tokens", self.kv_tokens, 1, check.INT32_MAX, optional=True)
         check.integer("Devices.token_budget", self.token_budget, 0, check.INT32_MAX, optional=True)
         slowest, fastest = TIME_SCALES
         allowed = f"a number in {slowest:g}..{fastest:g}"
@@ -139,6 +140,11 @@ class Devices:
         except (OSError, ValueError) as error:
             allowed = "a profile that there is and that can be read"
             raise ValueError(f"Devices.profile must be {allowed}, got {self.profile!r}: {error}") from error
+        tokens, slots = self.kv_tokens or self.spec.kv_tokens, self.slots or self.spec.slots
+        allowed = f"at most the {tokens} tokens of a KV cache"
+        check.number("Devices.block_tokens", self.block_tokens, allowed, lambda x: x <= tokens)
+        allowed = f"at most {MAX_SLOTS // slots}: {MAX_SLOTS} slots in all, {slots} each"
+        check.number("Devices.gpus", self.gpus, allowed, lambda x: x * slots <= MAX_SLOTS)
 
     @property
     def device(self) -> Device:

@@ -187,9 +187,9 @@ class _Reading:
         self, make: Callable[..., Made], given: Mapping[str, Given], full: Mapping[str, str], optional: Iterable[str]
     ) -> Made | None:
         """What `make` makes of the fields. On an error that field is said and left out, until nothing is wrong."""
-        fields = dict(given)
+        may_be_none = set(optional)
         values = {
-            name: None if value == NO_BOUND and name in set(optional) else value for name, (value, _) in fields.items()
+            name: None if value == NO_BOUND and name in may_be_none else value for name, (value, _) in given.items()
         }
         while True:
             try:
@@ -199,7 +199,7 @@ class _Reading:
                 name = match[1] if match else ""
                 said = OWNED.sub(lambda found: full.get(found[1], found[1]), str(error))
                 said = said.replace("or None", f'or "{NO_BOUND}"')
-                self.say(fields[name].origin if name in fields else self.file or "configuration", said)
+                self.say(given[name].origin if name in given else self.file or "configuration", said)
                 if name not in values:
                     return None
                 del values[name]

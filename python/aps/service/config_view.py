@@ -71,7 +71,8 @@ def words(config: Config) -> Iterator[tuple[str, str]]:
 def roles(config: Config) -> str:
     """Who may do what, in a line."""
     if config.open:
-        return "OPEN: no keys; whoever reaches this address may spend any tenant's tokens"
+        reach = " and other machines can reach it" if config.settings.beyond_this_machine else ""
+        return f"OPEN: no keys{reach}; whoever reaches this address may spend any tenant's tokens"
     keys = sum(map(len, config.keys.values()))
     keyed = sum(1 for digests in config.keys.values() if digests)
     return (

@@ -33,9 +33,14 @@ RATE = {
         ("reset", "Seconds of your clock until it is full.", "number"),
     )
 }
-STREAM = """Server-sent events when `stream` is true. `data:` has a `Chunk` for all tokens that were ready; at the end
-an `InferAnswer` without `text`, then `[DONE]`. Comments come while it queues. Once the status is sent, what goes wrong
-is an event named `error` whose data is an `ErrorAnswer`."""
+EVENT = {
+    "type": "object",
+    "description": "An event, when `stream` is true. `data` is a `Chunk` for all tokens that were ready; at the end an "
+    "`InferAnswer` without `text`, then `[DONE]`. Comments come while it queues. Once the status is sent, what goes "
+    "wrong is an event named `error` whose data is an `ErrorAnswer`.",
+    "properties": {"event": {"enum": ["message", "error"]}, "data": {"type": "string"}},
+    "required": ["data"],
+}
 
 
 def install(app: FastAPI, needs_key: Callable[[], bool]) -> None:
@@ -78,8 +83,7 @@ def _infer() -> Document:
         "200": {
             "description": "It has finished.",
             "headers": RATE,
-            "content": _json("InferAnswer")
-            | {"text/event-stream": {"schema": {"type": "string", "description": STREAM}}},
+            "content": _json("InferAnswer") | {"text/event-stream": {"schema": EVENT}},
         },
         "202": {
             "description": "It is admitted, and nobody waits (`wait: false`).",
