@@ -5,10 +5,10 @@ written; those before it are whole.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free
+from libc.math cimport INFINITY
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, strlen
 
-from aps_core.clock cimport FOREVER
 
 cdef extern from "Python.h":
     char* PyOS_double_to_string(double number, char format, int precision, int flags, int* kind) except NULL
@@ -103,7 +103,7 @@ cdef class JsonLines:
         cdef char* digits
         if -1e15 < number < 1e15 and number == <double><int64_t>number:
             self.put_int(<int64_t>number)
-        elif number == FOREVER:
+        elif number == INFINITY:
             self.put(b'"inf"')
         else:
             digits = PyOS_double_to_string(number, b'r', 0, 0, NULL)

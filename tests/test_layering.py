@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lowest first: a module may use those of the rows above its own, never its neighbours.
 COMPILED = [
     ["types"],
-    ["arguments", "clock", "envelope", "indexed_heap", "request_table", "winner_tree"],
-    ["deadlines", "fair_share", "json_lines", "kv_cache", "pairing_heap", "step_time", "tenant_table", "token_buckets"],
+    ["arguments", "clock", "envelope", "indexed_heap", "json_lines", "request_table", "tally", "winner_tree"],
+    ["deadlines", "fair_share", "kv_cache", "pairing_heap", "step_time", "tenant_table", "tickets", "token_buckets"],
     ["gpu", "lanes", "physics"],
     ["all_wait", "arrivals", "ledger", "stay_log", "time_series"],
     ["aging_heap", "contention"],
@@ -34,6 +34,7 @@ PYTHON = [
     ["aps.backends", "aps.metrics", "aps.record"],
     ["aps.tickets"],
     ["aps.pump"],
+    ["aps.conservation", "aps.player"],
     ["aps.driver"],
     ["aps.service"],
     ["aps.stress"],
@@ -49,7 +50,9 @@ THIRD_PARTY = {
     "aps.cli": {"httpx", "rich"},
 }
 # May use asyncio; a record is written by a thread of its own.
-LOOP = {"aps.backends", "aps.driver", "aps.record", "aps.tickets", "aps.service", "aps.stress", "aps.cli"}
+LOOP = {
+    "aps.backends", "aps.driver", "aps.player", "aps.record", "aps.tickets", "aps.service", "aps.stress", "aps.cli",
+}  # fmt: skip
 CORE_MAY_IMPORT = {"numpy", "cython", "libc", "cpython", "collections", "math"}
 LONGEST = 500  # lines a file
 

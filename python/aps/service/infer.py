@@ -1,9 +1,9 @@
 """`POST /infer`, from the body's bytes to the answer's: an ASGI application in front of the framework's router.
 
-Nothing here makes a task for a request that is waited for, and nothing but the types of `wire` checks or encodes.
+Nothing here makes a task, and nothing but the types of `wire` checks or encodes.
 """
 
-import asyncio
+from asyncio import CancelledError
 from contextlib import suppress
 from functools import partial
 
@@ -44,7 +44,6 @@ class Infer:
         self._driver, self._access, self._bodies = driver, access, bodies
         self._answers, self._requests, self._streams = answers, requests, streams
         self._log = log
-        self._later: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = connection_of(scope)
@@ -54,7 +53,7 @@ class Infer:
             entry = Entry()
         try:
             status, body = await self._infer(scope["headers"], receive, send, connection, headers, entry)
-        except (ClientDisconnect, asyncio.CancelledError) as error:
+        except (ClientDisconnect, CancelledError) as error:
             if log is not None and entry is not None:
                 log.end(entry, GONE)
             if isinstance(error, ClientDisconnect):
@@ -108,9 +107,9 @@ class Infer:
             entry.asked(ticket, self._answers.id_of(ticket.handle) if ticket.handle else None, asked.stream)
         if not ticket.handle:
             self._answers.rate_headers(tenant, headers)
-            result = await ticket.result()
+            assert ticket.answer is not None
             by_text = asked.prompt is not None
-            raise refusal_of(result, driver, deadline_s=deadline_s, max_tokens=asked.max_tokens, by_text=by_text)
+            raise refusal_of(ticket.answer, driver, deadline_s=deadline_s, max_tokens=asked.max_tokens, by_text=by_text)
         if not asked.wait:
             self._answers.rate_headers(tenant, headers)
             return 202, self._accept(ticket, counted_by, deadline_s, headers, entry)
@@ -125,17 +124,20 @@ class Infer:
                 self._answers.rate_headers(tenant, headers)
                 await self._streams.send(ticket, counted_by, deadline_s, send, headers)
                 return 0, b""
-            result = await ticket.result()
+            while ticket.answer is None:
+                if ticket.error is not None:
+                    raise ticket.failure()
+                await ticket.wait()
         finally:
             if connection is not None:
                 connection.gone = None
             if watch is not None:
                 watch.close()
-            if not ticket.done:
+            if ticket.answer is None and not ticket.done:
                 cancel()
-            if entry is not None and ticket.done:
-                with suppress(DriverError):
-                    entry.result = await ticket.result()
+            if entry is not None:
+                entry.result = ticket.answer
+        result = ticket.answer
         self._requests.keep(result, counted_by, deadline_s)
         self._answers.rate_headers(tenant, headers)
         if result.status != "finished":
@@ -154,9 +156,7 @@ class Infer:
         """202: it will be kept when it ends, and nobody waits for it until then."""
         if entry is not None:
             entry.later = True
-        waiting = asyncio.create_task(self._outlive(ticket, counted_by, deadline_s, entry))
-        self._later.add(waiting)
-        waiting.add_done_callback(self._later.discard)
+        ticket.add_done_callback(partial(self._keep, counted_by, deadline_s, entry))
         verdict = ticket.verdict
         id = self._answers.id_of(ticket.handle)
         headers += (JSON, (b"location", b"/requests/" + id.encode()))
@@ -170,15 +170,12 @@ class Infer:
             )
         )
 
-    async def _outlive(
-        self, ticket: Ticket, counted_by: CountedBy, deadline_s: float | None, entry: Entry | None
-    ) -> None:
-        with suppress(DriverError):
-            result = await ticket.result()
-            self._requests.keep(result, counted_by, deadline_s)
-            if self._log is not None and entry is not None:
-                entry.result = result
-                self._log.end(entry, 202)
+    def _keep(self, counted_by: CountedBy, deadline_s: float | None, entry: Entry | None, ticket: Ticket) -> None:
+        if ticket.answer is not None:
+            self._requests.keep(ticket.answer, counted_by, deadline_s)
+        if self._log is not None and entry is not None:
+            entry.result = ticket.answer
+            self._log.end(entry, 202)
 
 
 def _authorization(headers: Headers) -> bytes | None:
