@@ -100,6 +100,7 @@ PROMISES: tuple[Promise, ...] = (
     Promise("request.10k_tenants", "ns", "itself with 2 tenants", "<=", 3),
     Promise("request.vllm", "ns", "vLLM's priority request queue, add + pop", "figure"),
     Promise("request.litellm", "ns", "LiteLLM's Scheduler, add_request + poll", "figure"),
+    Promise("record.request", "ns", "one json.dumps of its submit line", "<=", 1),
     Promise("sim.light", "ns", STEP_LOOP, ">=", 20),
     Promise("sim.overload", "ns", STEP_LOOP, ">=", 60),
     Promise("sim.backlog", "ns", "itself with 1,000 waiting", "<=", 1.5),

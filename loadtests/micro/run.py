@@ -37,6 +37,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "request_rows.many_tenants": ("request.10k_tenants",),
     "request_rows.vllm": ("request.vllm",),
     "request_rows.litellm": ("request.litellm",),
+    "record_rows.whole_request": ("record.request",),
     "sim_rows.light": ("sim.light",),
     "sim_rows.overload": ("sim.overload",),
     "sim_rows.growth": ("sim.backlog",),
