@@ -26,7 +26,8 @@ class Player:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.failed: Exception | None = None
         self.or_stop = _OrStop(self.stop)
-        self._ends_at = pump.next_at = pump.never = epoch + LASTS_S
+        self._ends_at = pump.never = epoch + LASTS_S
+        pump.next_at = -inf  # whoever sees that something is due comes here, and hears that it is not open
         self._scale = time_scale
         self.read = pump.backend.now
         self._timer: asyncio.TimerHandle | None = None
@@ -38,6 +39,7 @@ class Player:
 
     async def open(self) -> None:
         """Start the backend's clock, and play from now on."""
+        self.pump.next_at = self._ends_at
         await self.pump.backend.open(self.pump.now, self._wake)
         self.loop = asyncio.get_running_loop()
         with self.or_stop:
@@ -46,6 +48,7 @@ class Player:
     def close(self) -> None:
         """Play no more."""
         self.loop = None
+        self.pump.next_at = -inf
         for timer in (self._timer, self._look_timer):
             if timer is not None:
                 timer.cancel()
@@ -97,6 +100,7 @@ class Player:
         """The changes within happen at one instant, and nothing starts before it is left."""
         with self.change() as now:
             self._held = True
+            self.pump.next_at = -inf  # nobody passes by `advance`
             try:
                 yield now
             finally:
