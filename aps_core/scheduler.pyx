@@ -320,6 +320,10 @@ cdef class Scheduler:
     def preempted_count(self):
         return self.assembler.preempted_count
 
+    def level(self, tenant):
+        """What a tenant's bucket can pay at the latest instant, in tokens; negative: debt, inf: it has no limit."""
+        return self.buckets.level_at(self.slot_of(tenant, self.timeline.now_ns), self.timeline.now_ns)
+
     @property
     def release_reason(self):
         """Why the last batch was released: 0 it was not, 1 continuous, 2 its window ended, 3 its predicted fill was

@@ -2,28 +2,37 @@
 
 import asyncio
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
-import uvicorn
 
 from aps.backends.simulated import SimulatedBackend
 from aps.driver import Driver
 from aps.policy import Limits
 from aps.scheduler import Scheduler
+from aps.service.access import Access
 from aps.service.app import create_app
-from aps.service.server import listen
+from aps.service.config import Settings
+from aps.service.server import Server, config, listen
 from aps.service.tenants import DEFAULT_TENANTS, STRESS_TENANTS
 from aps.tenants import Tenant
 
 
 class Service:
-    """What a test needs of it: its address, a client, its driver and the driver's loop."""
+    """What a test needs of it: its address, a client, the server, its driver and the driver's loop."""
 
-    def __init__(self, url: str, client: httpx.Client, driver: Driver, loop: asyncio.AbstractEventLoop) -> None:
-        self.url, self.client, self.driver, self.loop = url, client, driver, loop
+    def __init__(
+        self, address: tuple[str, int], client: httpx.Client, server: Server, driver: Driver, loop: AbstractEventLoop
+    ) -> None:
+        self.address, self.client, self.server, self.driver, self.loop = address, client, server, driver, loop
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address[0]}:{self.address[1]}"
 
     def infer(self, **fields: Any) -> httpx.Response:
         return self.client.post("/infer", json=fields)
@@ -33,22 +42,30 @@ class Service:
         return answer
 
 
+def until(true: Callable[[], object], within_s: float = 5.0) -> None:
+    """Wait for it to come true."""
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.01)
+
+
 @contextmanager
 def serving(
     tenants: Iterable[Tenant] = DEFAULT_TENANTS + STRESS_TENANTS,
     *,
     limits: Limits | None = None,
     time_scale: float = 100.0,
-    max_body_bytes: int = 1 << 20,
-    body_s: float = 30.0,
+    access: Access | None = None,
+    **settings: Any,
 ) -> Iterator[Service]:
-    """Serve until the block ends."""
+    """Serve until the block ends. settings: of `Settings`."""
     backend = SimulatedBackend("reference", time_scale=time_scale)
     driver = Driver(Scheduler(tenants, devices=backend.devices, limits=limits or Limits()), backend)
-    app = create_app(driver, gpu_hour_dollars=1.39, max_body_bytes=max_body_bytes, body_s=body_s)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1))
+    app = create_app(driver, settings=Settings(**settings), access=access)
+    server = Server(config(app), driver, app.state.bodies, 1.0, lambda _: None)
     listener = listen("127.0.0.1", 0)
-    loops: list[asyncio.AbstractEventLoop] = []
+    loops: list[AbstractEventLoop] = []
     started = threading.Event()
 
     async def main() -> None:
@@ -59,10 +76,10 @@ def serving(
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
     started.wait(10)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    address: tuple[str, int] = listener.getsockname()
     try:
-        with httpx.Client(base_url=url, timeout=30.0, trust_env=False) as client:
-            yield Service(url, client, driver, loops[0])
+        with httpx.Client(base_url=f"http://{address[0]}:{address[1]}", timeout=30.0, trust_env=False) as client:
+            yield Service(address, client, server, driver, loops[0])
     finally:
         server.should_exit = True
         thread.join(10)

@@ -22,7 +22,7 @@ def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["", "serve", "stress", "demo", "profiles"])
+@pytest.mark.parametrize("verb", ["", "serve", "check-config", "keygen", "stress", "demo", "profiles"])
 def test_help_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"] if verb else ["--help"])
@@ -45,8 +45,8 @@ def test_help_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["serve", "--policy", "best"], "best"),
         (["serve", "--host", "0.0.0.0"], "--insecure-open"),
         (["serve", "--host", "example.org"], "--insecure-open"),
-        (["serve", "--tenants", "/nonexistent/tenants.toml"], "/nonexistent/tenants.toml"),
-        (["serve", "--aging-horizon", "1e9"], "Policy.aging_horizon_s must be"),
+        (["serve", "--config", "/nonexistent/aps.toml"], "/nonexistent/aps.toml: cannot be read: No such file"),
+        (["serve", "--aging-horizon", "1e9"], "--aging-horizon: policy.aging_horizon_s must be"),
         (["serve", "--gpus", "1000000000"], "1 to 1024, got '1000000000'"),
         (["stress", "--per-tenant", "0"], "1 or more"),
         (["stress", "--trace-s", "inf"], "finite"),
@@ -63,10 +63,10 @@ def test_wrong_usage_exits_with_2_and_says_why(
 @pytest.mark.parametrize(
     "weight", ["1" + "0" * 400, "1" + "0" * 5000, "nan", "true"], ids=["1e400", "1e5000", "nan", "true"]
 )
-def test_a_wrong_tenants_file_exits_with_2(weight: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "tenants.toml"
+def test_a_wrong_configuration_exits_with_2(weight: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "aps.toml"
     path.write_text(f"[tenants.x]\nweight = {weight}\n")
-    said = refused(["serve", "--tenants", str(path)], capsys)
+    said = refused(["serve", "--config", str(path)], capsys)
     assert str(path) in said
     assert len(said.splitlines()) == 1
 

@@ -7,21 +7,23 @@ import math
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 import httpx
+import msgspec
 import pytest
 
 from aps.policy import Limits
 from aps.scheduler import Scheduler
 from aps.service.errors import MEANING
-from aps.service.schemas import ErrorAnswer, Health, InferAnswer, TenantStatus
+from aps.service.schemas import Health, TenantStatus
+from aps.service.wire import ErrorAnswer, InferAnswer, InferRequest
 from aps.stress.counters import Counters
 from aps.tenants import Tenant
 from aps.verdicts import Verdict
-from tests.serving import Service, serving
+from tests.serving import Service, serving, until
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +32,15 @@ def service() -> Iterator[Service]:
         yield running
 
 
-def until(true: Callable[[], object], within_s: float = 5.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.01)
+def whole(said: Any, kind: type[msgspec.Struct]) -> None:
+    """It is of this type, and has nothing else in it."""
+    assert msgspec.to_builtins(msgspec.convert(said, kind)) == said
 
 
 def error(reply: httpx.Response, status: int, reason: str) -> dict[str, Any]:
     """The error of a refusal that has this status and reason, in the one shape."""
     assert (reply.status_code, reply.json().get("error", {}).get("reason")) == (status, reason), reply.text
-    ErrorAnswer.model_validate(reply.json(), extra="forbid")
+    whole(reply.json(), ErrorAnswer)
     content: dict[str, Any] = reply.json()["error"]
     return content
 
@@ -52,7 +52,7 @@ def test_an_answer_has_everything(service: Service) -> None:
     reply = service.infer(tenant_id="wide", prompt="Why is the sky blue? \N{SUN}", max_tokens=16, bid=7)
     assert reply.status_code == 200
     answer = reply.json()
-    InferAnswer.model_validate(answer, extra="forbid")
+    whole(answer, InferAnswer)
     assert answer["prompt_tokens"] == -(-len("Why is the sky blue? \N{SUN}".encode()) // 4) == 6
     assert answer["counted_by"] == "bytes/4"
     assert answer["output_tokens"] == 16
@@ -249,11 +249,11 @@ def test_a_passed_deadline_is_504() -> None:
 
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_large_body_is_413(declared: bool) -> None:
-    with serving(max_body_bytes=1000) as service:
-        body = json.dumps({"tenant_id": "tenant_a", "prompt": "x" * 1000}).encode()
+    with serving(max_body_bytes=1024) as service:
+        body = json.dumps({"tenant_id": "tenant_a", "prompt": "x" * 1024}).encode()
         content = body if declared else (body[at : at + 100] for at in range(0, len(body), 100))
         refusal = error(service.client.post("/infer", content=content), 413, "body_too_large")
-        assert "1000 bytes" in refusal["message"]
+        assert "1024 bytes" in refusal["message"]
         assert service.infer(tenant_id="tenant_a", prompt="x" * 900, max_tokens=1).status_code == 200
 
 
@@ -434,9 +434,18 @@ def test_metrics_types_are_declared_once(service: Service) -> None:
 def test_the_openapi_document_has_every_answer(service: Service) -> None:
     document = service.client.get("/openapi.json").json()
     operation = document["paths"]["/infer"]["post"]
-    assert {int(status) for status in operation["responses"]} == {200, *MEANING}
+    assert {int(status) for status in operation["responses"]} == {200, 202, *MEANING}
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
-    assert set(schema["properties"]) == {"tenant_id", "prompt", "prompt_tokens", "max_tokens", "bid", "deadline_s"}
+    assert schema == {"$ref": "#/components/schemas/InferRequest"}
+    schema = document["components"]["schemas"]["InferRequest"]
+    assert set(schema["properties"]) == {*InferRequest.__struct_fields__}
     assert schema["additionalProperties"] is False
-    assert {"/infer", "/metrics", "/health", "/health/ready", "/tenants/{tenant_id}/status"} == set(document["paths"])
+    assert set(document["paths"]) == {
+        "/infer",
+        "/requests/{id}",
+        "/metrics",
+        "/health",
+        "/health/ready",
+        "/tenants/{tenant_id}/status",
+    }
     assert service.client.get("/docs").status_code == 200

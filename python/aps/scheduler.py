@@ -278,6 +278,13 @@ class Scheduler:
         devices = [device.name for device in self._devices]
         return snapshot_of(self._core.snapshot(now), self._roster.names, devices, self._ids)
 
+    def level(self, tenant: str) -> float:
+        """What an active tenant's bucket can pay at `now`, in tokens; negative: debt, inf: it has no limit."""
+        account = self._accounts.get(tenant)
+        if account is None:
+            raise self._roster.unknown(tenant)
+        return self._core.level(account[0])
+
     @property
     def tenants(self) -> Mapping[str, Tenant]:
         """The active tenants by name, read-only and live."""

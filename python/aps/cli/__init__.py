@@ -6,11 +6,39 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from aps.cli import calibrate, compare, demo, profiles, serve, simulate, stress, study, sweep, validate
+from aps.cli import (
+    calibrate,
+    check_config,
+    compare,
+    demo,
+    keygen,
+    profiles,
+    replay,
+    serve,
+    simulate,
+    stress,
+    study,
+    sweep,
+    validate,
+)
 from aps.cli.common import UsageError
 from aps.service.version import VERSION
 
-VERBS = (serve, stress, demo, simulate, compare, sweep, study, profiles, validate, calibrate)
+VERBS = (
+    serve,
+    check_config,
+    keygen,
+    stress,
+    demo,
+    simulate,
+    compare,
+    replay,
+    sweep,
+    study,
+    profiles,
+    validate,
+    calibrate,
+)
 
 EXIT_CODES = """exit codes:
   0  done

@@ -1,14 +1,23 @@
 """Serve the scheduler over HTTP in front of simulated GPUs."""
 
 import argparse
-import ipaddress
+import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from aps.cli.common import UsageError, gpus, need_service_extra, not_negative_or_inf, port, positive
-from aps.policy import Policy
+from aps.cli.check_config import counted
+from aps.cli.common import UsageError, count, gpus, need_service_extra, not_negative_or_inf, port, positive
 from aps.profiles import PROFILES
+
+if TYPE_CHECKING:
+    from aps.driver import Driver
+    from aps.record import Recorder
+    from aps.service.config import Config
+
+LOG = logging.getLogger("aps.serve")
 
 NAME = "serve"
 HELP = "start the HTTP service"
@@ -16,7 +25,8 @@ EPILOG = """examples:
   aps serve                                     on http://127.0.0.1:8000, in real time
   aps serve --time-scale 10 --gpus 2            ten simulated seconds in each of yours, two GPUs
   aps serve --policy strict                     highest bid first, no fairness
-  aps serve --tenants tenants.toml              your tenants: [tenants.NAME] with weight, rate, burst, ...
+  aps serve --config aps.toml                   your tenants, keys and everything else; see aps check-config
+  aps serve --record night.jsonl.gz             every call in a file, for aps replay, aps simulate and aps compare
 
 then:
   curl -s localhost:8000/infer -d '{"tenant_id": "tenant_a", "prompt": "Why is the sky blue?", "max_tokens": 64}'
@@ -25,32 +35,54 @@ then:
 
 The default tenants: tenant_a 500 tokens/s with a burst of 5,000, tenant_b 300 and 3,000, tenant_c 1,000 and 10,000;
 and stress_vip and stress_free, shares 85:15, for `aps stress`.
+
+Every option but --config is a key of the configuration too, and over it an environment variable: --port over
+APS_SERVER_PORT over port in [server]. SIGHUP reads the file again: tenants, keys and the two knobs change at once.
 """
 
+# Options that are keys.
+FLAGS = {
+    "host": "server.host",
+    "port": "server.port",
+    "insecure_open": "server.insecure_open",
+    "drain_s": "server.drain_s",
+    "gpus": "devices.gpus",
+    "profile": "devices.profile",
+    "time_scale": "devices.time_scale",
+    "gpu_hour_dollars": "price.gpu_hour_dollars",
+    "policy": "policy.base",
+    "aging_horizon": "policy.aging_horizon_s",
+    "fairness_window": "policy.fairness_window",
+    "log_level": "logging.level",
+    "log_format": "logging.format",
+    "record": "record.file",
+    "record_max_mb": "record.max_mb",
+    "record_files": "record.files",
+}
+MOST_TENANTS = 20  # said at the start
 POLICIES = ("aps", "fifo", "strict", "vtc", "fair", "bids")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `aps serve`."""
-    where = parser.add_argument_group("where")
-    where.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
-    where.add_argument("--port", type=port, default=8000, help="0: any free port (default %(default)s)")
+    """The options of `aps serve`. None: not given."""
+    where = parser.add_argument_group("where and what")
+    where.add_argument("--config", type=Path, metavar="FILE", help="TOML (default: what APS_CONFIG names, else none)")
+    where.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    where.add_argument("--port", type=port, help="0: any free one (default 8000)")
     where.add_argument(
         "--insecure-open",
         action="store_true",
-        help="allow an address beyond this machine although anyone may then use it",
+        default=None,
+        help="allow an address beyond this machine without any keys: anyone may then use it",
     )
     gpu = parser.add_argument_group("GPUs")
-    gpu.add_argument("--gpus", type=gpus, default=1, help="simulated GPUs (default %(default)s)")
+    gpu.add_argument("--gpus", type=gpus, help="simulated GPUs (default 1)")
     gpu.add_argument(
         "--profile",
-        default="reference",
         metavar="NAME|FILE.toml",
-        help=f"how fast they are: {', '.join(PROFILES)}, or a file of yours (default %(default)s; see aps profiles)",
+        help=f"how fast they are: {', '.join(PROFILES)}, or a file of yours (default reference; see aps profiles)",
     )
-    gpu.add_argument(
-        "--time-scale", type=positive, default=1.0, metavar="X", help="simulated seconds in a wall second (default 1)"
-    )
+    gpu.add_argument("--time-scale", type=positive, metavar="X", help="simulated seconds in a wall second (default 1)")
     gpu.add_argument(
         "--gpu-hour-dollars",
         type=positive,
@@ -58,9 +90,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="price of a GPU-hour behind the dollar figures (default: the profile's)",
     )
     order = parser.add_argument_group("who goes first")
-    order.add_argument(
-        "--policy", choices=POLICIES, default="aps", help="a point on the plane of two knobs (default %(default)s)"
-    )
+    order.add_argument("--policy", choices=POLICIES, help="a point on the plane of two knobs (default aps)")
     order.add_argument(
         "--aging-horizon",
         type=not_negative_or_inf,
@@ -73,71 +103,132 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="TOKENS",
         help="how far a tenant may get ahead of the least served one (aps: 2048)",
     )
-    order.add_argument("--tenants", type=Path, metavar="FILE", help="tenants in TOML, in place of the default ones")
     life = parser.add_argument_group("life")
     life.add_argument(
         "--drain-s",
         type=positive,
-        default=30.0,
         metavar="S",
         help="wall seconds that accepted requests get to finish after SIGTERM (default 30)",
     )
-    life.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="warning")
+    seen = parser.add_argument_group("what stays of it")
+    seen.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), help="info: a line a request (default warning)"
+    )
+    seen.add_argument("--log-format", choices=("text", "json"), help="of the lines on stderr (default text)")
+    seen.add_argument(
+        "--record",
+        metavar="FILE",
+        help="write every call of the scheduler there, without prompts, for aps replay and compare (.gz: packed)",
+    )
+    seen.add_argument(
+        "--record-max-mb", type=count, metavar="MB", help="size at which a file is moved on (default 256)"
+    )
+    seen.add_argument("--record-files", type=count, metavar="N", help="how many are kept (default 10)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
     need_service_extra()
-    _check_host(options.host, options.insecure_open)
-    from aps.backends.simulated import SimulatedBackend
-    from aps.driver import Driver
-    from aps.scheduler import Scheduler
+    from aps.service import admin
+    from aps.service.access import Access
     from aps.service.app import create_app
+    from aps.service.config_reader import ConfigError
+    from aps.service.logs import Logs
+    from aps.service.running import Running
     from aps.service.server import listen, serve
-    from aps.service.tenants import DEFAULT_TENANTS, STRESS_TENANTS, read_tenants
 
+    read = _reader(options)
     try:
-        tenants = read_tenants(options.tenants) if options.tenants else DEFAULT_TENANTS + STRESS_TENANTS
-        policy = _policy(options)
-        backend = SimulatedBackend(options.profile, gpus=options.gpus, time_scale=options.time_scale)
-        driver = Driver(Scheduler(tenants, policy=policy, devices=backend.devices), backend)
-        listener = listen(options.host, options.port)
-    except (OSError, ValueError) as error:
-        raise UsageError(str(error)) from error
-    app = create_app(driver, gpu_hour_dollars=options.gpu_hour_dollars or backend.spec.dollars_per_hour)
-    host, number = listener.getsockname()[:2]
-    _say(f"APS serves http://{f'[{host}]' if ':' in host else host}:{number}  (documentation: /docs)")
-    _say(f"  {options.gpus} x simulated GPU, profile {backend.profile}, time scale {options.time_scale:g}")
-    _say(f"  policy {options.policy}: {policy.knobs}")
-    for tenant in tenants:
-        limit = f"{tenant.rate:g} tokens/s, burst {tenant.burst:g}" if tenant.rate < float("inf") else "no rate limit"
-        _say(f"  tenant {tenant.name}: weight {tenant.weight:g}, {limit}")
-    _say("  OPEN: no keys; whoever reaches this address may spend any tenant's tokens")
-    serve(app, driver, listener, drain_s=options.drain_s, say=_say, log_level=options.log_level)
+        config = read()
+    except ConfigError as error:
+        raise UsageError(counted(error.problems)) from error
+    access = Access.of(config)
+    try:
+        listener = listen(config.settings.host, config.settings.port)
+    except (OSError, UnicodeError) as error:  # a label that no name can have
+        raise UsageError(f"{config.settings.host} port {config.settings.port}: {error}") from error
+    driver, recorder = _driver(config)
+    logs = Logs(config.settings.log_level, config.settings.log_format)
+    try:
+        app = create_app(driver, settings=config.settings, access=access, log=logs.requests, recorder=recorder)
+        running = Running(config, driver, access, app.state, read if config.file is not None else None)
+        if access.admin:
+            admin.install(app, running)
+        _announce(config, *listener.getsockname()[:2])
+        serve(
+            app,
+            driver,
+            listener,
+            drain_s=config.settings.drain_s,
+            say=_say,
+            log_level=config.settings.log_level,
+            on_hangup=running.hangup(_say),
+        )
+    finally:
+        if recorder is not None:
+            recorder.close()
+        logs.stop()
     return 0
 
 
-def _policy(options: argparse.Namespace) -> Policy:
-    knobs = {"aging_horizon_s": options.aging_horizon, "fairness_window": options.fairness_window}
-    changes = {name: value for name, value in knobs.items() if value is not None}
-    policy: Policy = getattr(Policy, options.policy)(**changes)
-    return policy
+def _driver(config: "Config") -> "tuple[Driver, Recorder | None]":
+    from aps.driver import Driver
+    from aps.record import Recorder
 
-
-def _check_host(host: str, insecure_open: bool) -> None:
-    """Without keys the service is open to all who reach it, so it stays on this machine unless told otherwise."""
+    settings, devices = config.settings, config.devices
+    backend = devices.backend()
+    scheduler = config.scheduler(backend)
+    if settings.record is None:
+        return Driver(scheduler, backend), None
     try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    if not local and not insecure_open:
-        raise UsageError(
-            f"--host {host} is reachable from other machines and the service has no keys: add --insecure-open"
+        recorder = Recorder(
+            settings.record,
+            max_mb=settings.record_max_mb,
+            files=settings.record_files,
+            about={"profile": devices.profile, "time_scale": devices.time_scale},
         )
+        return Driver(scheduler, backend, recorder=recorder), recorder
+    except OSError as error:
+        raise UsageError(f"--record: {settings.record} cannot be written: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UsageError(f"--record: {error}") from error
+
+
+def _reader(options: argparse.Namespace) -> "Callable[[], Config]":
+    """Reads the configuration, now and again: file, environment and flags."""
+    from aps.service.config_reader import Given, config_file, read_config
+
+    flags = {
+        full: Given(getattr(options, name), "--" + name.replace("_", "-"))
+        for name, full in FLAGS.items()
+        if getattr(options, name) is not None
+    }
+    environ = dict(os.environ)
+    file = config_file(options.config, environ)
+    return lambda: read_config(file, environ, flags)
+
+
+def _announce(config: "Config", host: str, number: int) -> None:
+    """What is served and where; the first line has the address."""
+    from aps.service.config_view import limit, notes, roles, words
+
+    _say(f"APS serves http://{f'[{host}]' if ':' in host else host}:{number}  (documentation: /docs)")
+    _say(f"  configuration: {config.file or 'the defaults'}" + (", SIGHUP reads it again" if config.file else ""))
+    for topic, text in words(config):
+        if topic not in ("listens on", "roles"):
+            _say(f"  {topic}: {text}")
+    for tenant in config.tenants[:MOST_TENANTS]:
+        _say(f"  tenant {tenant.name}: weight {tenant.weight:g}, {limit(tenant)}")
+    if len(config.tenants) > MOST_TENANTS:
+        _say(f"  ... {len(config.tenants)} tenants in all")
+    for note in notes(config):
+        _say(f"  note: {note}")
+    _say(f"  {roles(config)}")
 
 
 def _say(line: str) -> None:
-    """To stdout; when nobody reads that any more the service goes on without."""
+    """To stdout; when nobody reads that any more the service goes on without. And to the log."""
+    LOG.info("%s", line.strip())
     try:
         print(line, flush=True)
     except OSError:

@@ -2,14 +2,24 @@
 
 from collections.abc import Iterable, Mapping
 from hashlib import blake2s
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import Depends, Request
 
-from aps.service.errors import Refusal
+from aps.service.config import Config
+from aps.service.errors import MEANING, Refusal
 from aps.service.keys import digest_of
 
 SCHEME = b"bearer "
+
+
+def refused_with(meanings: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """Refusals by status, as the OpenAPI document describes them."""
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+    return {status: {"description": text, "content": content} for status, text in meanings.items()}
+
+
+REFUSALS = refused_with({status: MEANING[status] for status in (401, 403)})
 
 
 class Role(NamedTuple):
@@ -73,6 +83,11 @@ class Access:
         self._roles: dict[bytes, Role] = {}
         self.open = True
         self._set(_roles(tenants or {}, admin, metrics))
+
+    @classmethod
+    def of(cls, config: Config) -> "Access":
+        """The keys of a configuration."""
+        return cls(config.keys, admin=config.admin_key, metrics=config.metrics_key)
 
     def replace(
         self, tenants: Mapping[str, Iterable[bytes]], *, admin: bytes | None = None, metrics: bytes | None = None

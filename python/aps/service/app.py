@@ -2,16 +2,24 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from aps.driver import Driver
-from aps.service import errors, routes
+from aps.record import Recorder
+from aps.service import errors, openapi, routes
+from aps.service.access import Access
+from aps.service.answers import Answers
+from aps.service.config import Settings
+from aps.service.infer import Infer
 from aps.service.limits import BodyLimit, BodyReader
+from aps.service.logs import RequestLog
+from aps.service.requests import Requests
+from aps.service.streaming import Streams
 from aps.service.version import VERSION
-
-MAX_BODY_BYTES = 1 << 20
-BODY_S = 30.0
 
 DESCRIPTION = """Adaptive Priority Scheduling: several tenants share a few GPUs.
 
@@ -21,25 +29,55 @@ Seconds in bodies are those of the service's clock; with a simulated backend the
 """
 
 
+class Service(FastAPI):
+    """FastAPI, with `POST /infer` taken before its middleware and router."""
+
+    def __init__(self, infer: Infer, **options: Any) -> None:
+        super().__init__(**options)
+        self._infer = infer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/infer" and scope["method"] == "POST":
+            await self._infer(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def create_app(
-    driver: Driver, *, gpu_hour_dollars: float, max_body_bytes: int = MAX_BODY_BYTES, body_s: float = BODY_S
-) -> FastAPI:
+    driver: Driver,
+    *,
+    settings: Settings | None = None,
+    access: Access | None = None,
+    log: RequestLog | None = None,
+    recorder: Recorder | None = None,
+) -> Service:
     """The ASGI application around `driver`, which it opens when the server starts and closes when it stops.
 
-    gpu_hour_dollars: the price of one GPU-hour behind the dollar figures of `GET /metrics`.
-    max_body_bytes, body_s: how large the body of a request may be, and how many wall seconds it may take to arrive.
+    settings: limits and prices; the defaults when None. access: the keys; None: the service is open to all. log: gets
+    a line a request; None: nobody does. recorder: the driver's, to be looked at.
     """
+    settings, access = settings or Settings(), access or Access()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with driver:
             yield
 
-    app = FastAPI(title="APS", version=VERSION, description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    bodies = BodyReader(settings.max_body_bytes, settings.body_s)
+    answers = Answers(driver)
+    requests = Requests(driver, settings, answers)
+    streams = Streams(driver, answers, requests, settings.comment_s)
+    infer = Infer(driver, access, bodies, answers, requests, streams, log)
+    app = Service(infer, title="APS", version=VERSION, description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
     app.state.driver = driver
-    app.state.gpu_hour_dollars = gpu_hour_dollars
-    app.state.bodies = BodyReader(body_s)
-    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.state.settings = settings
+    app.state.access = access
+    app.state.bodies = bodies
+    app.state.recorder = recorder
+    app.state.requests = requests
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     errors.install(app)
     app.include_router(routes.router)
+    app.router.routes.append(Route("/infer", infer, methods=["POST"]))  # any other method is 405
+    openapi.install(app, lambda: not app.state.access.open)
     return app

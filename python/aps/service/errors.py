@@ -7,12 +7,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from aps.driver import DriverError
-from aps.service.schemas import Error, ErrorAnswer
+from aps.service.wire import Error, ErrorAnswer, encode
 
 log = logging.getLogger(__name__)
 
@@ -21,38 +21,47 @@ STATUS = {
     "exceeds_kv_cache": 400,
     "exceeds_kv_share": 400,
     "exceeds_burst": 400,
+    "bad_request": 400,
     "unauthorized": 401,
     "forbidden": 403,
     "unknown_tenant": 404,
+    "unknown_request": 404,
     "body_too_slow": 408,
+    "head_too_slow": 408,
+    "cancelled": 409,
+    "conflict": 409,
     "body_too_large": 413,
     "invalid": 422,
     "over_rate": 429,
     "tenant_queue_full": 429,
     "tenant_queue_tokens_full": 429,
-    "cancelled": 409,
-    "conflict": 409,
+    "head_too_large": 431,
+    "driver_failed": 500,
+    "internal": 500,
     "backend_failed": 502,
+    "too_many_connections": 503,
     "queue_full": 503,
     "queue_tokens_full": 503,
     "draining": 503,
     "deadline_expired": 504,
 }
 
-# The rest of a late body must not be taken for a request; after a 500 the server ends the connection.
-ENDS_CONNECTION = (408, 500)
+# The rest of what was late or large must not be taken for a request; after a 500 the server ends the connection.
+ENDS_CONNECTION = (408, 413, 431, 500)
 
 # What the OpenAPI document says about each status of POST /infer.
 MEANING = {
-    400: "It can never be admitted: the reason, the burst, and the largest `max_tokens` that would do.",
+    400: "It can never be admitted: the reason, the burst, and the largest `max_tokens` that would do; "
+    "or what came is no HTTP (`bad_request`).",
     401: "No key, or one that is not known.",
     403: "The key does not allow it.",
     404: "No such tenant.",
-    408: "The body did not arrive in time.",
+    408: "The head or the body did not arrive in time.",
     409: "It was cancelled by another request.",
     413: "The body is larger than the service takes.",
     422: "The body is wrong; `field` names what.",
     429: "The tenant is over its rate or its queue is full. `Retry-After` is computed.",
+    431: "The head is larger than the service takes.",
     500: "The service itself failed.",
     502: "The backend failed.",
     503: "The service is overloaded or draining. `Retry-After` is computed.",
@@ -61,6 +70,9 @@ MEANING = {
 
 
 DRAINING_RETRY_S = 1.0  # of the caller's clock; nobody knows when a draining service is back
+
+JSON = (b"content-type", b"application/json")
+Headers = list[tuple[bytes, bytes]]
 
 
 class Refusal(Exception):
@@ -77,29 +89,32 @@ def draining() -> Refusal:
     return Refusal("draining", "the service stopped before this request ended", retry_after_s=DRAINING_RETRY_S)
 
 
-def response(status: int, error: Error) -> Response:
-    """The error as a response; with `retry_after_s`, a `Retry-After` of whole seconds, at least 1."""
-    headers = {}
+def internal(error: BaseException) -> Refusal:
+    """500 for what nobody foresaw. It is logged; the caller does not learn what it was."""
+    if isinstance(error, DriverError):
+        log.error("%s", error, exc_info=error.__cause__)
+        return Refusal("driver_failed", "the service has failed and must be started again")
+    log.error("a request failed", exc_info=error)
+    return Refusal("internal", "the service failed; its log says how")
+
+
+def headers_of(status: int, error: Error) -> Headers:
+    """With `retry_after_s`, a `Retry-After` of whole seconds, at least 1."""
+    headers = [JSON]
     if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
     if status == 401:
-        headers["www-authenticate"] = 'Bearer realm="aps"'
+        headers.append((b"www-authenticate", b'Bearer realm="aps"'))
     if status in ENDS_CONNECTION:
-        headers["connection"] = "close"
-    body = ErrorAnswer(error=error).model_dump_json(exclude_none=True)
-    return Response(body, status, headers, media_type="application/json")
+        headers.append((b"connection", b"close"))
+    return headers
 
 
-def invalid(error: ValidationError) -> Refusal:
-    """The refusal for a body that does not fit its schema: the first thing wrong, by the field's name."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "json_invalid":
-        return Refusal("invalid", f"the body is not JSON: {first['msg']}", field="body")
-    message = first["msg"].removeprefix("Value error, ")
-    if not field:
-        return Refusal("invalid", message, field="prompt" if "prompt" in message else "body")
-    return Refusal("invalid", f"{field}: {message}{_got(first['input'])}", field=field)
+def response(status: int, error: Error) -> Response:
+    """The error as a response of the framework's."""
+    answer = Response(encode(ErrorAnswer(error)), status)
+    answer.raw_headers += headers_of(status, error)
+    return answer
 
 
 def install(app: FastAPI) -> None:
@@ -124,6 +139,9 @@ async def _framework(request: Request, error: Exception) -> Response:
         error.status_code, Error(reason=reason, message=f"{request.method} {request.url.path}: {error.detail}")
     )
     answer.headers.update(error.headers or {})
+    if error.status_code == 405:  # the framework names those of the first route of this path alone
+        here = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+        answer.headers["allow"] = ", ".join(sorted({method for route in here for method in route.methods or ()}))
     return answer
 
 
@@ -140,16 +158,9 @@ async def _gone(_: Request, __: Exception) -> Response:
 
 
 async def _driver_failed(_: Request, error: Exception) -> Response:
-    log.error("%s", error, exc_info=error.__cause__)
-    return response(500, Error(reason="driver_failed", message="the service has failed and must be started again"))
+    refusal = internal(error)
+    return response(refusal.status, refusal.error)
 
 
 async def _crashed(_: Request, __: Exception) -> Response:
     return response(500, Error(reason="internal", message="the service failed; its log says how"))
-
-
-def _got(value: object) -> str:
-    if value is None or isinstance(value, dict):
-        return ""
-    text = repr(value)
-    return f", got {text if len(text) <= 60 else text[:57] + '...'}"

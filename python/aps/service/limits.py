@@ -2,10 +2,10 @@
 
 import asyncio
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aps.service.errors import Refusal, draining, response
+from aps.service.errors import Headers, Refusal, draining, response
 
 
 class BodyLimit:
@@ -18,9 +18,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if not declared.isdigit() or int(declared[:20]) > self._max_bytes:
-            refusal = self._too_large()
+        if declared(scope["headers"]) > self._max_bytes:
+            refusal = too_large(self._max_bytes)
             await response(refusal.status, refusal.error)(scope, receive, send)
             return
         seen = 0
@@ -30,30 +29,46 @@ class BodyLimit:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._max_bytes:
-                raise self._too_large()
+                raise too_large(self._max_bytes)
             return message
 
         await self._app(scope, counted, send)
 
-    def _too_large(self) -> Refusal:
-        return Refusal("body_too_large", f"the body must be at most {self._max_bytes} bytes")
-
 
 class BodyReader:
-    """Reads bodies, each within `seconds` (wall), else 408; `stop` ends the wait for all that are not complete: 503."""
+    """Reads bodies of at most `max_bytes`, each within `seconds` (wall), else 413, 408; `stop` ends the wait for all
+    that are not complete: 503."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, max_bytes: int, seconds: float) -> None:
+        self._max_bytes, self._seconds = max_bytes, seconds
         self._stopped = False
         self._reading: set[asyncio.Timeout] = set()
 
-    async def read(self, request: Request) -> bytes:
-        """The body. A Refusal when it does not come in time."""
+    async def read(self, headers: Headers, receive: Receive) -> bytes:
+        """The body. A Refusal when it is too large or does not come in time; ClientDisconnect.
+
+        A body that has come with its head, as most do, is there without waiting: then no timer is set.
+        """
+        call = receive()
+        try:
+            call.send(None)  # type: ignore[attr-defined]
+        except StopIteration as arrived:
+            message: Message = arrived.value
+            if not message.get("more_body", message["type"] != "http.request"):
+                body: bytes = message.get("body", b"")
+                if len(body) > self._max_bytes:
+                    raise too_large(self._max_bytes) from None
+                return body
+        else:
+            call.close()  # type: ignore[attr-defined]
+            message = {"type": "http.request", "more_body": True}
+        if declared(headers) > self._max_bytes:
+            raise too_large(self._max_bytes)
         try:
             async with asyncio.timeout(0.0 if self._stopped else self._seconds) as limit:
                 self._reading.add(limit)
                 try:
-                    return await request.body()
+                    return await self._rest(message, receive)
                 finally:
                     self._reading.discard(limit)
         except TimeoutError:
@@ -61,8 +76,31 @@ class BodyReader:
                 raise draining() from None
             raise Refusal("body_too_slow", f"the body must arrive within {self._seconds:g} s") from None
 
+    async def _rest(self, message: Message, receive: Receive) -> bytes:
+        body = bytearray()
+        while True:
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            if len(body) > self._max_bytes:
+                raise too_large(self._max_bytes)
+            if not message.get("more_body", False):
+                return bytes(body)
+            message = await receive()
+
     def stop(self) -> None:
         """Wait no longer."""
         self._stopped = True
         for limit in self._reading:
             limit.reschedule(asyncio.get_running_loop().time())
+
+
+def declared(headers: Headers) -> int:
+    """The length that the headers declare; beyond every limit when it is no number."""
+    value = next((value for name, value in headers if name == b"content-length"), b"0")
+    return int(value[:20]) if value.isdigit() else 1 << 64
+
+
+def too_large(max_bytes: int) -> Refusal:
+    """413."""
+    return Refusal("body_too_large", f"the body must be at most {max_bytes} bytes")

@@ -5,7 +5,6 @@ from math import floor, inf
 from aps.driver import Driver, Result
 from aps.scheduler import Scheduler
 from aps.service.errors import DRAINING_RETRY_S, Refusal, draining
-from aps.service.schemas import InferRequest
 from aps.tenants import Tenant
 
 CONTEXT = "the longest context the service takes"
@@ -21,20 +20,35 @@ def unknown_tenant(name: str) -> Refusal:
     return Refusal("unknown_tenant", f"there is no tenant {name[:64]!r}", field="tenant_id")
 
 
-def refusal_of(result: Result, asked: InferRequest, prompt_tokens: int, driver: Driver) -> Refusal:
-    """The refusal for a request that did not finish."""
-    tenant = driver.scheduler.tenants.get(asked.tenant_id, Tenant(asked.tenant_id))
+def unknown_request() -> Refusal:
+    """404: there never was one, it is forgotten, or it is another tenant's."""
+    return Refusal("unknown_request", "there is no such request, or it has been forgotten")
+
+
+def refusal_of(
+    result: Result,
+    driver: Driver,
+    *,
+    deadline_s: float | None = None,
+    max_tokens: int | None = None,
+    by_text: bool = False,
+) -> Refusal:
+    """The refusal for a request that did not finish. The rest is what it asked for; by_text: its prompt was text.
+
+    Of one that was admitted only its deadline counts.
+    """
+    tenant = driver.scheduler.tenants.get(result.tenant) or Tenant(result.tenant)
     if result.status == "rejected" and result.verdict.admitted:
         return Refusal(result.reason, "the limits changed while it waited, and it can no longer be served")
     if result.status == "rejected":
-        return _never(result, asked, prompt_tokens, tenant, _largest(driver.scheduler, tenant, prompt_tokens, result))
+        return _never(result, max_tokens, by_text, tenant, _largest(driver.scheduler, tenant, result))
     if result.status == "throttled" and result.reason != "deadline_expired":
         return _later(result, tenant, _retry_after_s(result, driver))
     if result.status == "failed":
         return Refusal("backend_failed", f"the backend failed after {result.output_tokens} output tokens")
     if result.reason == "deadline_expired":
         return Refusal(
-            "deadline_expired", f"it had not started {asked.deadline_s:g} s after it arrived", field="deadline_s"
+            "deadline_expired", f"it had not started {deadline_s or 0.0:g} s after it arrived", field="deadline_s"
         )
     if result.status == "cancelled" and driver.draining:
         return draining()
@@ -47,8 +61,9 @@ def _retry_after_s(result: Result, driver: Driver) -> float:
     return min(result.verdict.retry_after_s / driver.backend.time_scale, LONGEST_RETRY_S)
 
 
-def _largest(scheduler: Scheduler, tenant: Tenant, prompt_tokens: int, result: Result) -> int:
+def _largest(scheduler: Scheduler, tenant: Tenant, result: Result) -> int:
     """The largest max_tokens that passes every test; the verdict's passes the one that failed."""
+    prompt_tokens = result.prompt_tokens
     premium = 1.0 + scheduler.policy.bid_premium * (result.verdict.bid - 1)
     blocks = [floor(scheduler.policy.kv_high_watermark * device.kv_blocks) for device in scheduler.devices]
     share = floor(tenant.kv_share * sum(device.kv_blocks for device in scheduler.devices))
@@ -64,19 +79,19 @@ def _largest(scheduler: Scheduler, tenant: Tenant, prompt_tokens: int, result: R
     return max(0, most - prompt_tokens)
 
 
-def _never(result: Result, asked: InferRequest, prompt_tokens: int, tenant: Tenant, largest: int) -> Refusal:
+def _never(result: Result, asked: int | None, by_text: bool, tenant: Tenant, largest: int) -> Refusal:
     over = {
         "exceeds_context": CONTEXT,
         "exceeds_kv_cache": KV_CACHE,
         "exceeds_kv_share": KV_SHARE,
         "exceeds_burst": f"{tenant.name}'s burst of {tenant.burst:g} tokens",
     }[result.reason]
-    max_tokens = tenant.default_max_tokens if asked.max_tokens is None else asked.max_tokens
+    max_tokens = tenant.default_max_tokens if asked is None else asked
     remedy = f"max_tokens may be at most {largest}" if largest else "no max_tokens would do with this prompt"
     return Refusal(
         result.reason,
-        f"{prompt_tokens} prompt + {max_tokens} max tokens at bid {result.verdict.bid} exceed {over}: {remedy}",
-        field="max_tokens" if largest else ("prompt" if asked.prompt else "prompt_tokens"),
+        f"{result.prompt_tokens} prompt + {max_tokens} max tokens at bid {result.verdict.bid} exceed {over}: {remedy}",
+        field="max_tokens" if largest else ("prompt" if by_text else "prompt_tokens"),
         largest_max_tokens=largest,
         burst=tenant.burst if tenant.burst < float("inf") else None,
     )

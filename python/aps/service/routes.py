@@ -1,78 +1,47 @@
 """The routes."""
 
-import asyncio
-import secrets
 from math import inf, isinf
-from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
-from pydantic import ValidationError
 
-from aps.driver import Driver, Result
+from aps.driver import Driver
 from aps.metrics import Histogram
 from aps.service import prometheus
-from aps.service.errors import MEANING, invalid
+from aps.service.access import REFUSALS, Identified, reads_metrics, reads_tenant
 from aps.service.metrics import page
-from aps.service.refusals import refusal_of, unknown_tenant
-from aps.service.schemas import (
-    Bucket,
-    ErrorAnswer,
-    Health,
-    InferAnswer,
-    InferRequest,
-    Percentiles,
-    Share,
-    TenantStatus,
-    Verdict,
-    openapi_body,
-)
+from aps.service.openapi import error
+from aps.service.refusals import unknown_tenant
+from aps.service.requests import Requests
+from aps.service.schemas import Bucket, Health, Percentiles, Share, TenantStatus
 from aps.service.version import VERSION
+from aps.service.wire import RequestState, encode
 
 router = APIRouter()
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer, "description": text} for status, text in MEANING.items()
-}
 
 
-@router.post("/infer", response_model=InferAnswer, responses=ERRORS, openapi_extra=openapi_body(InferRequest))
-async def infer(request: Request) -> Response:
-    """Generate. Waits its turn, then for its last token. A client that disconnects cancels its request."""
-    try:
-        asked = InferRequest.model_validate_json(await request.app.state.bodies.read(request))
-    except ValidationError as error:
-        raise invalid(error) from None
-    driver: Driver = request.app.state.driver
-    if asked.tenant_id not in driver.scheduler.tenants:
-        raise unknown_tenant(asked.tenant_id)
-    prompt_tokens, counted_by = _count(driver, asked)
-    ticket = driver.submit(
-        asked.tenant_id,
-        prompt=asked.prompt,
-        prompt_tokens=prompt_tokens,
-        max_tokens=asked.max_tokens,
-        bid=asked.bid,
-        deadline_s=asked.deadline_s,
-        id=secrets.token_hex(12),
-    )
-    watch = asyncio.ensure_future(_cancel_when_gone(request, driver, ticket.id))
-    try:
-        result = await ticket.result()
-    except asyncio.CancelledError:
-        driver.cancel(ticket.id)
-        raise
-    finally:
-        watch.cancel()
-    if result.status != "finished":
-        raise refusal_of(result, asked, prompt_tokens, driver)
-    return Response(_answer(result, counted_by, driver).model_dump_json(), media_type="application/json")
+@router.get("/requests/{id}", include_in_schema=False)
+async def request_state(request: Request, id: str, role: Identified) -> Response:
+    """Where a request stands, or how it ended. The document: `openapi`."""
+    return _json(_requests(request).state(id, role))
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {prometheus.CONTENT_TYPE: {}}}})
+@router.delete("/requests/{id}", include_in_schema=False)
+async def cancel_request(request: Request, id: str, role: Identified) -> Response:
+    """End a request. What it did not use is given back. The document: `openapi`."""
+    return _json(_requests(request).cancel(id, role))
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses=REFUSALS | {200: {"content": {prometheus.CONTENT_TYPE: {}}}},
+    dependencies=[Depends(reads_metrics)],
+)
 async def metrics(request: Request) -> Response:
     """The service's counters in the Prometheus text format."""
     state = request.app.state
-    return Response(page(state.driver, state.gpu_hour_dollars), media_type=prometheus.CONTENT_TYPE)
+    return Response(page(state.driver, state.settings.gpu_hour_dollars), media_type=prometheus.CONTENT_TYPE)
 
 
 @router.get("/health", response_model=Health, responses={503: {"model": Health, "description": "It has failed."}})
@@ -92,7 +61,8 @@ async def ready(request: Request) -> Response:
 @router.get(
     "/tenants/{tenant_id}/status",
     response_model=TenantStatus,
-    responses={404: {"model": ErrorAnswer, "description": MEANING[404]}},
+    responses=REFUSALS | {404: error("No such tenant.")},
+    dependencies=[Depends(reads_tenant)],
 )
 async def tenant_status(request: Request, tenant_id: str) -> TenantStatus:
     """A tenant's bucket, queue, share and waits."""
@@ -105,50 +75,13 @@ async def root() -> RedirectResponse:
     return RedirectResponse("/docs")
 
 
-async def _cancel_when_gone(request: Request, driver: Driver, id: object) -> None:
-    """Cancel the request when its client disconnects. The body has been read: nothing else can come."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    driver.cancel(id)
+def _requests(request: Request) -> Requests:
+    requests: Requests = request.app.state.requests
+    return requests
 
 
-def _count(driver: Driver, asked: InferRequest) -> tuple[int, str]:
-    """The prompt's tokens, and who counted them."""
-    if asked.prompt is None:
-        assert asked.prompt_tokens is not None
-        return asked.prompt_tokens, "caller"
-    tokens = driver.backend.count_tokens(asked.prompt)
-    if tokens is not None:
-        return max(1, tokens), "tokenizer"
-    return -(-len(asked.prompt.encode()) // 4), "bytes/4"
-
-
-def _answer(result: Result, counted_by: str, driver: Driver) -> InferAnswer:
-    return InferAnswer.model_construct(
-        id=result.id,
-        tenant_id=result.tenant,
-        text=result.text,
-        prompt_tokens=result.prompt_tokens,
-        output_tokens=result.output_tokens,
-        counted_by=counted_by,
-        seconds=_seconds(driver),
-        time_scale=driver.backend.time_scale,
-        arrived_at=_nanoseconds(result.arrived_at - driver.opened_at),
-        queue_wait_s=_nanoseconds(result.queue_wait_s),
-        ttft_s=_nanoseconds(result.ttft_s),
-        e2e_s=_nanoseconds(result.e2e_s),
-        batch_size=result.batch_size,
-        device=result.device,
-        verdict=Verdict.model_construct(
-            status="admitted", reason=result.verdict.reason, bid=result.verdict.bid, clamped=result.verdict.clamped
-        ),
-        charge=result.charge,
-    )
-
-
-def _nanoseconds(seconds: float | None) -> float | None:
-    """Instants are whole nanoseconds; below that there is only rounding."""
-    return None if seconds is None else max(0.0, round(seconds, 9))
+def _json(state: RequestState) -> Response:
+    return Response(encode(state), media_type="application/json")
 
 
 def _seconds(driver: Driver) -> str:

@@ -1,6 +1,9 @@
 """Runs the application under uvicorn; SIGTERM and SIGINT drain it within a deadline."""
 
 import asyncio
+import gc
+import math
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -9,7 +12,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from aps.driver import Driver
+from aps.service.config import Settings
+from aps.service.connection import Connection, connections
 from aps.service.limits import BodyReader
+
+SEND_BUFFER = 1 << 17  # bytes
+YOUNG = 20_000  # objects made between two collections of the young ones; CPython's default is 700
 
 
 class Server(uvicorn.Server):
@@ -20,16 +28,34 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, driver: Driver, bodies: BodyReader, drain_s: float, say: Callable[[str], None]
+        self,
+        config: uvicorn.Config,
+        driver: Driver,
+        bodies: BodyReader,
+        drain_s: float,
+        say: Callable[[str], None],
+        on_hangup: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
+        self._on_hangup, self._hung_up = on_hangup, False
         self._driver, self._bodies, self._drain_s, self._say = driver, bodies, drain_s, say
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signals = 0
 
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.look(now)
+        return await super().on_tick(counter)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        if self._hung_up and self._on_hangup is not None:
+            self._on_hangup()
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -39,6 +65,15 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
         else:
             self._loop.call_soon_threadsafe(self._drain, self._drain_s if self._signals == 1 else 0.0)
+
+    def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
+        """The handler of SIGHUP: `on_hangup`, on the loop; without one as any other signal."""
+        if self._on_hangup is None:
+            self.handle_exit(sig, frame)
+        elif self._loop is None:
+            self._hung_up = True  # startup sees to it
+        else:
+            self._loop.call_soon_threadsafe(self._on_hangup)
 
     def _drain(self, within_s: float) -> None:
         """Start to drain, in place of a drain that takes longer."""
@@ -58,13 +93,46 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    app: FastAPI, driver: Driver, listener: socket.socket, *, drain_s: float, say: Callable[[str], None], log_level: str
+    app: FastAPI,
+    driver: Driver,
+    listener: socket.socket,
+    *,
+    drain_s: float,
+    say: Callable[[str], None],
+    log_level: str,
+    on_hangup: Callable[[], None] | None = None,
 ) -> None:
-    """Serve `app` on `listener` until a signal has drained it."""
-    config = uvicorn.Config(
-        app, log_level=log_level, access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5, lifespan="on"
+    """Serve `app` on `listener` until a signal has drained it. It has the process for itself.
+
+    on_hangup: called on the loop at each SIGHUP; None: that drains too, as when a terminal is closed.
+    """
+    # What lives for ever is not looked through again, and requests leave no cycles behind: collect seldom.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG, 50, 100)
+    server = Server(config(app, log_level=log_level), driver, app.state.bodies, drain_s, say, on_hangup)
+    signal.signal(signal.SIGHUP, server.handle_hangup)
+    server.run(sockets=[listener])
+
+
+def config(app: FastAPI, *, log_level: str = "warning") -> uvicorn.Config:
+    """How uvicorn serves `app`: uvloop where it is installed, httptools, the limits of the app's settings."""
+    settings: Settings = app.state.settings
+    return uvicorn.Config(
+        app,
+        loop="auto",
+        http=connections(settings),
+        ws="none",
+        interface="asgi3",
+        lifespan="on",
+        access_log=False,
+        log_config=None,  # aps.service.logs has the loggers
+        log_level=log_level,
+        proxy_headers=False,  # nobody asks for a client's address
+        server_header=False,
+        timeout_keep_alive=math.ceil(settings.keep_alive_s),
+        timeout_graceful_shutdown=5,
     )
-    Server(config, driver, app.state.bodies, drain_s, say).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -73,6 +141,8 @@ def listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Its connections inherit it: else the system would keep megabytes for a client that does not read.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listener.bind((host, port))
         listener.listen(2048)
     except OSError:

@@ -1,0 +1,218 @@
+"""The configuration in force, and changing it while the service runs: all of a change or none, at one instant."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Any
+
+from aps.driver import Driver
+from aps.scheduler import Scheduler
+from aps.service.access import Access
+from aps.service.config import Config
+from aps.service.config_keys import KEYS, LIVE
+from aps.service.config_reader import ConfigError
+from aps.service.config_view import value_of
+from aps.tenants import Tenant
+
+KNOBS = ("aging_horizon_s", "fairness_window")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a change did. added, changed, removed: tenants by name; rekeyed: those whose keys are others now.
+
+    values: keys of the configuration that have another value now, left: that would, but cannot change in a running
+    service; each by its full name, (value before or in force, value configured).
+    """
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    rekeyed: tuple[str, ...] = ()
+    values: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    left: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """In words, a line each."""
+        out = [
+            f"{what} {len(names)} tenant{'s' if len(names) > 1 else ''}: {', '.join(names[:10])}"
+            + (", ..." if len(names) > 10 else "")
+            for what, names in (
+                ("added", self.added),
+                ("changed", self.changed),
+                ("removed", self.removed),
+                ("other keys of", self.rekeyed),
+            )
+            if names
+        ]
+        out += [f"{name}: {_short(old)} is now {_short(new)}" for name, (old, new) in self.values.items()]
+        out += [f"{name}: stays {_short(old)}; {_short(new)} needs a restart" for name, (old, new) in self.left.items()]
+        return out or ["nothing has changed"]
+
+
+class Running:
+    """What runs, and as what. Methods are called on the driver's loop.
+
+    config: in force. load: reads the configuration again, in a thread; None: it came from no file. state: has the
+    attribute `settings`, which a change of the price replaces.
+    """
+
+    def __init__(
+        self, config: Config, driver: Driver, access: Access, state: Any, load: Callable[[], Config] | None = None
+    ) -> None:
+        self.config = config
+        self._driver, self._access, self._state, self._load = driver, access, state, load
+        self._one_at_a_time = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def can_reload(self) -> bool:
+        """Whether there is a file to read again."""
+        return self._load is not None
+
+    async def reload(self) -> Changes:
+        """Read the configuration again and take what can be taken. ConfigError: all that is wrong; nothing changed."""
+        if self._load is None:
+            raise ConfigError(["the service was started without --config: there is no file to read again"])
+        async with self._one_at_a_time:
+            return self.change(await asyncio.to_thread(self._load))
+
+    def put_tenant(self, tenant: Tenant, keys: tuple[bytes, ...] | None = None) -> Changes:
+        """Add or replace a tenant; keys None: it keeps those it has. ConfigError: a key is somebody else's."""
+        others = tuple(other for other in self.config.tenants if other.name != tenant.name)
+        whose = dict(self.config.keys)
+        if keys is not None:
+            whose[tenant.name] = keys
+        return self.change(replace(self.config, tenants=(*others, tenant), keys=whose))
+
+    def remove_tenant(self, name: str) -> Changes:
+        """Take no more requests of a tenant; what was accepted is served. KeyError: unknown."""
+        if name not in self._driver.scheduler.tenants:
+            raise KeyError(name)
+        others = tuple(tenant for tenant in self.config.tenants if tenant.name != name)
+        whose = {other: digests for other, digests in self.config.keys.items() if other != name}
+        return self.change(replace(self.config, tenants=others, keys=whose))
+
+    def set_knobs(self, **knobs: Any) -> Changes:
+        """Turn `aging_horizon_s`, `fairness_window`. ValueError as of `aps.Policy`."""
+        return self.change(replace(self.config, policy=replace(self.config.policy, **knobs)))
+
+    def change(self, wanted: Config) -> Changes:
+        """Make the service what is wanted, as far as it can be while it runs.
+
+        ConfigError: it cannot be that; DriverError: the driver has failed. Nothing has changed then.
+        """
+        now, driver = self.config, self._driver
+        target = _reachable(now, wanted)
+        active = dict(driver.scheduler.tenants)
+        asked = {tenant.name: tenant for tenant in target.tenants}
+        added = [tenant for name, tenant in asked.items() if name not in active]
+        changed = [tenant for name, tenant in asked.items() if active.get(name, tenant) != tenant]
+        self._rehearse(target, added + changed)
+        changes = Changes(
+            added=tuple(tenant.name for tenant in added),
+            changed=tuple(tenant.name for tenant in changed),
+            removed=tuple(name for name in active if name not in asked),
+            rekeyed=tuple(
+                name
+                for name in dict.fromkeys((*now.keys, *target.keys))
+                if set(now.keys.get(name, ())) != set(target.keys.get(name, ()))
+            ),
+            values=_differences(now, target, live=True),
+            left=_differences(now, wanted, live=False) | _profile(now, wanted),
+        )
+        with driver.together():
+            for name in changes.removed:
+                driver.remove_tenant(name)
+            for tenant in changed:
+                driver.set_tenant(tenant)
+            for tenant in added:
+                driver.add_tenant(tenant)
+            knobs = {name: getattr(target.policy, name) for name in KNOBS if f"policy.{name}" in changes.values}
+            if knobs:
+                driver.set_policy(**knobs)
+        self._access.replace(target.keys, admin=target.admin_key, metrics=target.metrics_key)
+        self._state.settings = target.settings
+        self.config = target
+        return changes
+
+    def hangup(self, say: Callable[[str], None]) -> Callable[[], None] | None:
+        """What SIGHUP does: reload, and say what became of it. None: there is nothing to reload."""
+        if self._load is None:
+            return None
+
+        async def reload() -> None:
+            try:
+                lines = (await self.reload()).lines()
+            except ConfigError as error:
+                lines = [f"refused, nothing has changed: {problem}" for problem in error.problems]
+            except Exception as error:  # of the driver, which says the rest itself
+                lines = [f"failed: {error}"]
+            for line in lines:
+                say(f"reload: {line}")
+
+        def hangup() -> None:
+            task = asyncio.get_running_loop().create_task(reload())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        return hangup
+
+    def _rehearse(self, target: Config, tenants: list[Tenant]) -> None:
+        """On a scheduler of its own, and with keys of their own: what fails there has changed nothing here."""
+        if target.open and not self._access.open:
+            raise ConfigError(["the service has keys, and would have none: start it again to open it to everybody"])
+        scheduler = self._driver.scheduler
+        try:
+            Scheduler(
+                tenants,
+                policy=target.policy,
+                devices=scheduler.devices,
+                limits=scheduler.limits,
+                block_tokens=scheduler.block_tokens,
+            )
+            Access.of(target)
+        except (ValueError, OverflowError) as error:
+            raise ConfigError([str(error)]) from error
+
+
+def _reachable(now: Config, wanted: Config) -> Config:
+    """What of the wanted configuration a running service can become."""
+    settings = {
+        key.field: getattr(wanted.settings, key.field)
+        for key in KEYS
+        if key.live == LIVE and key.owner is type(now.settings)
+    }
+    return replace(
+        now,
+        settings=replace(now.settings, **settings),
+        policy=replace(now.policy, **{name: getattr(wanted.policy, name) for name in KNOBS}),
+        tenants=wanted.tenants,
+        keys=wanted.keys,
+        origins=wanted.origins,
+    )
+
+
+def _differences(now: Config, then: Config, *, live: bool) -> dict[str, tuple[Any, Any]]:
+    """Infinite values as "inf"."""
+    pairs = {
+        key.full: (value_of(now, key.full), value_of(then, key.full)) for key in KEYS if (key.live == LIVE) is live
+    }
+    return {name: (_plain(old), _plain(new)) for name, (old, new) in pairs.items() if old != new}
+
+
+def _profile(now: Config, then: Config) -> dict[str, tuple[Any, Any]]:
+    """A profile of the same name or path whose file says something else now."""
+    old, new = now.devices, then.devices
+    if old.profile != new.profile or old.spec == new.spec:
+        return {}
+    return {"devices.profile": (f"{old.profile} as it was read", f"{new.profile} as it is now")}
+
+
+def _plain(value: Any) -> Any:
+    return "inf" if isinstance(value, float) and value == inf else value
+
+
+def _short(value: Any) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else "none" if value is None else str(value)
