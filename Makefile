@@ -18,7 +18,7 @@ CORE_TESTS := tests/test_face.py tests/test_ids.py \
 quietly = { $(1); } >build/log 2>&1 || { cat build/log; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo figures test lint types bench nightly debug sanitize dist clean
+.PHONY: help demo figures test lint types bench nightly fuzz debug sanitize dist clean
 
 help: ## show the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,9 @@ bench: $(VENV)/.bench ## microbenchmarks beside their peers, to build/bench.json
 
 nightly: $(VENV)/.built ## the scheduler and its slow twin through a million random operations
 	@$(BIN)/python -m tests.drive --operations 1000000
+
+fuzz: $(VENV)/.built ## random requests from the OpenAPI document, thousands for each operation, over HTTP
+	@HYPOTHESIS_PROFILE=nightly $(PYTEST) tests/test_service_fuzz.py tests/test_service_schema.py
 
 debug: $(VENV)/.built ## the core's tests on a build with bounds checks and assertions
 	@echo "== debug build"

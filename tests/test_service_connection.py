@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 import uvicorn
+from starlette.types import Message
 
 from aps.backends.simulated import SimulatedBackend
 from aps.driver import Driver
@@ -265,9 +266,9 @@ async def test_a_disconnect_is_heard_on_any_other_asgi_server() -> None:
     app = create_app(driver)
     async with driver:
         gone = asyncio.Event()
-        messages = [{"type": "http.request", "body": b'{"tenant_id": "x", "prompt_tokens": 30000}'}]
+        messages: list[Message] = [{"type": "http.request", "body": b'{"tenant_id": "x", "prompt_tokens": 30000}'}]
 
-        async def receive() -> dict[str, object]:
+        async def receive() -> Message:
             if messages:
                 return messages.pop()
             await gone.wait()
@@ -278,7 +279,7 @@ async def test_a_disconnect_is_heard_on_any_other_asgi_server() -> None:
             pass
 
         scope = {"type": "http", "path": "/infer", "method": "POST", "headers": []}
-        task = asyncio.create_task(app(scope, receive, send))  # type: ignore[arg-type]
+        task = asyncio.create_task(app(scope, receive, send))
         while not driver.outstanding:
             await asyncio.sleep(0.01)
         gone.set()

@@ -53,6 +53,7 @@ async def test_tenants_keys_knobs_and_price_change_at_once() -> None:
         assert not changes.left
         assert dict(service.driver.scheduler.tenants) == {tenant.name: tenant for tenant in wanted.tenants}
         assert service.driver.scheduler.policy == wanted.policy
+        assert "\naps_gpu_hour_dollars 2\n" in (await service.call("GET", "/metrics")).text
         assert (await service.infer(OTHER)).json()["tenant_id"] == "gold"
         assert (await service.infer(FREE)).status_code == 401
         assert (await service.running.reload()).lines() == ["nothing has changed"]
@@ -77,6 +78,19 @@ async def test_what_cannot_change_is_named_and_left() -> None:
         assert service.running.config.devices.gpus == 1
         assert service.running.config.settings.port == 8000
         assert (await service.running.reload()).left == changes.left  # and again, until the restart
+
+
+async def test_a_profile_that_says_something_else_now_is_named(tmp_path: Path) -> None:
+    profile = tmp_path / "mine.toml"
+
+    def load() -> Config:
+        return config(devices=Devices(profile=str(profile), time_scale=1000.0))
+
+    profile.write_text('base = "reference"\nslots = 3\n')
+    async with administered(load(), load=load) as service:
+        profile.write_text('base = "reference"\nslots = 4\n')
+        assert list((await service.running.reload()).left) == ["devices.profile"]
+        assert service.driver.scheduler.devices[0].slots == 3
 
 
 async def test_a_wrong_file_changes_nothing_and_says_everything() -> None:

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from aps.driver import DriverError
 from aps.service.wire import Error, ErrorAnswer, encode
@@ -138,6 +139,9 @@ async def _framework(request: Request, error: Exception) -> Response:
         error.status_code, Error(reason=reason, message=f"{request.method} {request.url.path}: {error.detail}")
     )
     answer.headers.update(error.headers or {})
+    if error.status_code == 405:  # the framework names those of the first route of this path alone
+        here = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+        answer.headers["allow"] = ", ".join(sorted({method for route in here for method in route.methods or ()}))
     return answer
 
 

@@ -1,5 +1,6 @@
 """The OpenAPI document: what the framework finds, and what it does not serve itself."""
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -32,18 +33,25 @@ RATE = {
         ("reset", "Seconds of your clock until it is full.", "number"),
     )
 }
-STREAM = """Server-sent events when `stream` is true. `data:` has a `Chunk` for all tokens that were ready; at the end
-an `InferAnswer` without `text`, then `[DONE]`. Comments come while it queues. Once the status is sent, what goes wrong
-is an event named `error` whose data is an `ErrorAnswer`."""
+EVENT = {
+    "type": "object",
+    "description": "An event, when `stream` is true. `data` is a `Chunk` for all tokens that were ready; at the end an "
+    "`InferAnswer` without `text`, then `[DONE]`. Comments come while it queues. Once the status is sent, what goes "
+    "wrong is an event named `error` whose data is an `ErrorAnswer`.",
+    "properties": {"event": {"enum": ["message", "error"]}, "data": {"type": "string"}},
+    "required": ["data"],
+}
 
 
-def install(app: FastAPI, *, keys: bool) -> None:
-    """Have `app` publish the whole document. keys: whether callers must show one."""
+def install(app: FastAPI, needs_key: Callable[[], bool]) -> None:
+    """Have `app` publish the whole document. needs_key: whether callers must show a key now."""
+    documents: dict[bool, Document] = {}
 
     def document() -> Document:
-        if app.openapi_schema is None:
-            app.openapi_schema = _document(app, keys)
-        return app.openapi_schema
+        keys = needs_key()
+        if keys not in documents:
+            documents[keys] = _document(app, keys)
+        return documents[keys]
 
     app.openapi = document  # type: ignore[method-assign]
 
@@ -75,8 +83,7 @@ def _infer() -> Document:
         "200": {
             "description": "It has finished.",
             "headers": RATE,
-            "content": _json("InferAnswer")
-            | {"text/event-stream": {"schema": {"type": "string", "description": STREAM}}},
+            "content": _json("InferAnswer") | {"text/event-stream": {"schema": EVENT}},
         },
         "202": {
             "description": "It is admitted, and nobody waits (`wait: false`).",

@@ -126,6 +126,7 @@ def config(app: FastAPI, *, log_level: str = "warning") -> uvicorn.Config:
         interface="asgi3",
         lifespan="on",
         access_log=False,
+        log_config=None,  # aps.service.logs has the loggers
         log_level=log_level,
         proxy_headers=False,  # nobody asks for a client's address
         server_header=False,
