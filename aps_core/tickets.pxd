@@ -11,7 +11,6 @@ cdef class Ticket:
     cdef readonly int64_t handle
     cdef public object id
     cdef public object verdict
-    cdef readonly str tenant
     cdef readonly Tally metrics
     cdef readonly Tally by_bid
     cdef readonly object prompt
@@ -56,9 +55,6 @@ cdef class Desk:
     cdef list rows            # tickets by the row in their handles; None: nobody
     cdef list sizes           # requests that run, by device
 
-    cdef Ticket write(
-        self, verdict, Tally tally, int32_t bid, prompt, int64_t prompt_tokens, int64_t max_tokens, simulated, double now
-    )
     cdef Ticket at(self, int64_t handle)
     cdef object stop(self, Ticket ticket)
     cdef object conclude(self, Ticket ticket, str status, str reason, double now, int64_t tokens, double charge, text)
