@@ -7,11 +7,13 @@ import asyncio
 import re
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from aps import Policy, Tenant
 from aps.driver import Driver
+from aps.record import Recorder
 from aps.service.config import Settings
 from aps.service.labels import OTHER
 from aps.service.metrics import Exporter
@@ -31,22 +33,27 @@ def scrape(exporter: Exporter, most: int = 100) -> Scrape:
 
 def full_page() -> Page:
     """A page with every family that there is."""
+    with TemporaryDirectory() as folder:
+        recorder = Recorder(Path(folder) / "record.jsonl")
+        try:
+            return run(lambda loop: crowded_page(loop, recorder))
+        finally:
+            recorder.close()
 
-    async def main(loop: VirtualLoop) -> Page:
-        policy = Policy(preemption="recompute", fairness_window=1e6)
-        tenants = (Tenant("a", rate=100.0, burst=60_000.0, max_bid=3), Tenant("b", weight=3.0))
-        async with opened(loop, *tenants, policy=policy, profile="a100-llama2-7b") as driver:
-            asked = [("a", 3), ("b", 9)] * 120
-            tickets = [driver.submit(name, prompt_tokens=500, max_tokens=100, bid=bid) for name, bid in asked]
-            driver.metrics.faults["late"] += 1
-            exporter = Exporter(driver)
-            await asyncio.sleep(11)
-            page = exporter.page(DEFAULTS)
-            for ticket in tickets:
-                await ticket.result()
-            return page
 
-    return run(main)
+async def crowded_page(loop: VirtualLoop, recorder: Recorder) -> Page:
+    policy = Policy(preemption="recompute", fairness_window=1e6)
+    tenants = (Tenant("a", rate=100.0, burst=60_000.0, max_bid=3), Tenant("b", weight=3.0))
+    async with opened(loop, *tenants, policy=policy, profile="a100-llama2-7b") as driver:
+        asked = [("a", 3), ("b", 9)] * 120
+        tickets = [driver.submit(name, prompt_tokens=500, max_tokens=100, bid=bid) for name, bid in asked]
+        driver.metrics.faults["late"] += 1
+        exporter = Exporter(driver, recorder)
+        await asyncio.sleep(11)
+        page = exporter.page(DEFAULTS)
+        for ticket in tickets:
+            await ticket.result()
+        return page
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ def create_app(
     app.state.bodies = bodies
     app.state.recorder = recorder
     app.state.requests = requests
-    app.state.exporter = Exporter(driver)
+    app.state.exporter = Exporter(driver, recorder)
     driver.window_s = settings.jain_window_s
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     errors.install(app)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aps.driver import Driver
+from aps.record import Recorder
 from aps.service.bounds import service_gap_bound
 from aps.service.config import Settings
 from aps.service.labels import EDGES, OTHER, OUTCOMES, REFUSALS, Labels, Row, numbers
@@ -28,8 +29,8 @@ USED = "of requests that have ended, as far as they were computed."
 class Exporter:
     """Makes the scrapes of one driver; it remembers which tenants have labels."""
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+    def __init__(self, driver: Driver, recorder: Recorder | None = None) -> None:
+        self._driver, self._recorder = driver, recorder
         self._labels = Labels()
         self._bound = 0.0
 
@@ -60,6 +61,8 @@ class Exporter:
         )
         devices(out, driver, snapshot)
         lately(out, driver, recent, settings)
+        if self._recorder is not None:
+            _record(out, self._recorder)
         return out
 
 
@@ -209,6 +212,12 @@ def _service(out: Page, driver: Driver, snapshot: Snapshot) -> None:
         "By how much slots, KV blocks and tokens are not conserved: 0 unless there is a fault.",
         [({"check": check}, value) for check, value in driver.invariants(snapshot).items()],
     )
+
+
+def _record(out: Page, recorder: Recorder) -> None:
+    out.counter("aps_record_lines_total", "Lines of the record: calls of the scheduler.", recorder.lines)
+    out.counter("aps_record_bytes_total", "Bytes of the record.", recorder.bytes)
+    out.gauge("aps_record_stopped", "1 when recording has stopped: the log says why.", int(recorder.failed is not None))
 
 
 def _fairness(out: Page, snapshot: Snapshot, shared_s: float, bound: float) -> None:
