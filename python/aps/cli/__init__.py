@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"aps {options.verb}: {error}", file=sys.stderr)
         return 2
+    except MemoryError:
+        print(f"aps {options.verb}: out of memory", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
