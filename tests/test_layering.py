@@ -31,7 +31,7 @@ PYTHON = [
     ["aps._checks", "aps.data", "aps.toml_file"],
     ["aps.devices", "aps.models", "aps.policy", "aps.tenants", "aps.verdicts"],
     ["aps.profile", "aps.profile_files", "aps.profiles", "aps.scheduler"],
-    ["aps.backends", "aps.metrics", "aps.record"],
+    ["aps.backends", "aps.metrics", "aps.recent", "aps.record"],
     ["aps.tickets"],
     ["aps.pump"],
     ["aps.conservation", "aps.player"],

@@ -19,6 +19,7 @@ from aps.conservation import discrepancies
 from aps.metrics import Metrics
 from aps.player import Player
 from aps.pump import Pump
+from aps.recent import Lately
 from aps.scheduler import Scheduler, check_id
 from aps.tenants import Tenant
 from aps.tickets import DriverError, Result, Stream, Ticket
@@ -97,10 +98,11 @@ class Driver:
     async def __aenter__(self) -> Self:
         if self._opened:
             raise DriverError("a driver is opened once")
-        self.opened_at = self._pump.now = self.scheduler.now
+        self.opened_at = self._pump.now = self._pump.progressed_at = self.scheduler.now
         self._check_empty()
         self._opened = True
         await self._player.open()
+        self._pump.recent.roll(self._pump.now)
         self._new_future = asyncio.get_running_loop().create_future
         return self
 
@@ -348,6 +350,25 @@ class Driver:
     def outstanding(self) -> int:
         """Requests admitted and not ended."""
         return self._pump.desk.outstanding
+
+    def lately(self) -> Lately:
+        """What happened in the last `window_s` seconds: work, shares, verdicts."""
+        now = self._player.advance()
+        return self._pump.recent.look(now)
+
+    @property
+    def window_s(self) -> float:
+        """How long `lately` looks back; may be set."""
+        return self._pump.recent.window_s
+
+    @window_s.setter
+    def window_s(self, seconds: float) -> None:
+        self._pump.recent.window_s = seconds
+
+    @property
+    def progressed_at(self) -> float:
+        """The instant at which a device last finished a step or sent news; at first when the driver was opened."""
+        return self._pump.progressed_at
 
     def health(self, device: int) -> Health:
         """Whether a device gets work: what the backend says of it, and whether it rests because it has failed."""

@@ -10,13 +10,14 @@ from starlette.types import Receive, Scope, Send
 
 from aps.driver import Driver
 from aps.record import Recorder
-from aps.service import errors, openapi, routes
+from aps.service import errors, openapi, pages, routes
 from aps.service.access import Access
 from aps.service.answers import Answers
 from aps.service.config import Settings
 from aps.service.infer import Infer
 from aps.service.limits import BodyLimit, BodyReader
 from aps.service.logs import RequestLog
+from aps.service.metrics import Exporter
 from aps.service.requests import Requests
 from aps.service.streaming import Streams
 from aps.service.version import VERSION
@@ -75,9 +76,12 @@ def create_app(
     app.state.bodies = bodies
     app.state.recorder = recorder
     app.state.requests = requests
+    app.state.exporter = Exporter(driver, recorder)
+    driver.window_s = settings.jain_window_s
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     errors.install(app)
     app.include_router(routes.router)
+    app.include_router(pages.router)
     app.router.routes.append(Route("/infer", infer, methods=["POST"]))  # any other method is 405
     openapi.install(app, lambda: not app.state.access.open)
     return app
