@@ -18,13 +18,26 @@ CORE_TESTS := tests/test_face.py tests/test_ids.py \
 quietly = { $(1); } >build/log 2>&1 || { cat build/log; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo figures test lint types bench nightly fuzz debug sanitize dist clean
+.PHONY: help demo serve load flood vanish figures test lint types bench nightly fuzz debug sanitize dist clean
 
 help: ## show the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.service ## a service under the stress test, the promised figures, policies compared (under a minute)
 	@$(BIN)/aps demo
+
+serve: $(VENV)/.service ## a service in the foreground, until Ctrl-C; ARGS="--gpus 2 --time-scale 10"
+	@$(BIN)/aps serve $(ARGS)
+
+load: $(VENV)/.load ## Locust against a service of its own, four profiles of a minute; PROFILE=noisy SECONDS=20
+	@$(BIN)/python loadtests/run.py $(addprefix --profile ,$(PROFILE)) $(addprefix --seconds ,$(SECONDS))
+
+flood: $(VENV)/.service ## 100,000 requests from one tenant, over the driver and over HTTP, beside a quiet one (minutes)
+	@$(BIN)/python loadtests/flood.py --over driver
+	@$(BIN)/python loadtests/flood.py --over http
+
+vanish: $(VENV)/.service ## 2,000 clients that vanish in the middle of their streams
+	@$(BIN)/python loadtests/vanish.py
 
 test: lint types ## everything that must pass: lint, types, stubs, tests, the documents' snippets
 	@echo "== tests"
@@ -97,6 +110,11 @@ $(VENV)/.built: $(CORE) $(VENV)/.dev
 	@mkdir -p build
 	@$(call quietly,$(BIN)/python setup.py -q build_ext --inplace)
 	@touch $@ $(VENV)/.service
+
+$(VENV)/.load: pyproject.toml $(VENV)/.service
+	@echo "== installing Locust"
+	@$(INSTALL) '.[service,lab,load]'
+	@touch $@
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.built
 	@echo "== installing the peers"

@@ -20,8 +20,10 @@ import httpx
 import pytest
 
 from aps.cli import main
+from aps.service.keys import new_key
 from aps.stress.run import Plan, stress
 from aps.tenants import Tenant
+from loadtests.serving import serving as own_service
 from tests.serving import serving
 
 
@@ -42,7 +44,7 @@ def test_the_promised_burst_and_a_trace_over_http() -> None:
     progress = Calls()
     with serving(time_scale=20.0) as service:
         report = asyncio.run(stress(service.url, Plan(trace_s=15.0, patience_s=20.0), progress))
-    assert progress.phases == {"burst": [100, 100], "trace": [12, 12]}
+    assert progress.phases == {"burst": [100, 100], "limits": [120, 120], "trace": [12, 12]}
     burst, trace = report["phases"]
     assert report["passed"]
     assert (burst["sent"], burst["completed"], burst["failures"]) == (100, 100, {})
@@ -63,6 +65,16 @@ def test_the_promised_burst_and_a_trace_over_http() -> None:
     assert vip["share"] == pytest.approx(0.85, abs=0.05)
     assert vip["promised_share"] == pytest.approx(0.85)
     assert burst["prompt_tokens"] + burst["output_tokens"] == pytest.approx(burst["tokens_per_s"] * burst["makespan_s"])
+    assert not report["skipped"] and not report["brought"]
+    limits = report["limits"]
+    assert limits["as_told"]
+    for name, burst_tokens in (("tenant_a", 5000), ("tenant_b", 3000)):
+        tenant = limits["tenants"][name]
+        assert (tenant["level_before"], tenant["held"], tenant["small"]["admitted"]) == (burst_tokens, 50, 50)
+        assert tenant["small"]["retry_after"] is None
+        large = tenant["large"]
+        assert large["admitted"] + large["throttled"] == large["sent"] == 10 and large["throttled"] > 0
+        assert large["retry_after"] == [1, 1] and 0 < large["retry_after_s"][0] <= large["retry_after_s"][1] <= 1
     assert trace["sent"] == 12
     for tenant in trace["tenants"].values():
         assert tenant["attempts"] == tenant["completed"] + sum(tenant["refused"].values())
@@ -82,8 +94,33 @@ def test_a_burst_that_is_refused_does_not_pass(capsys: pytest.CaptureFixture[str
 
 def test_a_service_without_the_stress_tenants_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     with serving((Tenant("somebody"),)) as service:
-        assert main(["stress", "--url", service.url, "--per-tenant", "2", "--trace-s", "0"]) == 1
-    assert "0 of 4 requests of the burst completed: the service lacks the tenants" in capsys.readouterr().out
+        assert main(["stress", "--url", service.url, "--per-tenant", "2", "--trace-s", "1"]) == 1
+    out = capsys.readouterr().out
+    assert "0 of 4 requests of the burst completed: the service lacks the tenants" in out
+    assert "limits: not sent, the service has no tenant_a, tenant_b; with APS_ADMIN_KEY" in " ".join(out.split())
+    assert "trace: not sent, the service has no tenant_a, tenant_b, tenant_c" in " ".join(out.split())
+
+
+def test_the_tenants_are_brought_with_the_admin_key_and_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, key = tmp_path / "aps.toml", new_key()
+    config.write_text("[devices]\ntime_scale = 100.0\n[tenants.tenant_a]\nrate = 500\nburst = 1000\n")
+    arguments = ["stress", "--per-tenant", "5", "--trace-s", "1", "--json"]
+    with own_service("--config", str(config), env={"APS_ADMIN_KEY": key}) as service:
+        arguments += ["--url", service.url]
+        monkeypatch.delenv("APS_ADMIN_KEY", raising=False)
+        assert main(arguments) == 2
+        assert "has keys: give its admin key in APS_ADMIN_KEY" in capsys.readouterr().err
+        monkeypatch.setenv("APS_ADMIN_KEY", key)
+        assert main(arguments) == 0
+        left = json.loads(service.get("/admin/tenants", {"Authorization": f"Bearer {key}"}))
+    report = json.loads(capsys.readouterr().out)
+    assert report["brought"] == ["tenant_b", "tenant_c", "stress_vip", "stress_free"]
+    assert list(left) == ["tenant_a"] and left["tenant_a"]["burst"] == 1000  # what was there is as it was
+    assert report["phases"][0]["tenants"]["stress_vip"]["promised_share"] == pytest.approx(0.85)
+    assert report["limits"]["tenants"]["tenant_a"]["held"] == 20 and report["limits"]["as_told"]
+    assert report["limits"]["tenants"]["tenant_a"]["small"]["throttled"] > 0
 
 
 def test_what_is_no_service_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 
 from aps.data import azure_code_trace
+from aps.service.tenants import DEFAULT_TENANTS
+from aps.stress import limits
 from aps.stress.client import Outcome
 from aps.stress.counters import Counters
 from aps.stress.report import Times, jain, phase, started_in, while_all_wait
+from aps.stress.tenants import settings as put_settings
 from aps.stress.workloads import Call, burst, trace_slice
+from aps.tenants import Tenant
 
 
 def test_the_trace_is_whole_and_in_order() -> None:
@@ -61,6 +65,31 @@ def test_counters_read_the_text_format() -> None:
     assert counters.total("le") == math.inf
     with pytest.raises(KeyError, match="no missing_total"):
         counters.total("missing_total")
+
+
+def test_counters_say_what_is_there() -> None:
+    counters = Counters('x_total{tenant="a"} 0\n')
+    assert counters.has("x_total", tenant="a") and counters.has("x_total")
+    assert not counters.has("x_total", tenant="b") and not counters.has("y_total")
+
+
+def test_the_small_requests_fit_both_bursts_and_the_large_ones_do_not() -> None:
+    bursts = {tenant.name: tenant.burst for tenant in DEFAULT_TENANTS}
+    asked: Counter[str] = Counter()
+    for call in limits.small():
+        asked[call.tenant] += call.prompt_tokens + call.max_tokens
+    assert set(asked) == {"tenant_a", "tenant_b"} and len(limits.small()) == 100
+    assert all(tokens <= bursts[tenant] for tenant, tokens in asked.items())
+    for call in limits.large():
+        assert call.prompt_tokens + call.max_tokens == 700
+        asked[call.tenant] += 700
+    assert len(limits.large()) == 20 and all(tokens > bursts[tenant] for tenant, tokens in asked.items())
+
+
+def test_a_tenant_is_put_with_null_for_no_limit() -> None:
+    settings = put_settings(Tenant("x", weight=2.0))
+    assert settings["rate"] is settings["burst"] is None and settings["weight"] == 2.0 and "name" not in settings
+    assert put_settings(DEFAULT_TENANTS[0])["burst"] == 5000.0
 
 
 def test_jain() -> None:

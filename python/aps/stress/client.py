@@ -6,7 +6,8 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import httpx
 
@@ -19,17 +20,27 @@ class ServiceError(Exception):
     """Nothing answers there, or not as a service of aps."""
 
 
+class Wait(NamedTuple):
+    """A refusal that says when to come back, in the client's seconds: the header, and the exact time of the body."""
+
+    status: int
+    header: int
+    exact_s: float
+
+
 @dataclass(slots=True)
 class Outcome:
     """What became of one call: `answer` is the service's if it completed, else `failure` says why not.
 
-    `refused` counts refusals by reason, one for each attempt that was refused. `total_s`: simulated seconds from the
-    first attempt to the end, by the client's clock; None in a burst, whose bodies are held back.
+    `refused` counts refusals by reason, one for each attempt that was refused; `told`: those that say when to come
+    back. `total_s`: simulated seconds from the first attempt to the end, by the client's clock; None in a burst, whose
+    bodies are held back.
     """
 
     call: Call
     attempts: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    told: list[Wait] = field(default_factory=list)
     answer: dict[str, Any] | None = None
     failure: str | None = None
     total_s: float | None = None
@@ -39,13 +50,16 @@ class Client:
     """Sends calls to the service at `url` (such as `http://127.0.0.1:8000`). An async context manager.
 
     Every call has a connection of its own. Times of calls are simulated seconds: the service's `time_scale`, read
-    from it at the start, converts them. ServiceError when it is not there.
+    from it at the start, converts them. admin_key: for a service with keys; it may ask for every tenant.
+    ServiceError when it is not there.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 600.0) -> None:
+    def __init__(self, url: str, *, admin_key: str | None = None, timeout_s: float = 600.0) -> None:
         self.url = url
+        self.has_key = bool(admin_key)
         self._http = httpx.AsyncClient(
             base_url=url,
+            headers={"Authorization": f"Bearer {admin_key}"} if admin_key else {},
             timeout=httpx.Timeout(timeout_s, connect=10.0),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
             trust_env=False,  # a proxy of the environment has no part in a measurement
@@ -72,9 +86,22 @@ class Client:
         """The text of `GET /metrics`."""
         return (await self._get("/metrics")).text
 
+    async def administer(self, method: str, tenant: str, settings: dict[str, Any] | None = None) -> None:
+        """PUT or DELETE a tenant. ServiceError: the service does not let us."""
+        path = f"/admin/tenants/{quote(tenant, safe='')}"
+        try:
+            reply = await self._http.request(method, path, json=settings)
+        except httpx.HTTPError as error:
+            raise ServiceError(f"{self.url} does not answer: {type(error).__name__}: {error}") from error
+        if not reply.is_success:
+            said = _json(reply).get("error", {}).get("message", "")
+            raise ServiceError(f"{self.url} refuses {method} {path} with {reply.status_code} {said}".rstrip())
+
     async def _get(self, path: str) -> httpx.Response:
         try:
             reply = await self._http.get(path)
+            if reply.status_code in (401, 403):
+                raise ServiceError(f"{self.url} has keys: give its admin key in APS_ADMIN_KEY")
             reply.raise_for_status()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServiceError(f"{self.url} does not answer: {type(error).__name__}: {error}") from error
@@ -134,7 +161,10 @@ class Client:
         reason = str(error.get("reason", f"http_{reply.status_code}"))
         outcome.refused[reason] += 1
         if reply.status_code in RETRIED:
-            return float(error.get("retry_after_s") or reply.headers.get("retry-after", 1.0))
+            header = float(reply.headers.get("retry-after", 0.0))
+            wait = Wait(reply.status_code, int(header), float(error.get("retry_after_s") or header))
+            outcome.told.append(wait)
+            return wait.exact_s or 1.0
         outcome.failure = reason
         return None
 

@@ -24,6 +24,10 @@ class Counters:
             raise KeyError(f"the service's metrics have no {name}")
         return sum(value for own, value in values if labels.items() <= own.items())
 
+    def has(self, name: str, **labels: str) -> bool:
+        """Whether there is a sample of this name that carries these labels."""
+        return any(sample == name and labels.items() <= own.items() for sample, own, _ in self._samples)
+
 
 def _labels(text: str) -> dict[str, str]:
     return {name: re.sub(r'\\[\\"n]', lambda m: _UNESCAPED[m[0]], value) for name, value in _LABEL.findall(text)}

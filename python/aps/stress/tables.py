@@ -21,6 +21,11 @@ def print_report(report: dict[str, Any]) -> None:
         out.print(f"\n[bold]{phase['title']}[/bold]", highlight=False)
         out.print(_table(["", *phase["tenants"]], _tenant_rows(phase["tenants"])))
         out.print(_table(["all together", ""], _whole_rows(phase)))
+        if phase["name"] == "burst" and (limits := report["limits"]) is not None:
+            out.print(f"[bold]{limits['title']}[/bold]", highlight=False)
+            out.print(_table(["", *limits["tenants"]], _limit_rows(limits["tenants"])))
+    for part, why in report["skipped"].items():
+        out.print(f"{part}: not sent, {why}", highlight=False)
     out.print("[bold]What the figures are[/bold]", highlight=False)
     definitions = Table.grid(padding=(0, 2))
     for name, meaning in DEFINITIONS.items():
@@ -63,6 +68,24 @@ def _tenant_rows(tenants: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]
         "share (promised)",
         *(f"{_number(tenant['share'], '.1%')} ({_number(tenant['promised_share'], '.1%')})" for tenant in every),
     )
+
+
+def _limit_rows(tenants: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    every = list(tenants.values())
+    yield ("in the bucket before, tokens", *(_number(tenant["level_before"], ".0f") for tenant in every))
+    for size in ("small", "large"):
+        yield (f"{size}: sent", *(str(tenant[size]["sent"]) for tenant in every))
+        yield (f"{size}: admitted and completed", *(str(tenant[size]["admitted"]) for tenant in every))
+        yield (f"{size}: 429, over its rate", *(str(tenant[size]["throttled"]) for tenant in every))
+        if any(tenant[size]["failed"] for tenant in every):
+            yield (f"{size}: otherwise without an answer", *(str(tenant[size]["failed"]) for tenant in every))
+        if any(tenant[size]["throttled"] for tenant in every):
+            yield (f"{size}: Retry-After, your s", *(_range(tenant[size]["retry_after"], ".0f") for tenant in every))
+            yield (f"{size}: retry_after_s", *(_range(tenant[size]["retry_after_s"], ".2f") for tenant in every))
+
+
+def _range(values: list[float] | None, form: str) -> str:
+    return NOTHING if values is None else " to ".join(format(value, form) for value in values)
 
 
 def _whole_rows(phase: dict[str, Any]) -> Iterator[tuple[str, ...]]:

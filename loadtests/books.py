@@ -1,0 +1,64 @@
+"""Whether a service that has nothing to do has lost anything, by its own counters; and the memory of rounds."""
+
+import asyncio
+import time
+
+from aps.stress.counters import Counters
+from loadtests.serving import Service
+
+HELD = ("aps_waiting_requests", "aps_running_requests", "aps_held_kv_blocks", "aps_device_running")
+FIGURE = "aps_invariant_violations"
+MEGABYTE = 2**20
+
+
+def astray(text: str) -> dict[str, float]:
+    """What a scrape of an idle service leaves unexplained, by name; all 0 when everything is conserved.
+
+    Requests admitted and neither ended nor there; requests and KV blocks that are still held; and the service's own
+    figure of invariants.
+    """
+    counters = Counters(text)
+    found = {name: counters.total(name) for name in HELD}
+    found["admitted and not ended"] = counters.total("aps_admitted_total") - counters.total("aps_requests_total")
+    if counters.has(FIGURE):
+        found[FIGURE] = counters.total(FIGURE)
+    return found
+
+
+async def outstanding(service: Service) -> int:
+    """Requests that are admitted and have not ended."""
+    counters = Counters(await asyncio.to_thread(service.get, "/metrics"))
+    return int(counters.total("aps_waiting_requests") + counters.total("aps_running_requests"))
+
+
+async def idle(service: Service, within_s: float) -> float:
+    """Wait until nothing is outstanding; the seconds it took. TimeoutError."""
+    began = time.monotonic()
+    while await outstanding(service):
+        if time.monotonic() - began > within_s:
+            raise TimeoutError(f"requests are still outstanding after {within_s:g} s")
+        await asyncio.sleep(0.2)
+    return time.monotonic() - began
+
+
+def memory_verdict(sizes: list[int], peak: int) -> tuple[str, bool]:
+    """Of resident sizes at the start and after each round: a line, and whether memory came back.
+
+    The first round makes what a service keeps (tables grown to the largest queue, the allocator's pools); a later one
+    may add a tenth of what the first took at its peak, and 16 MiB, at most.
+    """
+    allowed = 0.1 * max(0, peak - sizes[0]) + 16 * MEGABYTE
+    growth = sizes[-1] - sizes[1]
+    said = ", ".join(f"{size / MEGABYTE:.0f}" for size in sizes[1:])
+    line = (
+        f"resident, MiB: {sizes[0] / MEGABYTE:.0f} before, {peak / MEGABYTE:.0f} at the peak, {said} after each round; "
+        f"growth since the first {growth / MEGABYTE:.1f} (allowed {allowed / MEGABYTE:.1f})"
+    )
+    return line, growth <= allowed
+
+
+def verdict(lines: list[tuple[str, bool]]) -> int:
+    """Print lines with whether they hold; the exit code."""
+    for line, met in lines:
+        print(f"{'met   ' if met else 'MISSED'}  {line}")
+    return 0 if all(met for _, met in lines) else 1

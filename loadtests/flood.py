@@ -1,0 +1,214 @@
+"""One tenant sends 100,000 requests, none of which waits for another; a quiet tenant keeps its latency.
+
+    python loadtests/flood.py --over driver
+    python loadtests/flood.py --over http
+
+Twice, so that what the first round leaves behind is told from what every round would. Prints figures; exit code 1 when
+the quiet tenant waits too long, something is lost, or memory stays up. The device is simulated; times of service are
+simulated seconds.
+"""
+
+import argparse
+import asyncio
+import gc
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from aps.backends.simulated import SimulatedBackend
+from aps.driver import Driver, Ticket
+from aps.policy import Limits
+from aps.scheduler import Scheduler
+from aps.tenants import Tenant
+from loadtests.books import astray, idle, memory_verdict, outstanding, verdict
+from loadtests.figures import percentile
+from loadtests.serving import Service, resident_bytes, serving
+from loadtests.wire import Connection, message
+
+PROFILE, TIME_SCALE = "a100-llama2-7b", 10.0
+PROMPT, OUTPUT = 16, 4
+SHAPE = {"prompt_tokens": PROMPT, "max_tokens": OUTPUT}
+CONNECTIONS = 32
+EVERY_S = 0.05  # of the client, between two requests of the quiet tenant
+LONGEST_WAIT_S = 1.0  # simulated
+DRAINED_WITHIN_S = 600.0
+CONFIG = f"""
+[devices]
+profile = "{PROFILE}"
+time_scale = {TIME_SCALE}
+[limits]
+max_queued = "none"
+[requests]
+max_finished = 100
+[tenants.quiet]
+[tenants.flood]
+"""
+
+Ask = Callable[[], Awaitable[float]]  # one request of the quiet tenant; its queue wait
+
+
+class Round:
+    """What one flood did. Waits are simulated seconds."""
+
+    def __init__(self, alone: list[float], flooded: list[float], sent_s: float, all_s: float, most: int) -> None:
+        self.alone, self.flooded, self.sent_s, self.all_s, self.most = alone, flooded, sent_s, all_s, most
+
+    def __str__(self) -> str:
+        return (
+            f"sent in {self.sent_s:.1f} s, {self.most:,} waiting at most, ended after {self.all_s:.1f} s; "
+            f"the quiet tenant's queue wait, simulated s: p50 {percentile(self.flooded, 50):.3f}, "
+            f"p99 {percentile(self.flooded, 99):.3f} of {len(self.flooded)} requests "
+            f"(before the flood p99 {percentile(self.alone, 99):.3f})"
+        )
+
+
+async def one_round(ask: Ask, flood: Callable[[], Awaitable[None]], waiting: Callable[[], Awaitable[int]]) -> Round:
+    """The quiet tenant alone for a second, then beside a flood until all of it has ended."""
+    alone, flooded = [], []
+    for _ in range(20):
+        alone.append(await ask())
+        await asyncio.sleep(EVERY_S)
+    began = time.monotonic()
+    sending = asyncio.ensure_future(flood())
+    sent_s, most = 0.0, 0
+    while True:
+        flooded.append(await ask())
+        await asyncio.sleep(EVERY_S)
+        if sending.done() and not sent_s:
+            await sending
+            sent_s = time.monotonic() - began
+        if len(flooded) % 10 == 0 or sent_s:
+            there = await waiting()
+            most = max(most, there)
+            if sent_s and not there:
+                return Round(alone, flooded, sent_s, time.monotonic() - began, most)
+
+
+async def over_driver(requests: int, rounds: int, wait_s: float) -> int:
+    """The driver in this process."""
+    backend = SimulatedBackend(PROFILE, time_scale=TIME_SCALE)
+    tenants = (Tenant("quiet"), Tenant("flood"))
+    scheduler = Scheduler(tenants, devices=backend.devices, limits=Limits(max_queued=None))
+    tickets: list[Ticket] = []
+    sizes, peak = [resident_bytes()], 0
+    async with Driver(scheduler, backend) as driver:
+
+        async def ask() -> float:
+            result = await driver.infer("quiet", prompt_tokens=PROMPT, max_tokens=OUTPUT)
+            assert result.status == "finished" and result.queue_wait_s is not None
+            return result.queue_wait_s
+
+        async def flood() -> None:
+            for at in range(requests):
+                tickets.append(driver.submit("flood", prompt_tokens=PROMPT, max_tokens=OUTPUT))
+                if at % 500 == 499:
+                    await asyncio.sleep(0)
+
+        async def waiting() -> int:
+            nonlocal peak
+            peak = max(peak, resident_bytes())
+            return driver.outstanding
+
+        played, lost = [], 0
+        for _ in range(rounds):
+            played.append(await one_round(ask, flood, waiting))
+            print(played[-1], flush=True)
+            lost += requests - sum(ticket.done for ticket in tickets)
+            tickets.clear()
+            gc.collect()
+            sizes.append(resident_bytes())
+        found = driver.invariants()
+        return _verdict(played, sizes, peak, {**found, "requests without an end": lost}, wait_s)
+
+
+async def over_http(requests: int, rounds: int, wait_s: float) -> int:
+    """A service in a process of its own; the flood does not wait for answers (`wait: false`)."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "aps.toml"
+        config.write_text(CONFIG)
+        with serving("--config", str(config)) as service:
+            return await _over_http(service, requests, rounds, wait_s)
+
+
+async def _over_http(service: Service, requests: int, rounds: int, wait_s: float) -> int:
+    quiet = message({"tenant_id": "quiet", **SHAPE}, service.port)
+    noise = message({"tenant_id": "flood", "wait": False, **SHAPE}, service.port)
+    own = await Connection.open(service.port)
+    refused = peak = 0
+
+    async def ask() -> float:
+        status, answer = await own.ask(quiet)
+        assert status == 200, answer
+        wait_s: float = answer["queue_wait_s"]
+        return wait_s
+
+    async def send(count: int) -> None:
+        nonlocal refused
+        connection = await Connection.open(service.port)
+        for _ in range(count):
+            status, _ = await connection.ask(noise)
+            refused += status != 202
+        await connection.close()
+
+    async def flood() -> None:
+        shares = [requests // CONNECTIONS + (at < requests % CONNECTIONS) for at in range(CONNECTIONS)]
+        await asyncio.gather(*map(send, shares))
+
+    async def waiting() -> int:
+        nonlocal peak
+        peak = max(peak, service.resident_bytes())
+        return await outstanding(service)
+
+    sizes, played = [service.resident_bytes()], []
+    for _ in range(rounds):
+        played.append(await one_round(ask, flood, waiting))
+        print(played[-1], flush=True)
+        await idle(service, DRAINED_WITHIN_S)
+        sizes.append(service.resident_bytes())
+    await own.close()
+    return _verdict(played, sizes, peak, {**astray(service.get("/metrics")), "refused": refused}, wait_s)
+
+
+def _verdict(played: list[Round], sizes: list[int], peak: int, found: Mapping[str, float], wait_s: float) -> int:
+    worst = max(percentile(each.flooded, 99) or 0.0 for each in played)
+    lost = ", ".join(f"{name} {value:g}" for name, value in found.items())
+    return verdict(
+        [
+            (
+                f"the quiet tenant's p99 queue wait {worst:.3f} s <= {wait_s:g} s simulated",
+                worst <= wait_s,
+            ),
+            (f"astray: {lost}", not any(found.values())),
+            memory_verdict(sizes, max(peak, *sizes)),
+        ]
+    )
+
+
+def main() -> int:
+    """Run it; the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--over", choices=("driver", "http"), default="http", help="(default %(default)s)")
+    parser.add_argument("--requests", type=int, default=100_000, metavar="N", help="(default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="2 or more (default %(default)s)")
+    parser.add_argument(
+        "--wait-s",
+        type=float,
+        default=LONGEST_WAIT_S,
+        metavar="S",
+        help="the quiet tenant's p99 queue wait in the flood, simulated seconds, at most (default %(default)s)",
+    )
+    options = parser.parse_args()
+    if options.requests < 1 or options.rounds < 2:
+        parser.error("--requests must be 1 or more and --rounds 2 or more")
+    print(f"a flood of {options.requests:,} requests over {options.over}, {options.rounds} times", flush=True)
+    run = over_driver if options.over == "driver" else over_http
+    return asyncio.run(run(options.requests, options.rounds, options.wait_s))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
