@@ -10,6 +10,7 @@ simulated seconds.
 
 import argparse
 import asyncio
+import gc
 import sys
 import tempfile
 import time
@@ -119,6 +120,7 @@ async def over_driver(requests: int, rounds: int, wait_s: float) -> int:
             print(played[-1], flush=True)
             lost += requests - sum(ticket.done for ticket in tickets)
             tickets.clear()
+            gc.collect()
             sizes.append(resident_bytes())
         found = driver.invariants()
         return _verdict(played, sizes, peak, {**found, "requests without an end": lost}, wait_s)

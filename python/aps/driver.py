@@ -190,12 +190,12 @@ class Driver:
         pump = self._pump
         try:
             now = self._read()
-            if pump.now <= now < pump.next_at:
-                pump.now = now
-            else:
-                now = self._player.advance()
         except Exception as error:
             raise self._player.stop(error) from error
+        if pump.now <= now < pump.next_at:
+            pump.now = now
+        else:
+            now = self._player.advance()
         if prompt is not None and not isinstance(prompt, str):
             raise TypeError(f"prompt must be a str or None, got {prompt!r}")
         if id is not None:
