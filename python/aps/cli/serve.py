@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,7 @@ def run(options: argparse.Namespace) -> int:
     running = Running(config, driver, access, app.state, read if config.file is not None else None)
     if access.admin:
         admin.install(app, running)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until `serve` has its handler
     _announce(config, *listener.getsockname()[:2])
     serve(
         app,
