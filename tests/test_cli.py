@@ -90,10 +90,19 @@ def test_help_needs_no_extra() -> None:
     assert "--time-scale" in done.stdout
 
 
-def test_a_reader_that_has_enough_is_no_error() -> None:
-    command = [sys.executable, "-m", "aps", "profiles", "--json"]
+@pytest.mark.parametrize("arguments", [["profiles", "--json"], ["profiles"]], ids=["text", "table"])
+def test_a_reader_that_has_enough_is_no_error(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "aps", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         said = process.stderr.read()
         assert (process.wait(timeout=60), said) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_an_output_without_room_exits_with_2() -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "aps", "profiles", "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "aps profiles: [Errno 28] No space left on device\n")

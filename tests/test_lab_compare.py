@@ -1,6 +1,8 @@
 """Policies side by side: pairs, intervals, workers, and the two batching modes."""
 
+import _thread
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -260,3 +262,21 @@ def test_a_policy_that_preempts_has_no_micro_mode() -> None:
     named: NamedPolicy = parse("aps:preemption=recompute")
     with pytest.raises(ValueError, match=r"Policy\.preemption"):
         batching([burst(0, 2)], named, SETUP)
+
+
+def test_after_an_interrupt_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that still ran as Python ended would abort it."""
+    monkeypatch.setattr(comparing, "WORTH_THREADS", 0)
+    before = threading.active_count()
+    workers: set[int] = set()
+    pressed = iter([True])
+
+    def press(_: float) -> None:
+        workers.add(threading.get_ident())
+        if len(workers) == 2 and next(pressed, False):
+            _thread.interrupt_main()
+
+    workloads = [open_workload("burst", seed, {"per_tenant": "3000", "buckets": "no"}) for seed in range(4)]
+    with pytest.raises(KeyboardInterrupt):
+        compare(workloads, [POLICIES["fifo"], POLICIES["aps"]], SETUP, jobs=2, on_progress=press)
+    assert threading.active_count() == before

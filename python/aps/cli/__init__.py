@@ -57,11 +57,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"aps {options.verb}: {error}", file=sys.stderr)
         return 2
+    except MemoryError:
+        print(f"aps {options.verb}: out of memory", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except BrokenPipeError:
+        return _unread()
+    except SystemExit as error:  # what rich makes of a broken pipe
+        if isinstance(error.__context__, BrokenPipeError):
+            return _unread()
+        raise
+    except OSError as error:  # no room on the disk, a file that may not be read, ...
+        print(f"aps {options.verb}: {error}", file=sys.stderr)
+        _drop_output()
+        return 2
+
+
+def _unread() -> int:
+    """The exit code when whoever read our output has enough."""
+    _drop_output()
+    return 141
+
+
+def _drop_output() -> None:
+    """What is left of the output must not fail once more as Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser() -> argparse.ArgumentParser:

@@ -234,7 +234,7 @@ def _fair(name: str, tree: Tree) -> tuple[str, ...]:
         _three(fairness["all_wait_s"]),
         _number(fairness["jain_all_wait"], ".3f"),
         _number(fairness["weighted_jain_all_wait"], ".3f"),
-        f"{windows['number']:.0f} of {_three(windows['window_s'])} s",
+        f"{_three(windows['number'])} of {_three(windows['window_s'])} s",
         _number(inside.get("mean"), ".3f"),
         _number(inside.get("worst"), ".3f"),
         "no bound" if fairness["gap_part"] is None else f"{fairness['gap_part']:.0%}",

@@ -1,6 +1,7 @@
 """Policies side by side on the same requests, over seeds, with paired differences."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -120,12 +121,13 @@ def _simulate_all(
     if jobs == 1 or len(pairs) == 1 or len(policies) * sum(map(len, workloads)) < WORTH_THREADS:
         found = [one(*pair) for pair in pairs]
     else:
-        from joblib import Parallel, cpu_count, delayed
+        from joblib import cpu_count
 
-        try:
-            found = Parallel(n_jobs=jobs or cpu_count(), require="sharedmem")(delayed(one)(*pair) for pair in pairs)
-        finally:
-            stopped = True  # after an interrupt the other threads end at their next report
+        with ThreadPoolExecutor(jobs or cpu_count()) as threads:
+            try:
+                found = list(threads.map(lambda pair: one(*pair), pairs))
+            finally:
+                stopped = True  # after an interrupt the threads end at their next report, and are waited for
     return [found[which :: len(policies)] for which in range(len(policies))]
 
 

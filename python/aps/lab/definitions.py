@@ -75,8 +75,9 @@ DEFINITIONS = {
     "gap_part": "widest gap over its bound",
     "all_wait_s": "time in which two or more tenants have requests, and each that has any has one waiting",
     "all_wait_tokens": "tokens computed for each tenant during all_wait_s, prompt and output",
-    "jain_all_wait": "Jain's index (sum x)^2 / (n sum x^2) over the tenants that sent anything, x: tokens computed for "
-    "each during all_wait_s; raw: 1 is equal, whatever the weights",
+    "jain_all_wait": "Jain's index (sum x)^2 / (n sum x^2) of two tenants, x: tokens computed for each during "
+    "all_wait_s; raw: 1 is equal, whatever the weights. Null when more than two sent anything: some may be away in "
+    "that time; the windows count those that are there",
     "weighted_jain_all_wait": "the same with x divided by the tenant's weight: 1 is as the weights say",
     "windows": "the run in windows of one length; counted are those throughout which two or more tenants have requests "
     "waiting",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import inf
+from math import inf, nan
 from typing import Any
 
 import numpy as np
@@ -310,7 +310,9 @@ def _by_quarter(requests: _Requests) -> Iterator[dict[str, Any]]:
 def _fairness(run: Run, weights: Floats, window_s: float) -> dict[str, Any]:
     tokens = run.all_wait_tokens.sum(axis=0).astype(np.float64)
     asked = np.bincount(run.workload.tenant[run.reason != NEVER_SENT], minlength=len(tokens)) > 0
-    index, fair = (float(fairness.jain(x[None], asked[None])[0]) for x in (tokens, tokens / weights))
+    index = fair = nan
+    if np.count_nonzero(asked) == 2:  # of more, some may be away in that time
+        index, fair = (float(fairness.jain(x[None], asked[None])[0]) for x in (tokens, tokens / weights))
     bound = finite(float(run.gap_bound))
     return {
         "widest_gap": float(run.widest_gap),

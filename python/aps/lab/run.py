@@ -27,6 +27,7 @@ FIRST_SLICE = 5_000  # events
 BEYOND_NS = 2**62  # later than any event
 CHUNK = 65_536  # entries at once where an array may be large
 NO_LIMITS = Limits(max_queued=None)
+MOST_SLOTS = 1_000_000  # of all GPUs together: some 300 bytes each
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Setup:
     def __post_init__(self) -> None:
         check.integer("Setup.gpus", self.gpus, 1, 65536)
         check.integer("Setup.slots", self.slots, 1, 65536, optional=True)
+        slots = self.gpus * (self.profile.slots if self.slots is None else self.slots)
+        if slots > MOST_SLOTS:
+            raise ValueError(f"Setup.gpus x Setup.slots must be at most {MOST_SLOTS:,}, got {slots:,}")
         check.integer("Setup.block_tokens", self.block_tokens, 1, check.INT32_MAX)
         check.integer("Setup.kv_tokens", self.kv_tokens, self.block_tokens, 2**53, optional=True)
         check.integer("Setup.token_budget", self.token_budget, 0, check.INT32_MAX, optional=True)

@@ -49,6 +49,7 @@ def promised(seeds: int = BURST_SEEDS, *, on_progress: Progress | None = None) -
     rows += [_open_row(figure, pooled, loop.seeds, open_knobs) for figure in FIGURES if figure.workload == "W2"]
     return {
         "figures": rows,
+        "seeds": seeds,
         "met": all(row["met"] for row in rows),
         "burst": burst_run,
         "policies": {"seeds": list(few), "rows": [_variant(named, compared) for named in VARIANTS]},

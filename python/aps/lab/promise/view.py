@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aps.lab.promise import open_loop as w2
 from aps.lab.promise.burst import PROMISED, SCENARIO, flat
 from aps.lab.promise.definitions import FIGURES
+from aps.lab.promise.promised import BURST_SEEDS
 from aps.lab.report import Section, table, write_promise
 from aps.lab.run import Setup, simulate
 from aps.lab.tables import NOTHING, grid
@@ -53,7 +54,10 @@ def print_promised(data: Mapping[str, Any]) -> None:
         out.print(f"* {TITLES[row['figure']]}: {row['definition']}.")
     style, word = ("green", "MET") if data["met"] else ("red", "NOT MET")
     met = sum(row["met"] for row in data["figures"])
-    out.print(f"\n[bold {style}]{word}[/]: {met} of {len(data['figures'])} promised figures")
+    judged = f"{met} of {len(data['figures'])} promised figures"
+    out.print(f"\n[bold {style}]{word}[/]: {judged}")
+    if data["seeds"] < BURST_SEEDS:
+        out.print(f"on {data['seeds']} of W1's seeds; the promise is the mean over {BURST_SEEDS}")
 
 
 def print_figures(data: Mapping[str, Any]) -> None:

@@ -39,12 +39,11 @@ SHOWN = (
     "free_prompts",
     "policy",
     "vip_queue_wait_p99_s",
+    "lowest_seed_p99_s",
+    "highest_seed_p99_s",
     "vip_ttft_p99_s",
-    "occupancy",
-    "free_lost",
     "lost_beyond",
-    "preemptions",
-    "recomputed",
+    "lost_against_no_vip",
 )
 NO_VIP_PER_S = 1e-9  # one in thirty years
 
