@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +155,7 @@ def run(options: argparse.Namespace) -> int:
         running = Running(config, driver, access, app.state, read if config.file is not None else None)
         if access.admin:
             admin.install(app, running)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until `serve` has its handler
         _announce(config, *listener.getsockname()[:2])
         serve(
             app,
