@@ -49,7 +49,7 @@ THIRD_PARTY = {
     "aps.lab": {"jinja2", "joblib", "matplotlib", "rich", "scipy"},
     "aps.cli": {"httpx", "rich"},
 }
-# May use asyncio.
+# may use asyncio
 LOOP = {"aps.backends", "aps.driver", "aps.player", "aps.tickets", "aps.service", "aps.stress", "aps.cli"}
 THREADS = {"aps.lab": {"concurrent"}}  # runs at once, waited for; no event loop
 CORE_MAY_IMPORT = {"numpy", "cython", "libc", "cpython", "collections", "math"}
