@@ -122,7 +122,7 @@ def test_so_many_are_remembered() -> None:
 
 
 def test_so_much_text_is_remembered() -> None:
-    with serving((Tenant("x"),), max_finished_bytes=1024) as small:
+    with serving((Tenant("x"),), max_finished_bytes=2000) as small:
         ids = [small.infer(tenant_id="x", prompt_tokens=1, max_tokens=150).json()["id"] for _ in range(2)]
         assert refusal(small.client.get(f"/requests/{ids[0]}"), 404) == "unknown_request"
         assert state(small, ids[1]).state == "finished"

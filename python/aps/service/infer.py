@@ -111,12 +111,15 @@ class Infer:
             if ticket.answer is None and not ticket.done:
                 cancel()
         result = ticket.answer
-        self._requests.keep(result, counted_by, deadline_s)
         self._answers.rate_headers(tenant, headers)
         if result.status != "finished":
-            raise refusal_of(result, driver, deadline_s=deadline_s)
+            refusal = refusal_of(result, driver, deadline_s=deadline_s)
+            self._requests.keep(result, encode(refusal.error))
+            raise refusal
+        answer = encode(self._answers.answer(result, counted_by))
+        self._requests.keep(result, answer)
         headers.append(JSON)
-        return 200, encode(self._answers.answer(result, counted_by))
+        return 200, answer
 
     def _accept(self, ticket: Ticket, counted_by: CountedBy, deadline_s: float | None, headers: Headers) -> bytes:
         """202: it will be kept when it ends, and nobody waits for it until then."""
@@ -136,7 +139,7 @@ class Infer:
 
     def _keep(self, counted_by: CountedBy, deadline_s: float | None, ticket: Ticket) -> None:
         if ticket.answer is not None:
-            self._requests.keep(ticket.answer, counted_by, deadline_s)
+            self._requests.conclude(ticket.answer, counted_by, deadline_s)
 
 
 def _authorization(headers: Headers) -> bytes | None:

@@ -52,7 +52,7 @@ class Streams:
                 raise
             await stream.end(_error(internal(error).error))
             return
-        self._requests.keep(result, counted_by, deadline_s)
+        self._requests.conclude(result, counted_by, deadline_s)
         if result.status == "finished":
             answer = self._answers.answer(result, counted_by)
             answer.text = UNSET
