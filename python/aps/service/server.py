@@ -54,9 +54,9 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)  # opens the driver
         if self._hung_up and self._on_hangup is not None:
             self._on_hangup()
-        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The signal handler."""
@@ -70,7 +70,7 @@ class Server(uvicorn.Server):
         """The handler of SIGHUP: `on_hangup`, on the loop; without one as any other signal."""
         if self._on_hangup is None:
             self.handle_exit(sig, frame)
-        elif self._loop is None:
+        elif not self.started:
             self._hung_up = True  # startup sees to it
         else:
             self._loop.call_soon_threadsafe(self._on_hangup)
