@@ -4,7 +4,7 @@ cimport cython
 from aps_core.contention cimport Contention
 from aps_core.kv_cache cimport KVCache, KVNeed
 from aps_core.request_table cimport RequestTable
-from aps_core.types cimport Release, int32_t, int64_t
+from aps_core.types cimport Release, int32_t, int64_t, uint8_t
 
 cdef enum Preemption:
     OFF = 0
@@ -33,6 +33,8 @@ cdef class BatchAssembler:
     cdef int32_t* reserved            # per device: the request that holds its reservation, or NONE
     cdef int64_t* idle_since_ns       # per device
     cdef int64_t* starts              # per device: starts so far
+    cdef int64_t* vain                # per device: the count of changes at which it last assembled nothing, or NONE
+    cdef uint8_t* away                # per device: cannot be asked, of this `next_wakeup`
     cdef int64_t* guarded             # per tenant slot: the last call that guarded it
     cdef int64_t call
     cdef int64_t* started             # handles, this call's
@@ -52,6 +54,7 @@ cdef class BatchAssembler:
     cdef void next_batch(self, int32_t device, int64_t now_ns) noexcept nogil
     cdef bint filled(self, int32_t device) noexcept nogil
     cdef int64_t window_end_ns(self, int32_t device) noexcept nogil
+    cdef int64_t release_ns(self, int32_t device, int64_t now_ns) noexcept nogil
     cdef void assemble(self, int32_t device, int64_t now_ns) noexcept nogil
     cdef bint stays(self, int32_t row) noexcept nogil
     cdef bint may_backfill(
@@ -63,6 +66,7 @@ cdef class BatchAssembler:
     cdef void preempt(self, int32_t device, int64_t now_ns) noexcept nogil
     cdef int32_t choose_victims(self, int32_t device, int32_t highest_rank, int64_t last_start) noexcept nogil
     cdef void suspend(self, int32_t row, int64_t now_ns) noexcept nogil
+    cdef void displace(self, int32_t row, int64_t prefill, int64_t now_ns) noexcept nogil
     cdef void stop_running(self, int32_t row, int64_t now_ns) noexcept nogil
     cdef int32_t lane_of(self, int32_t row) noexcept nogil
     cdef void set_aside(self, int32_t row) noexcept nogil

@@ -5,6 +5,8 @@ it as long as
 they do not delay its reserved start (EASY backfill: Lifka, JSSPP 1995), in engine steps. rules.md, section 6.
 """
 
+from libc.stdint cimport INT64_MAX
+
 import numpy as np
 
 from aps_core.kv_cache cimport BLOCKED, ENDS_AFTER, Backfill
@@ -25,6 +27,8 @@ cdef class BatchAssembler:
         cdef int32_t[::1] victims = np.zeros(most_slots, np.int32)
         cdef long long[::1] idle = np.zeros(devices, np.int64)
         cdef long long[::1] starts = np.zeros(devices, np.int64)
+        cdef long long[::1] vain = np.full(devices, NONE, np.int64)
+        cdef uint8_t[::1] away = np.zeros(devices, np.uint8)
         cdef long long[::1] started, preempted
         self.contention = contention
         self.table = contention.table
@@ -33,11 +37,13 @@ cdef class BatchAssembler:
         self.preempted_handles = np.zeros(most_slots, np.int64)
         started = self.started_handles
         preempted = self.preempted_handles
-        self.memory = (reserved, victims, idle, starts)
+        self.memory = (reserved, victims, idle, starts, vain, away)
         self.reserved = &reserved[0]
         self.victims = &victims[0]
         self.idle_since_ns = <int64_t*>&idle[0]
         self.starts = <int64_t*>&starts[0]
+        self.vain = <int64_t*>&vain[0]
+        self.away = &away[0]
         self.started = <int64_t*>&started[0]
         self.preempted = <int64_t*>&preempted[0]
         self.reserve(contention.tenants.capacity)
@@ -102,6 +108,8 @@ cdef class BatchAssembler:
             self.preempt(device, now_ns)
         if self.started_count:
             self.release_reason = reason
+        else:
+            self.vain[device] = self.contention.changes
 
     cdef bint filled(self, int32_t device) noexcept nogil:
         """The predicted fill reaches the target, by slots or by KV."""
@@ -114,6 +122,13 @@ cdef class BatchAssembler:
 
     cdef int64_t window_end_ns(self, int32_t device) noexcept nogil:
         return max(self.contention.ready_since_ns, self.idle_since_ns[device]) + self.rules.batch_window_ns
+
+    cdef int64_t release_ns(self, int32_t device, int64_t now_ns) noexcept nogil:
+        """When an idle micro device is to be asked, not after now: at once. It need not be when it has assembled in
+        vain and nothing has changed."""
+        if self.kv.running(device) or self.vain[device] == self.contention.changes or self.away[device]:
+            return INT64_MAX
+        return now_ns if self.filled(device) else self.window_end_ns(device)
 
     # Assembling
 
@@ -311,13 +326,18 @@ cdef class BatchAssembler:
         cdef int64_t prefill = <int64_t>request.prompt_tokens + request.generated
         if self.rules.preemption == SWAP:
             prefill = self.kv.prefill_left(request.device, request.row)
+        request.preemptions += request.preemptions < 255
+        tenant.preempted += 1
+        self.displace(row, prefill, now_ns)
+
+    cdef void displace(self, int32_t row, int64_t prefill, int64_t now_ns) noexcept nogil:
+        """From running to returning, with so much to prefill."""
+        cdef Request* request = &self.table.rows[row]
         self.stop_running(row, now_ns)
         self.table.deadline_ns[row] = prefill
-        request.preemptions += request.preemptions < 255
         request.state = RETURNING
         self.contention.count_returning(row, 1)
         self.contention.lanes.insert(row, ALL)
-        tenant.preempted += 1
         self.contention.evaluate(request.tenant, now_ns)
         self.contention.finish(now_ns)
 

@@ -28,6 +28,7 @@ cdef class Contention:
     cdef int64_t pool_blocks
     cdef int64_t ready_since_ns       # when something became ready, while `ready`
     cdef bint ready                   # somebody contends or is returning
+    cdef int64_t changes              # atomic steps so far, but for progress that charges nothing
     cdef int32_t* aside               # requests that an assembling batch has taken out of their lanes for the moment
     cdef int32_t aside_count
     cdef object memory

@@ -170,6 +170,7 @@ cdef class Contention:
         """The end of one atomic step: V follows the least S, those that it reaches come back, readiness is noted."""
         cdef int32_t slot
         cdef bint ready
+        self.changes += 1
         if self.fair.contending:
             self.fair.advance()
             slot = self.fair.release()

@@ -9,6 +9,7 @@ import numpy as np
 from aps_core.arguments cimport whole
 from aps_core.clock cimport MAX_SECONDS
 from aps_core.step_time cimport StepShape, StepTimeModel
+from aps_core.tickets cimport Ticket
 from aps_core.types cimport BIDS, int32_t, int64_t
 
 cdef int64_t _NO_BUDGET = <int64_t>1 << 62
@@ -101,6 +102,32 @@ cdef class Engine:
                 f"are taken, the request needs {self.blocks_for(prompt + past)} blocks")
         self.reserve_accounts(<int64_t>column + 1)
         self.admit(number, prompt, output, rank, past, left, column)
+
+    def start_many(self, jobs):
+        """Put jobs (see aps.backends.Job) into slots. ValueError: no room for one of them; those before it have their
+        slots. That a driver's ticket is not here yet is not looked up: its desk has seen to it."""
+        cdef Ticket ticket
+        cdef int32_t account
+        for job in jobs:
+            if not isinstance(job, Ticket):
+                output = job.max_tokens
+                if job.simulated_output_tokens is not None:
+                    output = max(job.generated + 1, min(output, job.simulated_output_tokens))
+                self.start(
+                    job.handle, job.prompt_tokens, output, job.bid, generated=job.generated, prefill=job.prefill,
+                    account=job.account)
+                continue
+            ticket = <Ticket>job
+            if not self.has_room(ticket.prompt_tokens, ticket.generated):
+                raise ValueError(
+                    f"no room: {self.running} of {self.slots} slots and {self.held_blocks} of {self.kv_blocks} blocks "
+                    f"are taken, the request needs {self.blocks_for(ticket.prompt_tokens + ticket.generated)} blocks")
+            account = ticket.metrics.account
+            if account >= self.served.shape[1]:
+                self.reserve_accounts(<int64_t>account + 1)
+            self.admit(
+                ticket.handle, ticket.prompt_tokens, ticket.to_generate(), ticket.bid, ticket.generated,
+                ticket.to_prefill(), account)
 
     def abort(self, request_id, *, bint keep=False):
         """Drop a request: its slot and blocks are free at once, and it gets no token at the step's end.

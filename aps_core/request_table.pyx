@@ -155,3 +155,19 @@ cdef class RequestTable:
         if row == NONE:
             raise KeyError(f"stale or foreign handle {handle}")
         return row
+
+    cdef int must_differ(self, const long long[::1] handles) except -1:
+        """Each names a row in use; none may be there twice."""
+        cdef Request* request
+        cdef Py_ssize_t i, n = handles.shape[0]
+        cdef bint twice = False
+        for i in range(n):
+            request = &self.rows[self.find(handles[i])]
+            twice |= (request.flags & NAMED) != 0
+            request.flags |= NAMED
+        for i in range(n):
+            request = &self.rows[self.find(handles[i])]
+            request.flags &= ~NAMED
+        if twice:
+            raise ValueError("handles must differ, one is there twice")
+        return 0

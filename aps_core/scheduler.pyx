@@ -17,7 +17,7 @@ from aps_core.fair_share cimport FairShare
 from aps_core.inspection cimport explain, snapshot
 from aps_core.kv_cache cimport KVCache
 from aps_core.lanes cimport Lanes, to_horizon_ns
-from aps_core.request_table cimport NAMED, TIMED, Request, RequestTable
+from aps_core.request_table cimport TIMED, Request, RequestTable
 from aps_core.settlement cimport Settlement
 from aps_core.tenant_table cimport ACTIVE, ALL, DRAINING, VACANT, Limits, Tenant, TenantTable, parse_limits
 from aps_core.timeline cimport Timeline
@@ -34,12 +34,10 @@ cdef class Scheduler:
     """Decides who goes next: buckets, lanes, fair shares, KV and batches of several tenants over one or more devices.
 
     Tenants are slots (1, 2, ...), requests are int handles; a stale handle is an error, never another request. One
-    owner thread:
-    no call may overlap another. Cost of a request: O(log tenants), independent of how many wait.
+    owner thread: no call may overlap another. Cost of a request: O(log tenants), independent of how many wait.
 
     slots, kv_blocks, token_budgets: one entry a device (token budget 0: whole prompts, no chunking). The keywords
-    are the policy
-    (docs/rules.md names each). ValueError names what is out of range.
+    are the policy (docs/rules.md names each). ValueError names what is out of range.
     """
 
     def __cinit__(
@@ -89,10 +87,18 @@ cdef class Scheduler:
         `ended`, in order."""
         return self.settlement.collect()
 
-    def next_wakeup(self, double now):
-        """Seconds: the earliest instant at which something changes by itself; infinity when nothing will."""
-        self.timeline.play(now, self.timeline.check(now))
-        return self.timeline.next_wakeup()
+    def next_wakeup(self, double now, without=()):
+        """Seconds: the earliest instant at which something changes by itself; infinity when nothing will. `without`:
+        devices that cannot be asked for a batch."""
+        cdef int64_t now_ns = self.timeline.check(now)
+        away = [self.device_of(device) for device in without]
+        self.timeline.play(now, now_ns)
+        for device in away:
+            self.assembler.away[<int32_t>device] = True
+        cdef double wakeup = self.timeline.next_wakeup()
+        for device in away:
+            self.assembler.away[<int32_t>device] = False
+        return wakeup
 
     @property
     def now(self):
@@ -167,6 +173,7 @@ cdef class Scheduler:
         cdef int32_t slot = self.slot_of(tenant, now_ns)
         self.timeline.play(now, now_ns)
         self.tenants.rows[slot].state = DRAINING
+        self.contention.finish(self.timeline.now_ns)
         self.settlement.free_if_drained(slot)
         return self.tenants.rows[slot].state == VACANT
 
@@ -379,27 +386,11 @@ cdef class Scheduler:
             )
         for i in range(n):
             self.check_progress(self.running_row(names[i], now_ns), prefilled[i], output[i])
-        self.must_differ(names)
+        self.table.must_differ(names)
         with nogil:
             self.timeline.play(now, now_ns)
             for i in range(n):
                 self.settlement.report(self.table.find(names[i]), prefilled[i], output[i], now_ns)
-
-    cdef int must_differ(self, const long long[::1] handles) except -1:
-        """Each names a live request; none may be there twice."""
-        cdef Request* request
-        cdef Py_ssize_t i, n = handles.shape[0]
-        cdef bint twice = False
-        for i in range(n):
-            request = &self.table.rows[self.table.find(handles[i])]
-            twice |= (request.flags & NAMED) != 0
-            request.flags |= NAMED
-        for i in range(n):
-            request = &self.table.rows[self.table.find(handles[i])]
-            request.flags &= ~NAMED
-        if twice:
-            raise ValueError("handles must differ, one is there twice")
-        return 0
 
     def settle(self, Py_ssize_t handle, output_tokens, double now):
         """The request finished with that much output. All is settled to what was used; the final charge, in bucket
@@ -411,22 +402,25 @@ cdef class Scheduler:
         return self.settlement.finish(row, output, self.timeline.now_ns)
 
     def settle_many(self, handles, outputs, double now):
-        """`settle` for each element of int64 arrays of one length; each handle at most once."""
+        """`settle` for each element of int64 arrays of one length, in order; each handle at most once. The charges, a
+        float64 array."""
         cdef int64_t now_ns = self.timeline.check(now)
         cdef const long long[::1] names = whole_array(handles, "handles", INT64_MIN, INT64_MAX, INT64)
         cdef const long long[::1] output = whole_array(outputs, "outputs", 0, MOST_TOKENS, INT64)
         cdef Py_ssize_t i, n = names.shape[0]
+        cdef double[::1] charges = np.empty(n, np.float64)
         if output.shape[0] != n:
             raise ValueError(f"handles and outputs must have one length, got {n} and {output.shape[0]}")
         for i in range(n):
             self.running_row(names[i], now_ns)
             if not 0 <= output[i] <= MOST_TOKENS:
                 whole(output[i], f"outputs[{i}]", 0, MOST_TOKENS)
-        self.must_differ(names)
+        self.table.must_differ(names)
         with nogil:
             self.timeline.play(now, now_ns)
             for i in range(n):
-                self.settlement.finish(self.table.find(names[i]), output[i], now_ns)
+                charges[i] = self.settlement.finish(self.table.find(names[i]), output[i], now_ns)
+        return charges.base
 
     def cancel(self, Py_ssize_t handle, double now):
         """End a request, whatever it is doing; the final charge, in bucket tokens (0.0 when it had not started)."""
@@ -452,6 +446,14 @@ cdef class Scheduler:
         self.timeline.play(now, now_ns)
         self.assembler.suspend(row, self.timeline.now_ns)
 
+    def restart(self, Py_ssize_t handle, double now):
+        """A running request's device lost it: it returns by itself, from its prompt on. Output charged beyond its
+        forecast becomes credit."""
+        cdef int64_t now_ns = self.timeline.check(now)
+        cdef int32_t row = self.running_row(handle, now_ns)
+        self.timeline.play(now, now_ns)
+        self.settlement.restart(row, self.timeline.now_ns)
+
     def rebid(self, Py_ssize_t handle, bid, double now):
         """Give a request another bid (clamped to the tenant's max_bid); 0, or the refusal's reason code, negated.
 
@@ -472,6 +474,7 @@ cdef class Scheduler:
             self.lanes.insert(row, ALL)
         else:
             request.bid = <uint8_t>wanted
+        self.contention.finish(self.timeline.now_ns)
         return 0
 
     # Looking

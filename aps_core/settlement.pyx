@@ -104,6 +104,18 @@ cdef class Settlement:
             self.contention.evaluate(slot, now_ns)
             self.contention.finish(now_ns)
 
+    cdef void restart(self, int32_t row, int64_t now_ns) noexcept nogil:
+        """A running request has lost its output: it returns, from its prompt on."""
+        cdef Request* request = &self.table.rows[row]
+        if request.generated > request.expected_output:
+            self.fair.settle(
+                request.tenant,
+                (self.assembler.rules.output_weight * <double>(request.generated - request.expected_output))
+                * self.contention.premium(request.charge_bid),
+            )
+        request.generated = 0
+        self.assembler.displace(row, request.prompt_tokens, now_ns)
+
     cdef double finish(self, int32_t row, int64_t output, int64_t now_ns) noexcept nogil:
         cdef Request* request = &self.table.rows[row]
         cdef Tenant* tenant = &self.tenants.rows[request.tenant]

@@ -66,8 +66,5 @@ cdef class Timeline:
         cdef int32_t device
         if self.assembler.rules.micro and self.contention.ready:
             for device in range(self.contention.kv.devices):
-                if self.contention.kv.running(device) == 0:
-                    if self.assembler.filled(device):
-                        return self.now_ns
-                    wake = min(wake, self.assembler.window_end_ns(device))
+                wake = min(wake, self.assembler.release_ns(device, self.now_ns))
         return wake

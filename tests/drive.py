@@ -108,6 +108,7 @@ class Driver:
             self.cancel: 1.0,
             self.rebid: 2.0,
             self.preempt: 0.3,
+            self.restart: 0.3,
             self.change_tenant: 0.5,
             self.add_or_remove: 0.3,
             self.change_knob: 0.3,
@@ -124,7 +125,7 @@ class Driver:
         elif draw < 0.53:
             self.pair.now += rng.choice((0.5, 3.0, 100.0)) * rng.random()
         elif draw < 0.58:
-            wake = self.pair.next_wakeup()
+            wake = self.pair.next_wakeup(rng.choice(([], [], [rng.randrange(self.devices)])))
             if wake < self.pair.now + 10.0:
                 self.pair.now = wake
         (chosen,) = rng.choices(list(self.operations), list(self.operations.values()))
@@ -200,6 +201,9 @@ class Driver:
 
     def preempt(self) -> None:
         self._try(self.pair.preempt)
+
+    def restart(self) -> None:
+        self._try(self.pair.restart)
 
     def _try(self, act: Callable[[int], object]) -> None:
         """On any request; both may refuse, in the same way."""

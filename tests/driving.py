@@ -55,5 +55,6 @@ def assert_nothing_held(driver: Driver) -> None:
         usage = driver.backend.usage(i)
         assert usage is not None
         assert (usage.running, usage.held_blocks) == (0, 0)
-    pump = driver._pump
-    assert not pump.named and not pump._streams and not any(pump._running)
+    desk = driver._pump.desk
+    assert not desk.named and not desk.tickets() and not desk.listeners
+    assert driver.invariants(snapshot) == {"requests": 0, "slots": 0, "blocks": 0, "tokens": 0}

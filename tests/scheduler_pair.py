@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,8 +214,10 @@ class Pair:
 
     def settle_many(self, handles: list[int], outputs: list[int]) -> None:
         self.same(
-            lambda s, h: s.settle_many(
-                np.array([h(handle) for handle in handles], np.int64), np.array(outputs, np.int64), self.now
+            lambda s, h: plain(
+                s.settle_many(
+                    np.array([h(handle) for handle in handles], np.int64), np.array(outputs, np.int64), self.now
+                )
             )
         )
         for handle in handles:
@@ -234,13 +236,19 @@ class Pair:
         self._preempted(handle)
         self.collect()
 
+    def restart(self, handle: int) -> None:
+        self.same(lambda s, h: s.restart(h(handle), self.now))
+        running = self.started[handle]
+        running.device, running.generated, running.target = -1, 0, running.prompt_tokens
+        self.collect()
+
     def rebid(self, handle: int, bid: int) -> int:
         answer = self.same(lambda s, h: (s.rebid(h(handle), bid, self.now), s.retry_after))
         self.collect()
         return int(answer[0])
 
-    def next_wakeup(self) -> float:
-        twin, core = self.both(lambda s, _: s.next_wakeup(self.now))
+    def next_wakeup(self, without: Sequence[int] = ()) -> float:
+        twin, core = self.both(lambda s, _: s.next_wakeup(self.now, without))
         assert core <= twin, f"wakes late: twin {twin!r}, core {core!r}"
         assert core > self.now or core == twin, f"wakes for nothing: now {self.now!r}, twin {twin!r}, core {core!r}"
         self.collect()

@@ -87,7 +87,7 @@ def test_no_is_a_value() -> None:
         ({"tenant": "nobody"}, KeyError, "nobody"),
         ({"tenant": "nobody", "max_tokens": 1}, KeyError, "nobody"),
         ({"prompt_tokens": 0}, ValueError, "prompt_tokens"),
-        ({"prompt_tokens": 1.5}, TypeError, r"prompt_tokens must be an int, got 1\.5"),
+        ({"prompt_tokens": 1.5}, TypeError, r"prompt_tokens must be an integer, got 1\.5"),
         ({"prompt_tokens": True}, TypeError, "prompt_tokens"),
         ({"max_tokens": 0}, ValueError, "max_tokens"),
         ({"max_tokens": 2.0}, TypeError, "max_tokens"),

@@ -140,7 +140,7 @@ def test_cancelling_the_caller_at_every_stage_frees_everything() -> None:
 
             task = ask()
             await asyncio.sleep(0)
-            [ticket] = driver._pump.tickets.values()
+            [ticket] = driver._pump.desk.tickets()
             loop.block(1.0)
             driver.snapshot()
             assert ticket.done and not task.done()

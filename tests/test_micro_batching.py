@@ -107,3 +107,29 @@ def test_each_idle_device_has_its_window() -> None:
     assert scheduler.next_batch(1, 1.2) == 0
     assert scheduler.next_batch(0, 1.2) == 1
     assert scheduler.release_reason == WINDOW
+
+
+def test_a_device_that_assembled_in_vain_is_not_due_until_something_changes() -> None:
+    """A batch fills the small device and fits the large one alone, which is busy: nobody asks the small one again."""
+    scheduler = scheduler_under_test()([4, 4], [10, 100], [0, 0], micro=True)
+    tenant = scheduler.add_tenant(now=0.0)
+    first = scheduler.submit(tenant, 16 * 80, 16 * 4, 5, 0.0)
+    assert scheduler.next_batch(1, 0.0) == 1
+    for _ in range(4):
+        scheduler.submit(tenant, 16 * 15, 16, 5, 1.0)
+    assert scheduler.next_wakeup(1.0) == 1.0
+    assert scheduler.next_batch(0, 1.0) == 0
+    assert scheduler.next_wakeup(1.0) == float("inf")
+    assert scheduler.next_wakeup(5.0) == float("inf")
+    scheduler.progress(first, 100, 0, 5.0)  # charges nothing: no news for the small device
+    assert scheduler.next_wakeup(5.0) == float("inf")
+    scheduler.submit(tenant, 10, 10, 5, 6.0)
+    assert scheduler.next_wakeup(6.0) == 6.0
+    assert scheduler.next_batch(0, 6.0) == 1
+    assert scheduler.next_wakeup(6.0) == float("inf")
+    scheduler.settle(first, 0, 7.0)
+    assert scheduler.next_wakeup(7.0) == 7.0
+    assert scheduler.next_wakeup(7.0, [1]) == float("inf")  # the engine of the other cannot be asked
+    with pytest.raises(IndexError):
+        scheduler.next_wakeup(7.0, [2])
+    assert scheduler.next_batch(1, 7.0) == 4

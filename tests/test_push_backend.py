@@ -16,7 +16,7 @@ from tests.driving import assert_nothing_held
 from tests.virtual_loop import VirtualLoop, run
 
 
-class PushBackend:
+class PushBackend(Backend):
     """Each job is a task that makes a token every 10 ms, or breaks after `breaks_after` of them."""
 
     devices = (Device(slots=3, token_budget=None, name="far"),)
@@ -25,12 +25,12 @@ class PushBackend:
     time_scale = 1.0
 
     def __init__(self, clock: Callable[[], float], breaks_after: int = 10**9, began_early_s: float = 0.0) -> None:
-        self.now = clock
+        self.clock = clock
         self.began_early_s = began_early_s
         self.breaks_after = breaks_after
         self.wake: Callable[[], None] = lambda: None
         self.tasks: dict[int, asyncio.Task[None]] = {}
-        self.texts: dict[int, list[str]] = {}
+        self.written: dict[int, list[str]] = {}
         self.news: list[Progress] = []
         self.done = np.zeros((2, 8), dtype=np.int64)
 
@@ -41,15 +41,16 @@ class PushBackend:
         for task in self.tasks.values():
             task.cancel()
 
-    def slip(self, at: float) -> None:
-        pass
+    def now(self) -> float:
+        return self.clock()
 
     def ready(self, device: int) -> bool:
         return True
 
-    def start(self, device: int, job: Job) -> None:
-        self.texts[job.handle] = []
-        self.tasks[job.handle] = asyncio.get_running_loop().create_task(self.generate(device, job))
+    def start(self, device: int, jobs: Sequence[Job], now: float) -> None:
+        for job in jobs:
+            self.written[job.handle] = []
+            self.tasks[job.handle] = asyncio.get_running_loop().create_task(self.generate(device, job))
 
     async def generate(self, device: int, job: Job) -> None:
         for n in range(1, job.max_tokens + 1):
@@ -57,7 +58,7 @@ class PushBackend:
             flags = (FIRST_STEP | FIRST_TOKEN) * (n == 1) + FINISHED * (n == job.max_tokens)
             if n > self.breaks_after:
                 n, flags = n - 1, FAILED
-            self.texts[job.handle].append(f"{n} ")
+            self.written[job.handle].append(f"{n} ")
             self.done[:, job.account] += (job.prompt_tokens * (n == 1), 1)
             row = [np.array([x], dtype=np.int64) for x in (job.handle, job.prompt_tokens, n, flags)]
             ended = flags & (FINISHED | FAILED) > 0
@@ -66,9 +67,6 @@ class PushBackend:
             self.wake()
             if ended:
                 return
-
-    def run(self, device: int, now: float) -> None:
-        pass
 
     def abort(self, device: int, job: Job, *, keep: bool = False) -> None:
         self.tasks[job.handle].cancel()
@@ -81,7 +79,7 @@ class PushBackend:
         return self.news.pop(0)
 
     def tokens(self, job: Job, start: int, stop: int) -> Sequence[str]:
-        return self.texts[job.handle][start:stop]
+        return self.written[job.handle][start:stop]
 
     def count_tokens(self, text: str) -> int | None:
         return len(text.split())

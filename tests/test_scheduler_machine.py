@@ -103,11 +103,12 @@ class Beside(RuleBasedStateMachine):
             self.pair.rebid(alive[pick % len(alive)], bid)
 
     @precondition(lambda self: any(r.device >= 0 for r in self.pair.started.values()))
-    @rule(pause=pauses, pick=picks)
-    def preempt(self, pause: float, pick: int) -> None:
+    @rule(pause=pauses, pick=picks, lost=st.booleans())
+    def preempt_or_restart(self, pause: float, pick: int, lost: bool) -> None:
         self.wait(pause)
         running = [r.handle for r in self.pair.started.values() if r.device >= 0]
-        self.pair.preempt(running[pick % len(running)])
+        displace = self.pair.restart if lost else self.pair.preempt
+        displace(running[pick % len(running)])
 
     @rule(pause=pauses, pick=picks, keywords=tenants, bucket=buckets)
     def set_tenant(self, pause: float, pick: int, keywords: dict[str, Any], bucket: dict[str, Any]) -> None:

@@ -82,8 +82,8 @@ def test_who_waits_for_a_request_that_another_cancels_is_told(service: Service) 
     with concurrent.futures.ThreadPoolExecutor(1) as pool, serving((Tenant("x"),), time_scale=1.0) as slow:
         reply = pool.submit(slow.infer, tenant_id="x", prompt_tokens=30_000, max_tokens=4)
         until(lambda: slow.driver.outstanding == 1)
-        (handle,) = slow.driver._pump.tickets
-        id = f"{accepted(slow, tenant_id='x', prompt_tokens=1).id[:8]}{handle:x}"
+        (ticket,) = slow.driver._pump.desk.tickets()
+        id = f"{accepted(slow, tenant_id='x', prompt_tokens=1).id[:8]}{ticket.handle:x}"
         assert slow.client.delete(f"/requests/{id}").json()["state"] == "cancelled"
         assert refusal(reply.result(), 409) == "cancelled"
 
@@ -122,7 +122,7 @@ def test_so_many_are_remembered() -> None:
 
 
 def test_so_much_text_is_remembered() -> None:
-    with serving((Tenant("x"),), max_finished_bytes=1024) as small:
+    with serving((Tenant("x"),), max_finished_bytes=2000) as small:
         ids = [small.infer(tenant_id="x", prompt_tokens=1, max_tokens=150).json()["id"] for _ in range(2)]
         assert refusal(small.client.get(f"/requests/{ids[0]}"), 404) == "unknown_request"
         assert state(small, ids[1]).state == "finished"

@@ -15,7 +15,9 @@ from aps.profiles import REFERENCE, profile_named
 def job(handle: int, **given: Any) -> Any:
     usual = {"prompt": None, "prompt_tokens": 100, "max_tokens": 3, "bid": 5, "account": 0, "id": handle}
     return SimpleNamespace(
-        **usual | {"handle": handle, "generated": 0, "prefill": None, "simulated_output_tokens": None} | given
+        **usual
+        | {"handle": handle, "generated": 0, "prefill": None, "simulated_output_tokens": None, "own": None}
+        | given
     )
 
 
@@ -71,9 +73,8 @@ async def test_news_come_in_the_order_of_time_then_device() -> None:
     await backend.open(0.0, lambda: None)
     assert backend.next_event_at() == inf
     for device, prompt in ((2, 128), (1, 128), (0, 256)):
-        backend.start(device, job(10 + device, prompt_tokens=prompt, account=device))
         assert backend.ready(device)
-        backend.run(device, 0.0)
+        backend.start(device, [job(10 + device, prompt_tokens=prompt, account=device)], 0.0)
         assert not backend.ready(device)
     assert backend.next_event_at() == 128 / 1024 + 1 / 128
     devices = []
@@ -87,7 +88,7 @@ async def test_news_come_in_the_order_of_time_then_device() -> None:
         first = news.generated.tolist() == [1]
         assert news.flags.tolist() == [(FIRST_STEP | FIRST_TOKEN) * first + FINISHED * done]
         assert news.at > news.began_at
-        backend.run(news.device, news.at)
+        backend.start(news.device, (), news.at)
     assert devices == [1, 2, 1, 2, 1, 2, 0, 0, 0]
     assert backend.served(4).tolist() == [[256, 128, 128, 0], [3, 3, 3, 0]]
     usage = backend.usage(0)
@@ -106,9 +107,7 @@ async def test_news_come_in_the_order_of_time_then_device() -> None:
 async def test_an_aborted_job_is_not_heard_of_again() -> None:
     backend = SimulatedBackend()
     await backend.open(0.0, lambda: None)
-    backend.start(0, job(1))
-    backend.start(0, job(2))
-    backend.run(0, 0.0)
+    backend.start(0, [job(1), job(2)], 0.0)
     backend.abort(0, job(1))
     assert backend.take().handles.tolist() == [2]
     await backend.close()
@@ -123,14 +122,12 @@ async def test_jobs_generate_what_they_ask_to_be_simulated() -> None:
         job(2, simulated_output_tokens=9),
         job(3, simulated_output_tokens=1, generated=1),
     ]
-    for each in jobs:
-        backend.start(0, each)
     ended: dict[int, int] = {}
-    backend.run(0, 0.0)
+    backend.start(0, jobs, 0.0)
     while backend.next_event_at() < inf:
         news = backend.take()
         ended |= dict(zip(news.handles.tolist(), news.generated.tolist(), strict=True))
-        backend.run(0, news.at)
+        backend.start(0, (), news.at)
     # Never more than max_tokens; one that was preempted later than it should have ended still gets its next token.
     assert ended == {1: 2, 2: 3, 3: 2}
 

@@ -4,6 +4,7 @@
 limit. The peers run on the same server (uvicorn, uvloop, httptools) and answer the same JSON. Each prints its port.
 """
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -22,23 +23,25 @@ from aps.profiles import REFERENCE
 from aps.scheduler import Scheduler
 from aps.service.access import Access
 from aps.service.app import create_app
-from aps.service.config import Settings
+from aps.service.keys import digest_of
 from aps.service.server import listen, serve
-from aps.service.wire import InferAnswer, InferRequest, Verdict
+from aps.service.wire import Chunk, InferAnswer, InferRequest, Verdict
 from aps.tenants import Tenant
 from aps_core.step_time import ReferenceModel
 
 TENANTS = 1000
-TEXT = "the scheduler gives every "
+METRICS_KEY = "aps_" + "m" * 43
+STREAM_TOKENS = 64
+TOKEN = "scheduler "
 ANSWER = InferAnswer(
     id="0123456789abcdef01234567",
     tenant_id="tenant_0123",
-    text=TEXT,
+    text="the scheduler ",
     prompt_tokens=5,
-    output_tokens=4,
+    output_tokens=2,
     counted_by="bytes/4",
     seconds="simulated",
-    time_scale=1000.0,
+    time_scale=20.0,
     arrived_at=1234.567890123,
     queue_wait_s=0.123456789,
     ttft_s=0.234567891,
@@ -46,11 +49,10 @@ ANSWER = InferAnswer(
     batch_size=32,
     device=0,
     verdict=Verdict("admitted", "admitted", 7, False),
-    charge=9.0,
+    charge=7.0,
 )
 
-# A step takes 0.5 ms of this machine's time at the scale below, however many are in it: requests share steps, as on a
-# GPU, and 64 connections that ask again at once could be served 50,000 times a second.
+# A step takes 10 ms of simulated time however many are in it: requests share steps, as on a GPU.
 FAST = replace(
     REFERENCE,
     name="fast",
@@ -68,31 +70,62 @@ def key(number: int) -> str:
     return f"aps_{sha256(tenant(number).encode()).hexdigest()[:43]}"
 
 
-def service() -> None:
-    """The whole of it."""
-    from aps.service.keys import digest_of
-
-    backend = SimulatedBackend(FAST, time_scale=20.0, slots=1024, kv_tokens=1 << 24)
+def service(step_s: float) -> None:
+    """The whole of it, on a GPU of `step_s` wall seconds a step."""
+    backend = SimulatedBackend(FAST, time_scale=0.01 / step_s, slots=1024, kv_tokens=1 << 24)
     tenants = [Tenant(tenant(n), rate=1e9, burst=1e9, weight=1 + n % 3) for n in range(TENANTS)]
-    access = Access({tenant(n): [digest_of(key(n).encode())] for n in range(TENANTS)})
+    keys = {tenant(n): [digest_of(key(n).encode())] for n in range(TENANTS)}
+    access = Access(keys, metrics=digest_of(METRICS_KEY.encode()))
     driver = Driver(Scheduler(tenants, devices=backend.devices, limits=Limits(max_queued=None)), backend)
-    app = create_app(driver, settings=Settings(), access=access)
+    app = create_app(driver, access=access)
     listener = listen("127.0.0.1", 0)
     print(listener.getsockname()[1], flush=True)
     serve(app, driver, listener, drain_s=1.0, say=lambda _: None, log_level="warning")
 
 
+_decode = Decoder(InferRequest).decode
+
+
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Reads the request, answers an answer, and does nothing between: what ASGI and JSON cost alone."""
-    body = (await receive())["body"]
-    ANSWER.prompt_tokens = len(_decode(body).prompt or "")
+    _decode((await receive())["body"])
     answer = encode(ANSWER)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": answer})
 
 
-_decode = Decoder(InferRequest).decode
+class Queues:
+    """The usual way to stream: an asyncio.Queue a request, a chunk a token; the engine takes a step each loop turn."""
+
+    def __init__(self) -> None:
+        self._queues: dict[asyncio.Queue[str], int] = {}
+        self._engine: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = _decode((await receive())["body"])
+        tokens = asked.max_tokens or 0
+        queue: asyncio.Queue[str] = asyncio.Queue()
+        self._queues[queue] = tokens
+        if self._engine is None or self._engine.done():
+            self._engine = asyncio.create_task(self._run())
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for number in range(1, tokens + 1):
+            chunk = b"data: " + encode(Chunk(ANSWER.id, await queue.get(), number)) + b"\n\n"
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        end = b"data: " + encode(ANSWER) + b"\n\ndata: [DONE]\n\n"
+        await send({"type": "http.response.body", "body": end})
+
+    async def _run(self) -> None:
+        queues = self._queues
+        while queues:
+            for queue in tuple(queues):
+                queue.put_nowait(TOKEN)
+                queues[queue] -= 1
+                if not queues[queue]:
+                    del queues[queue]
+            await asyncio.sleep(0)  # every stream that was woken sends before the next step
 
 
 class Asked(BaseModel):
@@ -104,6 +137,7 @@ class Asked(BaseModel):
     prompt: str
     max_tokens: int
     bid: int
+    stream: bool
 
 
 class Given(BaseModel):
@@ -130,26 +164,38 @@ class Given(BaseModel):
 def plain_fastapi() -> FastAPI:
     """A route with a model in and a model out."""
     app = FastAPI()
-    given = Given(**({name: getattr(ANSWER, name) for name in ANSWER.__struct_fields__} | {"verdict": {"bid": 7}}))
+    given = {name: getattr(ANSWER, name) for name in ANSWER.__struct_fields__}
+    given["verdict"] = {"status": "admitted", "reason": "admitted", "bid": 7, "clamped": False}
 
     @app.post("/infer")
     async def infer(asked: Asked) -> Given:
-        return given
+        return Given(**given)
 
     return app
 
 
 def run(app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
-    """Serve a peer."""
+    """Serve a peer, with the options that ours is served with."""
     listener = listen("127.0.0.1", 0)
     print(listener.getsockname()[1], flush=True)
-    config = uvicorn.Config(app, loop="uvloop", http="httptools", access_log=False, log_level="warning")
+    config = uvicorn.Config(
+        app,
+        loop="auto",
+        http="httptools",
+        interface="asgi3",
+        access_log=False,
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+    )
     uvicorn.Server(config).run(sockets=[listener])
 
 
 SERVERS: dict[str, Callable[[], None]] = {
-    "service": service,
+    "service": lambda: service(5e-4),
+    "stream": lambda: service(1e-4),
     "echo": lambda: run(echo),
+    "queue": lambda: run(Queues()),
     "fastapi": lambda: run(plain_fastapi()),
 }
 

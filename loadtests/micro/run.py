@@ -37,11 +37,14 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "request_rows.many_tenants": ("request.10k_tenants",),
     "request_rows.vllm": ("request.vllm",),
     "request_rows.litellm": ("request.litellm",),
+    "record_rows.whole_request": ("record.request",),
     "sim_rows.light": ("sim.light",),
     "sim_rows.overload": ("sim.overload",),
     "sim_rows.growth": ("sim.backlog",),
     "sim_rows.simpy": ("sim.simpy",),
     "sim_memory.peak": ("sim.memory",),
+    "http_rows.answers": ("http.64", "http.512"),
+    "http_rows.streams": ("sse.64", "sse.512"),
     "memory_rows.waiting": ("memory.request",),
 }
 

@@ -5,26 +5,30 @@ With `tickets` the only asyncio code of the library. One owner thread, the loop'
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from math import inf
+from inspect import isawaitable
 from operator import index
+from threading import Lock
 from types import TracebackType
-from typing import Self, SupportsIndex, TypedDict, Unpack
+from typing import Any, Protocol, Self, SupportsIndex, TypedDict, Unpack
 
 from aps import _checks as check
-from aps.backends.protocol import Backend
+from aps.backends.protocol import Backend, Health
+from aps.conservation import discrepancies
 from aps.metrics import Metrics
+from aps.player import Player
 from aps.pump import Pump
+from aps.recent import Lately
 from aps.scheduler import Scheduler, check_id
 from aps.tenants import Tenant
 from aps.tickets import DriverError, Result, Stream, Ticket
 from aps.verdicts import Explanation, Snapshot, Verdict
 
-__all__ = ["Asked", "Driver", "DriverError", "Result", "Stream", "Ticket"]
+__all__ = ["Asked", "Driver", "DriverError", "Recorder", "Result", "Stream", "Ticket"]
 
-LASTS_S = 4e8  # of the scheduler's clock, from its epoch on
-LONGEST_TURN_S = 0.1  # wall seconds of playing simulated time before the loop gets a turn
 DRAINING_RETRY_S = 1.0  # wall seconds: nobody knows when a draining service is back
+CLOSING_S = 10.0  # wall seconds that a backend may take to close
 
 
 class Asked(TypedDict, total=False):
@@ -38,43 +42,68 @@ class Asked(TypedDict, total=False):
     simulated_output_tokens: int | None
 
 
+class Recorder(Protocol):
+    """Sees every call that a driver makes of its scheduler."""
+
+    def watch(self, scheduler: Scheduler) -> Scheduler:
+        """What the driver is to call instead: the same, but each call is noted, with its instant and its answer."""
+
+
 class Driver:
     """Drives a scheduler against a backend: `async with Driver(scheduler, backend) as driver`.
 
     The scheduler's devices are the backend's, and it has no requests yet (ValueError). While the driver is open nobody
-    else may call it. All methods are called on the loop's thread. Leaving the block cancels what is outstanding (those
-    callers get a Result with status "cancelled"); `drain` first lets it finish. A timer that fires late changes nothing
-    but when callers hear of it. Durations are seconds of the scheduler's clock, unless they say wall.
+    else may call it. All methods are called on the loop's thread; other threads go through `call`. Leaving the block
+    cancels what is outstanding (those callers get a Result with status "cancelled"); `drain` first lets it finish. A
+    timer that fires late changes nothing but when callers hear of it. Durations are seconds of the scheduler's clock,
+    unless they say wall.
 
-    metrics: see `Metrics`. draining: whether new requests are refused. failed: what stopped the driver; None: nothing.
+    recorder: notes what the scheduler is asked and answers. retries: how often a request that its device lost is
+    started again, on any device, while none of its output has been delivered. stall_s: *wall* seconds without progress
+    after which a running request is held to be lost (and up to a quarter more); None: never. Simulated backends lose
+    nothing.
+
+    metrics: see `Metrics`. draining: whether new requests are refused.
     """
 
-    def __init__(self, scheduler: Scheduler, backend: Backend) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        backend: Backend,
+        *,
+        recorder: Recorder | None = None,
+        retries: int = 2,
+        stall_s: float | None = 120.0,
+    ) -> None:
         if tuple(scheduler.devices) != tuple(backend.devices):
             raise ValueError(f"devices must be the backend's, {tuple(backend.devices)}, got {scheduler.devices}")
-        self.scheduler = scheduler
+        check.integer("retries", retries, 0, check.INT32_MAX)
+        if stall_s is not None:
+            check.number("stall_s", stall_s, "a number of seconds > 0, or None", lambda x: x > 0)
+        self.scheduler = scheduler if recorder is None else recorder.watch(scheduler)
         self.backend = backend
         self.draining = False
-        self.failed: Exception | None = None
         self.opened_at = scheduler.now
-        self._pump = Pump(scheduler, backend)
+        self._pump = Pump(self.scheduler, backend, retries)
+        self._pump.desk.listen = self._listen
+        self._player = Player(self._pump, scheduler.epoch, backend.time_scale, stall_s)
         self._opened = False
-        self._or_fail = _OrFail(self._fail)
-        self._loop: asyncio.AbstractEventLoop | None = None  # None: not open, or failed
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = inf
-        self._together_at: float | None = None  # the instant of changes that are made together
+        self._read = self._player.read
+        self._tallies = self._pump.metrics.tenants
+        self._new_future: Callable[[], asyncio.Future[None]]
+        self._used_before: dict[str, tuple[int, int]] = {}  # see conservation
+        self._calls: dict[object, Future[Any]] = {}  # of other threads, not begun
+        self._calls_lock = Lock()
 
     async def __aenter__(self) -> Self:
         if self._opened:
             raise DriverError("a driver is opened once")
-        self.opened_at = self._pump.now = self.scheduler.now
+        self.opened_at = self._pump.now = self._pump.progressed_at = self.scheduler.now
         self._check_empty()
         self._opened = True
-        await self.backend.open(self.opened_at, self._wake)
-        self._loop = asyncio.get_running_loop()
-        with self._or_fail:
-            self._arm()  # news may have come already
+        await self._player.open()
+        self._pump.recent.roll(self._pump.now)
+        self._new_future = asyncio.get_running_loop().create_future
         return self
 
     async def __aexit__(
@@ -85,19 +114,41 @@ class Driver:
                 with suppress(DriverError):  # who waits is told, and so is whoever looks at `failed`
                     self._cancel_all()
         finally:
-            self._stop_timer()
-            self._loop = None
-            await self.backend.close()
+            self._player.close()
+            with self._calls_lock:
+                calls, self._calls = self._calls, {}
+            for call in calls.values():
+                call.cancel()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSING_S):
+                    await self._pump.backend.close()
 
     # Requests
 
-    async def infer(self, tenant: str, *, prompt_tokens: int, **asked: Unpack[Asked]) -> Result:
+    async def infer(
+        self,
+        tenant: str,
+        *,
+        prompt_tokens: int,
+        max_tokens: int | None = None,
+        bid: int | None = None,
+        deadline_s: float | None = None,
+        prompt: str | None = None,
+        id: Hashable = None,
+        simulated_output_tokens: int | None = None,
+    ) -> Result:
         """Ask, and wait for the end. Cancelling the waiting task cancels the request. See `submit`."""
-        ticket = self.submit(tenant, prompt_tokens=prompt_tokens, **asked)
-        try:
-            return await ticket.result()
-        finally:
-            self._abandon(ticket)
+        ticket = self._ask(tenant, prompt_tokens, max_tokens, bid, deadline_s, prompt, id, simulated_output_tokens)
+        if ticket.answer is None:
+            ticket.waiter = waiter = self._new_future()  # nobody else can wait for it yet
+            try:
+                await waiter
+                if ticket.answer is None:
+                    return await ticket.result()
+            except BaseException:
+                self._abandon(ticket)
+                raise
+        return ticket.answer
 
     def stream(self, tenant: str, *, prompt_tokens: int, **asked: Unpack[Asked]) -> Stream:
         """Ask now, and get the tokens one by one: `async for token in driver.stream(...)`. See `submit`."""
@@ -123,48 +174,55 @@ class Driver:
 
         KeyError: unknown tenant. ValueError, TypeError: a bad number or id. DriverError: it is closed or has failed.
         """
-        now = self._advance()
+        return self._ask(tenant, prompt_tokens, max_tokens, bid, deadline_s, prompt, id, simulated_output_tokens)
+
+    def _ask(
+        self,
+        tenant: str,
+        prompt_tokens: int,
+        max_tokens: int | None,
+        bid: int | None,
+        deadline_s: float | None,
+        prompt: str | None,
+        id: Hashable,
+        simulated_output_tokens: int | None,
+    ) -> Ticket:
         pump = self._pump
-        settings = self._tenant(tenant)
-        prompt_tokens = _as_int("prompt_tokens", prompt_tokens)
-        max_tokens = settings.default_max_tokens if max_tokens is None else _as_int("max_tokens", max_tokens)
+        try:
+            now = self._read()
+            if pump.now <= now < pump.next_at:
+                pump.now = now
+            else:
+                now = self._player.advance()
+        except Exception as error:
+            raise self._player.stop(error) from error
         if prompt is not None and not isinstance(prompt, str):
             raise TypeError(f"prompt must be a str or None, got {prompt!r}")
         if id is not None:
             check_id(id)
-            if id in pump.named:
+            if id in pump.desk.named:
                 raise ValueError(f"id must be new among outstanding requests, got {id!r} again")
         if simulated_output_tokens is not None:
-            simulated_output_tokens = _as_int("simulated_output_tokens", simulated_output_tokens)
-            if simulated_output_tokens < 1:
-                raise ValueError(f"simulated_output_tokens must be at least 1, got {simulated_output_tokens}")
+            simulated_output_tokens = _as_count("simulated_output_tokens", simulated_output_tokens)
+        if max_tokens is None:
+            max_tokens = self._tenant(tenant).default_max_tokens
         if self.draining:
-            verdict = self._refusal(settings, prompt_tokens, max_tokens, bid)
+            verdict = self._refusal(self._tenant(tenant), prompt_tokens, max_tokens, bid)
         else:
+            deadline_at = None if deadline_s is None else now + deadline_s
             verdict = self.scheduler.submit(
-                tenant,
-                prompt_tokens=prompt_tokens,
-                max_tokens=max_tokens,
-                bid=bid,
-                now=now,
-                deadline_at=None if deadline_s is None else now + deadline_s,
+                tenant, prompt_tokens=prompt_tokens, max_tokens=max_tokens, bid=bid, now=now, deadline_at=deadline_at
             )
-        handle: int = verdict.id or 0  # type: ignore[assignment]
-        if id is not None:
-            verdict = verdict._replace(id=id)
-        metrics = pump.metrics.tenants.get(tenant) or pump.metrics.tenant(tenant)
-        ticket = Ticket(
-            handle, verdict, metrics, now, prompt, prompt_tokens, max_tokens, simulated_output_tokens, self._listen
-        )
-        if not handle:
-            metrics.refused[verdict.reason] += 1
-            ticket.conclude(verdict.status, verdict.reason, now)  # type: ignore[arg-type]
-            return ticket
-        with self._or_fail:
-            pump.enter(ticket, id is not None)
+        tally = self._tallies.get(tenant) or pump.metrics.tenant(tenant)
+        try:
+            ticket = pump.desk.enter(
+                verdict, tally, prompt, prompt_tokens, max_tokens, simulated_output_tokens, id, now
+            )
             # While every device is in the middle of a step nothing can start before one ends.
-            if deadline_s is not None or pump.idle():
-                self._look_again()
+            if pump.open or deadline_s is not None:
+                self._player.entered()
+        except Exception as error:
+            raise self._player.stop(error) from error
         return ticket
 
     def cancel(self, id: Hashable) -> bool:
@@ -174,9 +232,9 @@ class Driver:
 
     def ticket(self, id: Hashable) -> Ticket | None:
         """The outstanding request of this id."""
-        found = self._pump.named.get(id)
+        found = self._pump.desk.named.get(id)
         if found is None and type(id) is int:
-            found = self._pump.tickets.get(id)
+            found = self._pump.desk.find(id)
         return found
 
     async def drain(self, timeout_s: float | None = None) -> int:
@@ -187,17 +245,44 @@ class Driver:
         self.draining = True
         try:
             async with asyncio.timeout(timeout_s):
-                for ticket in tuple(self._pump.tickets.values()):
+                for ticket in self._pump.desk.tickets():
                     await ticket.result()
         except TimeoutError:
             return self._cancel_all()
         return 0
 
+    def call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
+        """For other threads: have the loop's thread call a function; the future of its answer.
+
+        What is awaitable is awaited there: `driver.call(driver.infer, "tenant", prompt_tokens=10).result()`. Cancelling
+        the future cancels the call, or what it awaits. A call not begun when the driver closes is cancelled.
+        DriverError: it is closed or has failed.
+        """
+        loop = self._player.loop
+        if loop is None:
+            raise self._player.closed()
+        ticket = object()
+
+        async def make() -> Any:
+            with self._calls_lock:
+                self._calls.pop(ticket, None)
+            answer = function(*arguments, **options)
+            return await answer if isawaitable(answer) else answer
+
+        making = make()
+        with self._calls_lock:
+            try:
+                future = self._calls[ticket] = asyncio.run_coroutine_threadsafe(making, loop)
+            except RuntimeError:
+                making.close()
+                raise DriverError("the driver's loop is closed") from None
+        return future
+
     # The scheduler's own calls, at the driver's instant
 
     def rebid(self, id: Hashable, bid: int) -> Verdict:
         """As `Scheduler.rebid`. KeyError: no such outstanding request."""
-        with self._change() as now:
+        with self._player.change() as now:
             ticket = self._known(id)
             verdict = self.scheduler.rebid(ticket.handle, bid, now=now)
             ticket.bid = verdict.bid
@@ -205,44 +290,44 @@ class Driver:
 
     def explain(self, id: Hashable) -> Explanation:
         """As `Scheduler.explain`. KeyError: no such outstanding request."""
-        now = self._advance()
+        now = self._player.advance()
         ticket = self._known(id)
         return self.scheduler.explain(ticket.handle, now=now)._replace(id=ticket.id)
 
     def snapshot(self) -> Snapshot:
         """As `Scheduler.snapshot`; requests appear by the scheduler's numbers."""
-        return self.scheduler.snapshot(now=self._advance())
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Changes of tenants and policy inside this block are one: at one instant, and nothing starts between them."""
-        self._together_at = self._advance()
-        try:
-            yield
-        finally:
-            self._together_at = None
-            with self._or_fail:
-                self._look_again()
+        return self.scheduler.snapshot(now=self._player.advance())
 
     def add_tenant(self, tenant: Tenant) -> None:
         """As `Scheduler.add_tenant`."""
-        with self._change() as now:
+        with self._player.change() as now:
             self.scheduler.add_tenant(tenant, now=now)
+            counted = self.metrics.tenants.get(tenant.name)
+            if counted is not None:  # it was here before, and the scheduler has forgotten it, or not
+                row = self.scheduler.snapshot(now=now).tenants[tenant.name]
+                used = counted.prompt_tokens - row.prompt_tokens, counted.output_tokens - row.output_tokens
+                self._used_before[tenant.name] = used
 
     def set_tenant(self, tenant: Tenant) -> None:
         """As `Scheduler.set_tenant`."""
-        with self._change() as now:
+        with self._player.change() as now:
             self.scheduler.set_tenant(tenant, now=now)
 
     def remove_tenant(self, name: str) -> None:
         """As `Scheduler.remove_tenant`."""
-        with self._change() as now:
+        with self._player.change() as now:
             self.scheduler.remove_tenant(name, now=now)
 
     def set_policy(self, aging_horizon_s: float | None = None, fairness_window: float | None = None) -> None:
         """As `Scheduler.set_policy`."""
-        with self._change() as now:
+        with self._player.change() as now:
             self.scheduler.set_policy(aging_horizon_s, fairness_window, now=now)
+
+    @contextmanager
+    def together(self) -> Iterator[float]:
+        """What is changed within happens at one instant, and nothing starts before it is left. Not to be awaited in."""
+        with self._player.together() as now:
+            yield now
 
     # Looking
 
@@ -254,117 +339,62 @@ class Driver:
     @property
     def now(self) -> float:
         """The scheduler's clock, in seconds."""
-        if self._loop is not None:
-            with suppress(DriverError), self._or_fail:
-                return max(self._pump.now, self._clock())
-        return self._pump.now
+        return self._player.now()
+
+    @property
+    def failed(self) -> Exception | None:
+        """What stopped the driver; None: nothing."""
+        return self._player.failed
 
     @property
     def outstanding(self) -> int:
         """Requests admitted and not ended."""
-        return len(self._pump.tickets)
+        return self._pump.desk.outstanding
 
-    # Time
+    def lately(self) -> Lately:
+        """What happened in the last `window_s` seconds: work, shares, verdicts."""
+        now = self._player.advance()
+        return self._pump.recent.look(now)
 
-    def _advance(self) -> float:
-        """Play what is due; returns the instant at which the caller acts."""
-        if self._loop is None or self.failed is not None:
-            raise DriverError("the driver has failed" if self.failed else "the driver is not open") from self.failed
-        pump = self._pump
-        with self._or_fail:
-            now = self._clock()
-            if pump.next_at > now:
-                if now > pump.now:
-                    pump.now = now
-            else:
-                self._play(now)
-        return pump.now
+    @property
+    def window_s(self) -> float:
+        """How long `lately` looks back; may be set."""
+        return self._pump.recent.window_s
 
-    def _clock(self) -> float:
-        now = self.backend.now()
-        if not now - self.scheduler.epoch <= LASTS_S:
-            raise OverflowError(
-                f"the scheduler's clock ends {LASTS_S:g} s after its epoch, the backend's is at {now!r}"
-            )
-        return now
+    @window_s.setter
+    def window_s(self, seconds: float) -> None:
+        self._pump.recent.window_s = seconds
 
-    def _play(self, now: float) -> None:
-        self._pump.play(now, self._turn())
-        self._arm()
+    @property
+    def progressed_at(self) -> float:
+        """The instant at which a device last finished a step or sent news; at first when the driver was opened."""
+        return self._pump.progressed_at
 
-    def _look_again(self) -> None:
-        self._pump.fill()
-        self._arm()
+    def health(self, device: int) -> Health:
+        """Whether a device gets work: what the backend says of it, and whether it rests because it has failed."""
+        return self._pump.backend.health(device)
 
-    @contextmanager
-    def _change(self) -> Iterator[float]:
-        """The caller changes the scheduler at the instant this gives."""
-        if self._together_at is not None:
-            yield self._together_at
-            return
-        yield self._advance()
-        with self._or_fail:
-            self._look_again()
+    def invariants(self, snapshot: Snapshot | None = None) -> dict[str, int]:
+        """By how much scheduler, driver and backend disagree, by what is counted: all 0 when everything is conserved.
 
-    def _turn(self) -> Callable[[], bool]:
-        """Says when the turn that begins now has lasted too long."""
-        assert self._loop is not None
-        clock = self._loop.time
-        until = clock() + LONGEST_TURN_S
-        return lambda: clock() > until
+        See `aps.conservation`. snapshot: one of this instant, if it is at hand. For every scrape: O(outstanding).
+        """
+        if snapshot is None:
+            now = self._pump.now if self._player.loop is None else self._player.advance()
+            snapshot = self.scheduler.snapshot(now=now)
+        return discrepancies(self._pump, snapshot, self._used_before)
 
-    def _arm(self) -> None:
-        """Have the one timer fire when something is due, or before."""
-        at = self._pump.next_at
-        if self._timer is not None:
-            if self._timer_at <= at:
-                return  # it looks again then
-            self._stop_timer()
-        if at < inf and self._loop is not None:
-            wall_s = max(0.0, at - self.backend.now()) / self.backend.time_scale
-            # The two clocks may differ in their last bits: a nanosecond late is better than a moment too early.
-            self._timer = self._loop.call_at(self._loop.time() + wall_s + 1e-9, self._ring)
-            self._timer_at = at
-
-    def _ring(self) -> None:
-        self._timer = None
-        with suppress(DriverError), self._or_fail:  # everybody concerned has been told
-            self._play(self._clock())
-
-    def _wake(self) -> None:
-        """For the backend: there are news."""
-        self._pump.next_at = -inf
-        if self._loop is not None:
-            with suppress(DriverError), self._or_fail:
-                self._arm()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    # Failing, and giving up
-
-    def _fail(self, error: Exception) -> DriverError:
-        """It stops the driver, and everybody who waits hears of it."""
-        self.failed = error
-        self._loop = None
-        self._stop_timer()
-        for ticket in self._pump.tickets.values():
-            ticket.fail(error)
-        self._pump.tickets.clear()
-        self._pump.named.clear()
-        return DriverError(f"the driver has failed: {error!r}")
+    # Giving up
 
     def _cancel(self, ticket: Ticket) -> bool:
-        if ticket.done or self._loop is None:
+        if ticket.done or self._player.loop is None:
             return False
-        self._advance()
+        self._player.advance()
         if ticket.done:
             return False
-        with self._or_fail:
+        with self._player.or_stop:
             self._pump.cancel(ticket)
-            self._look_again()
+            self._player.look_again()
         return True
 
     def _abandon(self, ticket: Ticket) -> None:
@@ -373,18 +403,19 @@ class Driver:
             self._cancel(ticket)
 
     def _cancel_all(self) -> int:
-        self._advance()
-        tickets = tuple(self._pump.tickets.values())
-        with self._or_fail:
+        self._player.advance()
+        tickets = self._pump.desk.tickets()
+        with self._player.or_stop:
             for ticket in tickets:
                 self._pump.cancel(ticket)
-            self._look_again()
+            self._player.look_again()
         return len(tickets)
 
-    def _listen(self, ticket: Ticket) -> list[str]:
-        self._advance()
-        with self._or_fail:
-            return [] if ticket.done else list(self._pump.listen(ticket))
+    def _listen(self, ticket: Ticket) -> None:
+        self._player.advance()
+        with self._player.or_stop:
+            if not ticket.done:
+                self._pump.listen(ticket)
 
     def _refusal(self, tenant: Tenant, prompt_tokens: int, max_tokens: int, bid: int | None) -> Verdict:
         """While draining. The scheduler is not asked, so its checks are made here."""
@@ -415,29 +446,14 @@ class Driver:
         return settings
 
 
-class _OrFail:
-    """Around whatever touches the pump or the backend: an error in there leaves nothing to rely on."""
-
-    __slots__ = ("_fail",)
-
-    def __init__(self, fail: Callable[[Exception], DriverError]) -> None:
-        self._fail = fail
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, DriverError):
-            raise self._fail(error) from error
-
-
-def _as_int(field: str, value: SupportsIndex) -> int:
-    """Counters add these up: a NumPy integer would overflow in them."""
-    if type(value) is int:
-        return value
-    if not isinstance(value, bool):
-        try:
-            return index(value)
-        except TypeError:
-            pass
-    raise TypeError(f"{field} must be an int, got {value!r}")
+def _as_count(field: str, value: SupportsIndex) -> int:
+    """An int of any integer type, at least 1."""
+    if isinstance(value, bool):
+        raise TypeError(f"{field} must be an int, got {value!r}")
+    try:
+        count = index(value)
+    except TypeError:
+        raise TypeError(f"{field} must be an int, got {value!r}") from None
+    if count < 1:
+        raise ValueError(f"{field} must be at least 1, got {count}")
+    return count

@@ -1,13 +1,17 @@
 """The scheduler against a backend, instant by instant. No asyncio and no clock: whoever calls says how far to play."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 
-from aps.backends.protocol import FAILED, FINISHED, FIRST_STEP, FIRST_TOKEN, Backend, Progress
+from aps.backends.guard import Guard
+from aps.backends.protocol import FAILED, Backend, Progress
 from aps.metrics import Metrics
+from aps.recent import Recent
 from aps.scheduler import Scheduler
-from aps.tickets import Ticket
+from aps.tickets import Result, Ticket, wake_all
 from aps.verdicts import Batch
+from aps_core.tickets import Desk
 
 MISSED_S = 1e-3  # when to ask again after a wake-up at which nothing could start
 
@@ -16,24 +20,29 @@ class Pump:
     """Plays instants in the order of time (ties: news before wake-ups, then by device), each completely: progress,
     settle, the next batch at that very instant, the next step. So how late it is called changes nothing.
 
-    now: the instant it stands at. next_at: when something is due next. tickets: outstanding requests by handle.
+    retries: how often a request that its device lost is started again, if none of its output was delivered.
+    now: the instant it stands at. next_at: when something is due next. open: whether a device takes requests now; none
+    does while each is in the middle of a step. progressed_at: the instant of the last news. recent: the last minute.
+    desk: the outstanding requests. backend: as it was given if it is
+    simulated, else behind a `guard`.
     """
 
-    def __init__(self, scheduler: Scheduler, backend: Backend) -> None:
+    def __init__(self, scheduler: Scheduler, backend: Backend, retries: int = 0) -> None:
         self.scheduler = scheduler
-        self.backend = backend
-        self.metrics = Metrics(backend.served)
-        self.now = scheduler.now
-        self.next_at = inf
-        self.tickets: dict[int, Ticket] = {}
-        self.named: dict[Hashable, Ticket] = {}  # of them, those with an id of the caller's
-        self._streams: dict[int, Ticket] = {}
+        self.metrics = Metrics(lambda accounts: self.backend.served(accounts))
+        self.desk: Desk[Ticket] = Desk(self.metrics, Ticket, Result, len(backend.devices))
+        self.guard = None if backend.simulated else Guard(backend, self.desk, self.metrics.faults)
+        self.backend: Backend = self.guard or backend
+        self.recent = Recent(scheduler, self.backend, self.metrics)
+        self.now = self.progressed_at = scheduler.now
+        self.next_at = self.never = inf  # the instant at which nothing is due any more
+        self.open = True
+        self._retries = retries
         self._wakeup = inf  # the scheduler's next event
         self._devices = range(len(backend.devices))
-        self._running = [0] * len(backend.devices)
         self._swaps = scheduler.policy.preemption == "swap"
-        # The face takes reports one by one; a step's come in arrays.
-        self._progress_many = scheduler._core.progress_many
+        self._micro = scheduler.policy.batching == "micro"
+        self._watch = self.guard is not None or scheduler.policy.preemption != "off"
 
     # Time
 
@@ -43,7 +52,7 @@ class Pump:
         while self.next_at <= now:
             event_at = backend.next_event_at()
             if min(event_at, self._wakeup) > now:
-                self.next_at = min(event_at, self._wakeup)
+                self.next_at = min(event_at, self._wakeup, self.never)
                 break
             if event_at <= self._wakeup:
                 self.now = max(self.now, event_at)
@@ -61,145 +70,114 @@ class Pump:
     def fill(self) -> None:
         """Something has changed: give every device that takes requests what may start now, and see what is due next."""
         backend, scheduler, now = self.backend, self.scheduler, self.now
+        busy = []
         for device in self._devices:
-            if backend.ready(device):
-                batch = scheduler.next_batch(device, now=now)
-                if batch.started:
-                    self._start(device, batch)
-                backend.run(device, now)
-        wakeup = scheduler.next_wakeup(now=now)
-        # It may be due although nothing could start (a full batch that fits no idle device): do not spin.
+            if not backend.ready(device):
+                busy.append(device)
+                continue
+            batch = scheduler.next_batch(device, now=now)
+            backend.start(device, self._started(device, batch) if batch.started else (), now)
+        wakeup = scheduler.next_wakeup(now=now, without=busy if self._micro else ())
+        # It may be due although nothing could start (the start on one device has changed it for another): do not spin.
         self._wakeup = wakeup if wakeup > now else now + MISSED_S
-        self.next_at = min(self._wakeup, backend.next_event_at())
+        self.next_at = min(self._wakeup, backend.next_event_at(), self.never)
+        self.open = self.guard is not None or (
+            len(busy) < len(self._devices) and any(map(backend.ready, self._devices))
+        )
         for handle, reason in scheduler.ended():
-            ticket = self.tickets.get(handle)  # type: ignore[call-overload]
+            ticket = self.desk.find(handle)  # type: ignore[arg-type]
             if ticket is not None:  # a caller who cancels at the last moment may have been faster
-                self._vanish(ticket, reason)
+                status = "expired" if reason == "deadline_expired" else "rejected"
+                wake_all(self.desk.end(ticket, status, reason, now))
 
-    def idle(self) -> bool:
-        """Whether a device takes requests now; none does while each is in the middle of a step."""
-        return any(map(self.backend.ready, self._devices))
+    def _started(self, device: int, batch: Batch) -> list[Ticket]:
+        now = self.now
+        for handle in batch.preempted:
+            ticket = self.desk.find(handle)  # type: ignore[arg-type]
+            assert ticket is not None
+            explanation = self.scheduler.explain(handle, now=now)
+            self.backend.abort(device, ticket, keep=self._swaps)
+            ticket.metrics.preempted += 1
+            ticket.by_bid.preempted += 1
+            self.metrics.recomputed_tokens += self.desk.displace(ticket, explanation.generated, explanation.prefill)
+        jobs, size = self.desk.start(batch.started, device, batch.released, now)  # type: ignore[arg-type]
+        self.metrics.batch(size, batch.released, now)
+        if now >= self.recent.due_at:
+            self.recent.roll(now)
+        return jobs
 
-    # Requests come and go
+    # Requests
 
-    def enter(self, ticket: Ticket, named: bool) -> None:
-        """An admitted request."""
-        self.tickets[ticket.handle] = ticket
-        if named:
-            self.named[ticket.id] = ticket
-        self.metrics.arrived(ticket.metrics, self.now)
-
-    def listen(self, ticket: Ticket) -> Sequence[str]:
-        """Deliver the ticket's tokens from now on; returns those it has."""
+    def listen(self, ticket: Ticket) -> None:
+        """Deliver the ticket's output from now on, what there is included."""
+        had = 0
         if ticket.device >= 0:
-            ticket.delivered = self.scheduler.explain(ticket.handle, now=self.now).generated
-        self._streams[ticket.handle] = ticket
-        return self.backend.tokens(ticket, 0, ticket.delivered) if ticket.delivered else ()
+            had = self.scheduler.explain(ticket.handle, now=self.now).generated
+        self.desk.hear(ticket, had)
+        if had:
+            ticket.deliver(self.backend.tokens(ticket, 0, had))
 
     def cancel(self, ticket: Ticket) -> None:
         """End an outstanding request whatever it does, settled to what it used. `fill` must follow."""
-        self._give_up(ticket, "cancelled")
+        if ticket.running:
+            self.backend.abort(ticket.device, ticket)
+        self._give_up(ticket, "cancelled", "cancelled")
 
-    def _start(self, device: int, batch: Batch) -> None:
-        started: tuple[int, ...] = batch.started  # type: ignore[assignment]
-        preempted: tuple[int, ...] = batch.preempted  # type: ignore[assignment]
-        for handle in preempted:
-            ticket = self.tickets[handle]
-            ticket.running = False
-            self.backend.abort(device, ticket, keep=self._swaps)
-        size = self._running[device] = self._running[device] + len(started) - len(preempted)
-        for handle in started:
-            ticket = self.tickets[handle]
-            if ticket.device < 0:
-                ticket.batch_size = size
-                ticket.released = batch.released
-                self.metrics.started(ticket.metrics, self.now)
-            else:
-                explanation = self.scheduler.explain(handle, now=self.now)
-                ticket.generated, ticket.prefill = explanation.generated, explanation.prefill
-            ticket.device = device
-            ticket.running = True
-            self.backend.start(device, ticket)
-        self.metrics.batch(size, batch.released)
+    def abandon(self, error: Exception) -> None:
+        """Nothing can be relied on any more: take back what there is, and tell everybody."""
+        self.metrics.freeze()
+        for ticket in self.desk.tickets():
+            with suppress(Exception):
+                if ticket.running:
+                    self.backend.abort(ticket.device, ticket)
+            self._give_up(ticket, "failed", "driver_failed", error)
 
     # News
 
     def _take(self, news: Progress) -> None:
         """Of one device, at their instant, which is now."""
-        now = self.now
-        stay = len(news.handles) - news.ended
+        desk, scheduler, now = self.desk, self.scheduler, self.now
+        self.progressed_at = now
+        _, _, began_at, handles, computed, generated, flags, ended = news
+        stay = len(handles) - ended
         if stay:
-            self._progress_many(news.handles[:stay], news.computed[:stay], news.generated[:stay], now)
-        if self._streams:
-            self._deliver(news.handles.tolist(), news.generated.tolist())
-        noted = news.flags.nonzero()[0]
-        if len(noted):
-            columns = (column[noted].tolist() for column in (news.handles, news.computed, news.generated, news.flags))
-            for handle, computed, generated, flags in zip(*columns, strict=True):
-                ticket = self.tickets[handle]
-                if flags & FIRST_STEP and ticket.scheduled_at is None:
-                    ticket.scheduled_at = news.began_at
-                if flags & FIRST_TOKEN:
-                    ticket.first_token_at = now
-                if flags & FINISHED:
-                    self._finish(ticket, generated)
-                elif flags & FAILED:
-                    self.scheduler.progress(handle, computed, generated, now=now)
-                    self._give_up(ticket, "failed")
-
-    def _deliver(self, handles: list[int], generated: list[int]) -> None:
-        streams = self._streams
-        for handle, tokens in zip(handles, generated, strict=True):
-            ticket = streams.get(handle)
-            if ticket is not None and tokens > ticket.delivered:
+            scheduler.progress_many(handles[:stay], computed[:stay], generated[:stay], now=now)
+        desk.note(handles, computed, generated, flags, began_at, now, self._watch)
+        if desk.listeners:
+            for ticket, tokens in desk.heard(handles, generated):
                 ticket.deliver(self.backend.tokens(ticket, ticket.delivered, tokens))
                 ticket.delivered = tokens
+        if not ended:
+            return
+        handles, computed, generated, flags = (column[stay:] for column in (handles, computed, generated, flags))
+        lost = (flags & FAILED).nonzero()[0]
+        for i in lost:
+            scheduler.progress(int(handles[i]), int(computed[i]), int(generated[i]), now=now)
+            self._lose(desk.those(handles[i : i + 1])[0])
+        if len(lost):
+            finished = (flags & FAILED) == 0
+            handles, generated = handles[finished], generated[finished]
+        tickets = desk.those(handles)
+        texts = self.backend.texts(tickets, generated.tolist())
+        charges = scheduler.settle_many(handles, generated, now=now)
+        wake_all(desk.finish(tickets, generated, charges, texts, now))
 
-    # Ends
+    def _lose(self, ticket: Ticket) -> None:
+        """Its device has lost it: it is started again, unless its caller has seen part of it, or that was too often."""
+        if ticket.delivered or ticket.retries >= self._retries:
+            self._give_up(ticket, "failed", "backend_failed")
+        else:
+            self.scheduler.restart(ticket.handle, now=self.now)
+            self.metrics.recomputed_tokens += self.desk.lose(ticket)
 
-    def _finish(self, ticket: Ticket, tokens: int) -> None:
-        charge = self.scheduler.settle(ticket.handle, tokens, now=self.now)
-        self._running[ticket.device] -= 1
-        ticket.metrics.finished += 1
-        ticket.metrics.prompt_tokens += ticket.prompt_tokens
-        text = "".join(self.backend.tokens(ticket, 0, tokens))
-        ticket.conclude("finished", "finished", self.now, tokens, charge, text)
-        self._leave(ticket)
-
-    def _give_up(self, ticket: Ticket, status: str) -> None:
+    def _give_up(self, ticket: Ticket, status: str, reason: str, error: Exception | None = None) -> None:
+        """It ends as it is, settled to what it used."""
         tokens = computed = 0
-        if ticket.device >= 0:
-            explanation = self.scheduler.explain(ticket.handle, now=self.now)
-            tokens, computed = explanation.generated, explanation.computed
-        if ticket.running:
-            self._running[ticket.device] -= 1
-            if status == "cancelled":
-                self.backend.abort(ticket.device, ticket)
-        charge = self.scheduler.cancel(ticket.handle, now=self.now) or 0.0
-        ticket.metrics.prompt_tokens += ticket.prompt_tokens if tokens else min(ticket.prompt_tokens, computed)
-        if status == "cancelled":
-            ticket.metrics.cancelled += 1
-            ticket.conclude("cancelled", "cancelled", self.now, tokens, charge)
-        else:
-            ticket.metrics.failed += 1
-            ticket.conclude("failed", "backend_failed", self.now, tokens, charge)
-        self._leave(ticket)
-
-    def _vanish(self, ticket: Ticket, reason: str) -> None:
-        """The scheduler has ended a waiting request."""
-        if reason == "deadline_expired":
-            ticket.metrics.expired += 1
-            ticket.conclude("expired", reason, self.now)
-        else:
-            ticket.metrics.dropped += 1
-            ticket.conclude("rejected", reason, self.now)
-        self._leave(ticket)
-
-    def _leave(self, ticket: Ticket) -> None:
-        self.metrics.ended(ticket.metrics, ticket.device < 0, self.now)
-        ticket.running = False
-        del self.tickets[ticket.handle]
-        if self.named:
-            self.named.pop(ticket.id, None)
-        if self._streams:
-            self._streams.pop(ticket.handle, None)
+        charge: float | None = 0.0
+        with suppress(*([Exception] if error else [])):
+            if ticket.device >= 0:
+                explanation = self.scheduler.explain(ticket.handle, now=self.now)
+                tokens, computed = explanation.generated, explanation.computed
+            charge = self.scheduler.cancel(ticket.handle, now=self.now)
+        prompt = ticket.prompt_tokens if tokens else min(ticket.prompt_tokens, computed)
+        wake_all(self.desk.end(ticket, status, reason, self.now, prompt, tokens, charge or 0.0, error))

@@ -1,12 +1,15 @@
 """The Python face of the compiled scheduler: names for slots, ids for handles, answers with names."""
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from numbers import Number
 from operator import index
 from types import MappingProxyType
 from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
 
 from aps import _checks as check
 from aps.devices import Device
@@ -26,6 +29,9 @@ from aps.verdicts import (
     snapshot_of,
 )
 from aps_core.scheduler import Scheduler as Core
+
+Many = Sequence[Hashable] | NDArray[np.integer[Any]]
+Counts = Sequence[int] | NDArray[np.integer[Any]]
 
 FREE = 0
 FIRST_HANDLE, LAST_HANDLE = 2**53, 2**63 - 1  # what the core may call a request
@@ -190,6 +196,23 @@ class Scheduler:
             self._forget(handle)
         return charge
 
+    def progress_many(self, ids: Many, computed: Counts, generated: Counts, *, now: float) -> None:
+        """`progress` of several at one instant, in order; each at most once. Any error: none of them is reported.
+
+        ids: a sequence of ids; or, quicker, an integer array of the scheduler's own numbers (the ids of requests that
+        were given none).
+        """
+        self._core.progress_many(self._numbers(ids), computed, generated, now)
+
+    def settle_many(self, ids: Many, output_tokens: Counts, *, now: float) -> NDArray[np.float64]:
+        """`settle` of several at one instant, in order; see `progress_many`. Their final charges."""
+        handles = self._numbers(ids)
+        charges = self._core.settle_many(handles, output_tokens, now)
+        if self._ids:
+            for handle in handles.tolist():
+                self._forget(handle)
+        return charges
+
     def cancel(self, id: Hashable, *, now: float) -> float | None:
         """End a request, whatever it does. Returns its final charge in bucket tokens (0.0: it was waiting).
 
@@ -206,6 +229,13 @@ class Scheduler:
     def preempt(self, id: Hashable, *, now: float) -> None:
         """Displace a running request; it returns in a later batch by itself. Nobody is charged."""
         self._core.preempt(self._handle(id), now)
+
+    def restart(self, id: Hashable, *, now: float) -> None:
+        """A running request's device lost it, and all its output: it returns in a later batch, from its prompt on.
+
+        Nobody is charged for it twice: what was charged for output beyond the forecast comes back as credit.
+        """
+        self._core.restart(self._handle(id), now)
 
     def rebid(self, id: Hashable, bid: int, *, now: float) -> Verdict:
         """Give a request another bid: a waiting one moves in the order, of any other only the rank changes.
@@ -227,9 +257,12 @@ class Scheduler:
         ended, self._ended = self._ended, []
         return ended
 
-    def next_wakeup(self, *, now: float) -> float:
-        """The next instant at which something changes by itself, or one before it; inf when nothing will."""
-        return self._core.next_wakeup(now)
+    def next_wakeup(self, *, now: float, without: Iterable[int] = ()) -> float:
+        """The next instant at which something changes by itself, or one before it; inf when nothing will.
+
+        without: devices that cannot be asked for a batch, so that a batch which is due there is no reason to wake up.
+        """
+        return self._core.next_wakeup(now, without)
 
     # Looking
 
@@ -352,6 +385,11 @@ class Scheduler:
         if FIRST_HANDLE <= handle <= LAST_HANDLE:
             return handle
         raise KeyError(f"no live request {id!r}")
+
+    def _numbers(self, ids: Many) -> NDArray[np.integer[Any]]:
+        if isinstance(ids, np.ndarray):
+            return ids
+        return np.array([self._handle(id) for id in ids], np.int64)
 
     def _check_new(self, id: Hashable, now: float) -> None:
         check_id(id)

@@ -1,16 +1,13 @@
 """What a caller of the driver holds: the ticket of a submitted request, its stream of tokens, its result."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from math import nan
-from typing import Literal, NamedTuple
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
-from aps.metrics import TenantMetrics
 from aps.verdicts import Released, Verdict
+from aps_core import tickets as desk
 
 Outcome = Literal["finished", "cancelled", "expired", "rejected", "throttled", "failed"]
-
-_new = tuple.__new__  # a NamedTuple without its Python-level constructor: half the time
 
 
 class DriverError(RuntimeError):
@@ -49,92 +46,57 @@ class Result(NamedTuple):
     released: Released | None
 
 
-class Ticket:
+class Ticket(desk.Ticket):
     """One submitted request; also the `Job` that a backend sees.
 
-    Cancelling a wait for its `result` or its `chunks` does not cancel the request: `Driver.cancel` does.
+    Cancelling a wait for its `result`, or for `more` of it, does not cancel the request: `Driver.cancel` does.
+    verdict: the scheduler's. answer: how it ended; None: not yet. retries: times that a device lost it and it was
+    started again. device: -1 while it has not started.
     """
 
-    __slots__ = (
-        "_error",
-        "_listen",
-        "_mail",
-        "_result",
-        "_waiters",
-        "account",
-        "arrived_at",
-        "batch_size",
-        "bid",
-        "delivered",
-        "device",
-        "first_token_at",
-        "generated",
-        "handle",
-        "id",
-        "max_tokens",
-        "metrics",
-        "prefill",
-        "prompt",
-        "prompt_tokens",
-        "released",
-        "running",
-        "scheduled_at",
-        "simulated_output_tokens",
-        "tenant",
-        "verdict",
-    )
+    __slots__ = ()
 
-    def __init__(
-        self,
-        handle: int,
-        verdict: Verdict,
-        metrics: TenantMetrics,
-        arrived_at: float,
-        prompt: str | None,
-        prompt_tokens: int,
-        max_tokens: int,
-        simulated_output_tokens: int | None,
-        listen: Callable[["Ticket"], list[str]],
-    ) -> None:
-        self.handle = handle
-        self.id = verdict.id
-        self.verdict = verdict
-        self.metrics = metrics
-        self.tenant = metrics.name
-        self.account = metrics.account
-        self.arrived_at = arrived_at
-        self.prompt = prompt
-        self.prompt_tokens = prompt_tokens
-        self.max_tokens = max_tokens
-        self.simulated_output_tokens = simulated_output_tokens
-        self.bid = verdict.bid
-        self.generated = 0
-        self.delivered = 0  # tokens that its stream was given
-        self.prefill: int | None = None
-        self.running = False
-        self.device = -1
-        self.batch_size = 0
-        self.released: Released | None = None
-        self.scheduled_at: float | None = None
-        self.first_token_at: float | None = None
-        self._listen = listen
-        self._mail: list[str] | None = None  # tokens that a stream has not taken yet
-        self._waiters: list[asyncio.Future[None]] | None = None
-        self._result: Result | None = None
-        self._error: Exception | None = None
+    answer: Result | None
+    verdict: Verdict
 
     @property
     def done(self) -> bool:
         """Whether `result` returns at once."""
-        return self._result is not None or self._error is not None
+        return self.answer is not None or self.error is not None
 
     async def result(self) -> Result:
         """Wait for the end. DriverError when the driver failed before it."""
-        while self._result is None:
-            if self._error is not None:
-                raise self._failure()
-            await self._woken()
-        return self._result
+        while self.answer is None:
+            if self.error is not None:
+                raise self.failure()
+            await self.wait()
+        return self.answer
+
+    async def more(self) -> list[str]:
+        """All output that is ready and was not given yet, in order; [] at the end, and `result` says how it ended.
+
+        For one reader a ticket. Cancelling it loses nothing. DriverError when the driver failed.
+        """
+        if self.mail is None:
+            self.listen()
+        while True:
+            mail = self.mail
+            if mail:
+                self.mail = []
+                return mail
+            if self.error is not None:
+                raise self.failure()
+            if self.answer is not None:
+                return []
+            await self.wait()
+
+    def listen(self) -> None:
+        """Keep the output for `more` from now on, what there is already included."""
+        self.mail = []
+        if self.answer is None:
+            self.desk.listen(self)
+        if self.answer is not None and self.answer.text and not self.mail:
+            self.mail = [self.answer.text]
 
     async def chunks(self) -> AsyncIterator[list[str]]:
         """The output as it comes: each item is all tokens that are ready, in order. One stream a ticket.
@@ -142,83 +104,77 @@ class Ticket:
         It ends with the request, however that ended; `result` says how. RuntimeError: it is being streamed already.
         """
         self.check_unread()
-        mail = self._listen(self) if self._result is None else []
-        if self._result is not None:
-            if self._result.text:
-                yield [self._result.text]
-            return
-        self._mail = mail
+        self.listen()
         try:
-            while True:
-                mail = self._mail
-                if mail:
-                    self._mail = []
-                    yield mail
-                elif self._error is not None:
-                    raise self._failure()
-                elif self._result is not None:
-                    return
-                else:
-                    await self._woken()
+            while chunk := await self.more():
+                yield chunk
         finally:
-            self._mail = None
+            self.mail = None
 
     def check_unread(self) -> None:
         """RuntimeError: somebody takes the chunks."""
-        if self._mail is not None:
+        if self.mail is not None:
             raise RuntimeError(f"request {self.id!r} is being streamed already")
 
-    async def _woken(self) -> None:
-        """Until `wake`."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._waiters is None:
-            self._waiters = [waiter]
-        else:
-            self._waiters.append(waiter)
-        await waiter
+    def add_done_callback(self, call: Callable[["Ticket"], object]) -> None:
+        """Have the loop call `call(ticket)` soon after the end; soon when it has ended."""
+        _Call(self, call).set_result(None)
 
-    def wake(self) -> None:
-        """Every wait looks again."""
-        waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
+    def wait(self) -> asyncio.Future[None]:
+        """Woken when there is more of it, or when it has ended. Look again: another may have been meant."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.join(waiter)
+        return waiter
+
+    def join(self, waiter: Any) -> None:
+        """Have it woken too."""
+        if self.waiter is None:
+            self.waiter = waiter
+        elif type(self.waiter) is list:
+            self.waiter.append(waiter)
+        else:
+            self.waiter = [self.waiter, waiter]
 
     def deliver(self, tokens: Sequence[str]) -> None:
         """More output for the stream, which wakes once for all that comes before it runs."""
-        if self._mail is not None:
-            self._mail.extend(tokens)
-            self.wake()
+        if self.mail is not None:
+            self.mail.extend(tokens)
+            waiter = self.waiter
+            if waiter is not None:
+                self.waiter = None
+                wake_all(waiter if type(waiter) is list else (waiter,))
 
-    def conclude(
-        self, status: Outcome, reason: str, now: float, tokens: int = 0, charge: float = 0.0, text: str = ""
-    ) -> None:
-        """It is over: counts what it used, and wakes whoever waits."""
-        arrived_at, first_at = self.arrived_at, self.first_token_at
-        # The engine counts whole nanoseconds, so a step may seem to begin a hair before its request came.
-        wait = None if self.scheduled_at is None else max(0.0, self.scheduled_at - arrived_at)
-        first = None if first_at is None else first_at - arrived_at
-        took = now - arrived_at
-        row = (self.id, status, reason, self.verdict, self.tenant, text, self.prompt_tokens, tokens, self.bid, charge)
-        times = (arrived_at, wait, first, took, self.device, self.batch_size, self.released)
-        self._result = _new(Result, row + times)
-        self.metrics.output_tokens += tokens
-        self.metrics.charged += charge
-        if wait is not None:
-            finished = status == "finished"
-            pace = (took - first) / (tokens - 1) if finished and first is not None and tokens > 1 else nan
-            self.metrics.times(wait, nan if first is None else first, pace, took if finished else nan)
-        self.wake()
-
-    def fail(self, cause: Exception) -> None:
-        """It will never be known how it ends."""
-        self._error = cause
-        self.wake()
-
-    def _failure(self) -> DriverError:
-        failure = DriverError(f"the driver has failed: {self._error!r}")
-        failure.__cause__ = self._error
+    def failure(self) -> DriverError:
+        """For whoever waits: it will never be known how it ends."""
+        failure = DriverError(f"the driver has failed: {self.error!r}")
+        failure.__cause__ = self.error
         return failure
+
+
+class _Call:
+    """Among a ticket's waiters: what is to be called when it has ended."""
+
+    __slots__ = ("call", "ticket")
+
+    def __init__(self, ticket: Ticket, call: Callable[[Ticket], object]) -> None:
+        self.ticket = ticket
+        self.call = call
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, _: None) -> None:
+        if self.ticket.done:
+            asyncio.get_running_loop().call_soon(self.call, self.ticket)
+        else:
+            self.ticket.join(self)
+
+
+def wake_all(waiters: Iterable[Any]) -> None:
+    """Futures, of which some may have been cancelled."""
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
 
 
 class Stream:

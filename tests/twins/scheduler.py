@@ -95,6 +95,7 @@ class Scheduler(Requests):
         self._last_to_stop: Tenant | None = None
         self._something_ready = False
         self._ready_since = 0
+        self._changes = 0
         self._interval = Interval()
         self._ended: list[tuple[int, int]] = []
 
@@ -122,7 +123,6 @@ class Scheduler(Requests):
         tenant = Tenant(slot, limits, Bucket(limits.rate, limits.burst, at))
         self._tenants[slot] = tenant
         self._set_threshold(tenant)
-        self._end_step(at)
         return slot
 
     def set_tenant(self, slot: int, *, now: float, **keywords: Any) -> None:
@@ -207,9 +207,12 @@ class Scheduler(Requests):
         rows = zip(tenants, prompts, max_tokens, bids, strict=True)
         return np.array(self._all_or_nothing(("submit", (*row, now)) for row in rows), np.int64)
 
-    def settle_many(self, handles: Sequence[int], outputs: Sequence[int], now: float) -> None:
+    def settle_many(
+        self, handles: Sequence[int], outputs: Sequence[int], now: float
+    ) -> np.ndarray[Any, np.dtype[np.float64]]:
         self._must_differ(handles)
-        self._all_or_nothing(("settle", (*row, now)) for row in zip(handles, outputs, strict=True))
+        charges = self._all_or_nothing(("settle", (*row, now)) for row in zip(handles, outputs, strict=True))
+        return np.array(charges, np.float64)
 
     def progress_many(
         self, handles: Sequence[int], computed: Sequence[int], generated: Sequence[int], now: float
@@ -219,14 +222,15 @@ class Scheduler(Requests):
 
     # -- looking
 
-    def next_wakeup(self, now: float) -> float:
+    def next_wakeup(self, now: float, without: Iterable[int] = ()) -> float:
         at = self._play(now)
+        away = set(without)
         instants = [t.event for t in self._tenants.values()] + [r.deadline for r in self._waiting()]
         if self._micro and self._ready():
             instants += [
                 at if self._filled(device) else max(at, self._window_end(device))
                 for device in self._devices
-                if not self._running(device)
+                if not self._running(device) and device.vain != self._changes and device.index not in away
             ]
         instant = min(instants, default=NEVER)
         return float(now) if instant == at else self._instant_s(instant)

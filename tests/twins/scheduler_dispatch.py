@@ -76,10 +76,13 @@ class Dispatch(Rules):
         self._after(tenant, at)
 
     def _preempt(self, request: Request, at: int) -> None:
-        self._leave_device(request, at)
-        request.state = State.RETURNING
         request.preemptions += 1
         request.tenant.counters["preempted"] += 1
+        self._return(request, at)
+
+    def _return(self, request: Request, at: int) -> None:
+        self._leave_device(request, at)
+        request.state = State.RETURNING
         self._after(request.tenant, at)
 
     # -- dispatch (section 6)
@@ -94,6 +97,8 @@ class Dispatch(Rules):
             release = self._micro_release(self._devices[index], at)
         if release is not Release.NOT_RELEASED:
             started = self._assemble(self._devices[index], at)
+            if not started:
+                self._devices[index].vain = self._changes
         if self._preemption and not self._micro:
             victims = self._preempt_for_better(self._devices[index], started, at)
         self.started = np.array([r.handle for r in started], np.int64)

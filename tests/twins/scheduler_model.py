@@ -205,4 +205,5 @@ class Device:
     limit: int
     starts: int = 0
     idle_since: int = 0
+    vain: int = -1  # the count of changes at which it last assembled nothing
     reserved: Request | None = None

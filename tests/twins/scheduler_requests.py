@@ -205,16 +205,19 @@ class Requests(Dispatch):
         if generated < request.generated:
             raise ValueError(f"generated must be at least {request.generated} for handle {handle}, not {generated}")
         at = self._play(now)
-        self._progress(request, computed, generated)
-        self._end_step(at)
+        if self._progress(request, computed, generated):
+            self._end_step(at)
 
-    def _progress(self, request: Request, computed: int, generated: int) -> None:
+    def _progress(self, request: Request, computed: int, generated: int) -> bool:
+        """Whether it charges anything."""
         request.computed = request.prefill_target if generated > request.generated else computed
         request.generated = generated
         if generated > request.charged_output:
             surplus = self._output_weight * (generated - request.charged_output)
             self._charge(request.tenant, surplus * self._premium(request.charge_bid))
             request.charged_output = generated
+            return True
+        return False
 
     def settle(self, handle: int, output_tokens: int, now: float) -> float:
         request = self._check_running(handle, now)
@@ -274,6 +277,18 @@ class Requests(Dispatch):
     def preempt(self, handle: int, now: float) -> None:
         request = self._check_running(handle, now)
         self._preempt(request, self._play(now))
+
+    def restart(self, handle: int, now: float) -> None:
+        request = self._check_running(handle, now)
+        at = self._play(now)
+        surplus = request.charged_output - request.expected_output
+        if surplus > 0:
+            tenant, premium = request.tenant, self._premium(request.charge_bid)
+            tenant.credit = tenant.credit + (self._output_weight * surplus) * premium
+        request.charged_output = request.expected_output
+        request.generated = request.computed = 0
+        request.prefill_target = request.prompt_tokens
+        self._return(request, at)
 
     def rebid(self, handle: int, bid: int, now: float) -> int:
         request = self._check_handle(handle, now)

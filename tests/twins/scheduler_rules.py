@@ -47,6 +47,7 @@ class Rules:
     _last_to_stop: Tenant | None
     _something_ready: bool
     _ready_since: int
+    _changes: int
     _interval: Interval
     started: np.ndarray[Any, np.dtype[np.int64]]
     preempted: np.ndarray[Any, np.dtype[np.int64]]
@@ -163,6 +164,7 @@ class Rules:
 
     def _end_step(self, at: int) -> None:
         """The end of each atomic step."""
+        self._changes += 1
         contenders = self._contenders()
         if contenders:
             self._virtual_time = max(self._virtual_time, min(t.service for t in contenders))

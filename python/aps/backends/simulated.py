@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from math import inf
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aps.backends.protocol import Health, Job, Progress, Usage
+from aps.backends.protocol import HEALTHY, Health, Job, Progress, Usage
 from aps.devices import Device
 from aps.profiles import Profile, profile_named
 from aps_core.gpu import Engine
@@ -21,7 +22,19 @@ WORDS = tuple(
         "they wait so that nobody is forgotten and the memory of the device is promised once and returned in full"
     ).split()
 )
-_TEXT = WORDS * 16
+_TOKENS = WORDS * 16
+_TEXT = "".join(_TOKENS)
+_ENDS = tuple(accumulate(map(len, _TOKENS), initial=0))  # of its tokens, in characters
+
+
+def _place(job: Job) -> int:
+    """Where a job's text begins; kept with the job."""
+    at: int | None = job.own
+    if at is None:
+        seed = job.prompt_tokens if job.prompt is None else crc32(job.prompt.encode("utf-8", "surrogatepass"))
+        at = job.own = seed % len(WORDS)
+    return at
+
 
 TIME_SCALES = 1e-4, 1e4  # the scheduler's clock lasts 4e8 s: eleven hours at the fastest
 
@@ -104,22 +117,10 @@ class SimulatedBackend:
     def ready(self, device: int) -> bool:
         return self._ends[device] == inf
 
-    def start(self, device: int, job: Job) -> None:
-        output = job.max_tokens
-        if job.simulated_output_tokens is not None:
-            output = max(job.generated + 1, min(output, job.simulated_output_tokens))
-        self.engines[device].start(
-            job.handle,
-            job.prompt_tokens,
-            output,
-            job.bid,
-            generated=job.generated,
-            prefill=job.prefill,
-            account=job.account,
-        )
-
-    def run(self, device: int, now: float) -> None:
+    def start(self, device: int, jobs: Sequence[Job], now: float) -> None:
         engine = self.engines[device]
+        if jobs:
+            engine.start_many(jobs)
         end_ns = engine.begin_step(max(round((now - self._opened_at) * 1e9), engine.end_ns))
         self._ends[device] = self._seconds(end_ns) if end_ns >= 0 else inf
 
@@ -152,11 +153,17 @@ class SimulatedBackend:
         return self._opened_at + ns / 1e9
 
     def tokens(self, job: Job, start: int, stop: int) -> Sequence[str]:
-        seed = job.prompt_tokens if job.prompt is None else crc32(job.prompt.encode("utf-8", "surrogatepass"))
-        first = (seed + start) % len(WORDS)
+        first = (_place(job) + start) % len(WORDS)
         count = stop - start
-        text = _TEXT if first + count <= len(_TEXT) else WORDS * (2 + count // len(WORDS))
+        text = _TOKENS if first + count <= len(_TOKENS) else WORDS * (2 + count // len(WORDS))
         return text[first : first + count]
+
+    def texts(self, jobs: Sequence[Job], counts: Sequence[int]) -> Sequence[str]:
+        most = len(_TOKENS) - len(WORDS)
+        return [
+            _TEXT[_ENDS[at := _place(job)] : _ENDS[at + count]] if count < most else "".join(self.tokens(job, 0, count))
+            for job, count in zip(jobs, counts, strict=True)
+        ]
 
     def count_tokens(self, text: str) -> int | None:
         return None
@@ -181,7 +188,8 @@ class SimulatedBackend:
             engine.output_tokens,
             engine.held_blocks,
             engine.running,
+            engine.swapped_tokens,
         )
 
     def health(self, device: int) -> Health:
-        return Health(True)
+        return HEALTHY

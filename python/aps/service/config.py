@@ -39,6 +39,8 @@ class Settings:
     jain_window_s: seconds of the service's clock over which Jain's index is taken.
     keep_finished_s, max_finished, max_finished_bytes: how long ended requests stay readable, how many, how much text.
     log_level, log_format: of the service's log on stderr.
+    record: the file that every call of the scheduler is written to; None: it is not. record_max_mb, record_files: the
+        size at which a file is moved on, in 2**20 bytes, and how many are kept.
 
     Raises ValueError (TypeError for a wrong type) naming the field, the value and what is allowed.
     """
@@ -64,6 +66,9 @@ class Settings:
     max_finished_bytes: int = 64 << 20
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     log_format: Literal["text", "json"] = "text"
+    record: str | None = None
+    record_max_mb: int = 256
+    record_files: int = 10
 
     def __post_init__(self) -> None:
         check.text("Settings.host", self.host, "an IP address or a host's name", str.isprintable)
@@ -85,6 +90,10 @@ class Settings:
         check.integer("Settings.max_finished_bytes", self.max_finished_bytes, 0, 1 << 40)
         check.choice("Settings.log_level", self.log_level, LOG_LEVELS)
         check.choice("Settings.log_format", self.log_format, LOG_FORMATS)
+        if self.record is not None:
+            check.text("Settings.record", self.record, "a file's path")
+        check.integer("Settings.record_max_mb", self.record_max_mb, 1, 1 << 20)
+        check.integer("Settings.record_files", self.record_files, 1, 1000)
 
     @property
     def beyond_this_machine(self) -> bool:

@@ -192,6 +192,16 @@ KEYS = (
         RESTART,
         {"level: log_level": "debug, info, warning or error", "format: log_format": "text, or json: one object a line"},
     ),
+    *_keys(
+        "record",
+        Settings,
+        RESTART,
+        {
+            "file: record": "where every call of the scheduler is written, from this file's directory; none: nowhere",
+            "max_mb: record_max_mb": "megabytes (2^20 bytes) of a file; then it is moved on to .1, .2, ...",
+            "files: record_files": "how many of them are kept",
+        },
+    ),
 )
 
 # Of [tenants.NAME]; `keys` beside the fields of aps.Tenant.

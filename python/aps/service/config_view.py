@@ -62,6 +62,9 @@ def words(config: Config) -> Iterator[tuple[str, str]]:
     displaces = "" if policy.preemption == "off" else f", preemption by {policy.preemption}"
     yield "policy", f"{config.policy_base}: {policy.knobs}{mode}{displaces}"
     yield "price", f"${settings.gpu_hour_dollars:g} a GPU-hour ({settings.price_source})"
+    if settings.record is not None:
+        kept = f"at most {settings.record_files} files of {settings.record_max_mb} MB"
+        yield "record", f"every call goes to {settings.record}, {kept}"
     yield "roles", roles(config)
 
 

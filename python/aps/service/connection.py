@@ -40,6 +40,8 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._stuck_since: float | None = None  # more waits to be sent than the transport likes
         self._closing_since: float | None = None
+        self._idle_after: object = None  # the last request, and when it was seen to have ended
+        self._idle_since = 0.0
         self._defaults: Headers = []
         self._default_lines = b""
 
@@ -68,6 +70,14 @@ class Connection(HttpToolsProtocol):
                 cycle.disconnected = True
                 self._refuse_head()
 
+    def on_response_complete(self) -> None:
+        """As uvicorn's, without a timer for each answer: `look` ends connections that are idle."""
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stuck_since = self.loop.time()
@@ -89,6 +99,11 @@ class Connection(HttpToolsProtocol):
             stuck_since: float | None = self._closing_since
         else:
             stuck_since = self._stuck_since
+        if self.cycle is not None and self.cycle.response_complete and not self.pipeline:
+            if self._idle_after is not self.cycle:
+                self._idle_after, self._idle_since = self.cycle, now
+            elif now - self._idle_since > settings.keep_alive_s and self._head_since is None:
+                self.transport.close()
         if stuck_since is not None and now - stuck_since > settings.send_s:
             self.transport.abort()
         elif self._head_since is not None and now - self._head_since > settings.header_s:

@@ -1,9 +1,9 @@
 """`POST /infer`, from the body's bytes to the answer's: an ASGI application in front of the framework's router.
 
-Nothing here makes a task for a request that is waited for, and nothing but the types of `wire` checks or encodes.
+Nothing here makes a task, and nothing but the types of `wire` checks or encodes.
 """
 
-import asyncio
+from asyncio import CancelledError
 from contextlib import suppress
 from functools import partial
 
@@ -18,11 +18,14 @@ from aps.service.bodies import infer_request
 from aps.service.connection import Connection, connection_of
 from aps.service.errors import ENDS_CONNECTION, JSON, Headers, Refusal, headers_of, internal
 from aps.service.limits import BodyReader
+from aps.service.logs import Entry, RequestLog
 from aps.service.refusals import refusal_of, unknown_tenant
 from aps.service.requests import Requests
 from aps.service.streaming import Streams
 from aps.service.watch import Watch
 from aps.service.wire import Accepted, CountedBy, ErrorAnswer, InferRequest, Verdict, encode
+
+GONE = 499  # how logs call a client that hung up
 
 
 class Infer:
@@ -36,22 +39,33 @@ class Infer:
         answers: Answers,
         requests: Requests,
         streams: Streams,
+        log: RequestLog | None = None,
     ) -> None:
         self._driver, self._access, self._bodies = driver, access, bodies
         self._answers, self._requests, self._streams = answers, requests, streams
-        self._later: set[asyncio.Task[None]] = set()
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = connection_of(scope)
         headers: Headers = []
+        log, entry, reason = self._log, None, None
+        if log is not None:
+            entry = Entry()
         try:
-            status, body = await self._infer(scope["headers"], receive, send, connection, headers)
-        except ClientDisconnect:
-            return
+            status, body = await self._infer(scope["headers"], receive, send, connection, headers, entry)
+        except (ClientDisconnect, CancelledError) as error:
+            if log is not None and entry is not None:
+                log.end(entry, GONE)
+            if isinstance(error, ClientDisconnect):
+                return
+            raise
         except Exception as error:
             refusal = error if isinstance(error, Refusal) else internal(error)
             status, body = refusal.status, encode(ErrorAnswer(refusal.error))
             headers += headers_of(status, refusal.error)
+            reason = refusal.error.reason
+        if log is not None and entry is not None and not entry.later:
+            log.end(entry, status or 200, reason)
         if not status:
             return
         headers.append((b"content-length", b"%d" % len(body)))
@@ -62,9 +76,16 @@ class Infer:
         await send({"type": "http.response.body", "body": body})
 
     async def _infer(
-        self, asked_with: Headers, receive: Receive, send: Send, connection: Connection | None, headers: Headers
+        self,
+        asked_with: Headers,
+        receive: Receive,
+        send: Send,
+        connection: Connection | None,
+        headers: Headers,
+        entry: Entry | None,
     ) -> tuple[int, bytes]:
-        """Status and body of the answer, 0 when it has been sent; or raise the refusal. `headers` gets theirs."""
+        """Status and body of the answer, 0 when it has been sent; or raise the refusal. `headers` gets theirs, `entry`
+        what the log says."""
         access, driver = self._access, self._driver
         role = OPEN if access.open else access.identify(_authorization(asked_with))
         asked = infer_request(await self._bodies.read(asked_with, receive))
@@ -82,14 +103,16 @@ class Infer:
             bid=asked.bid,
             deadline_s=deadline_s,
         )
+        if entry is not None:
+            entry.asked(ticket, self._answers.id_of(ticket.handle) if ticket.handle else None, asked.stream)
         if not ticket.handle:
             self._answers.rate_headers(tenant, headers)
-            result = await ticket.result()
+            assert ticket.answer is not None
             by_text = asked.prompt is not None
-            raise refusal_of(result, driver, deadline_s=deadline_s, max_tokens=asked.max_tokens, by_text=by_text)
+            raise refusal_of(ticket.answer, driver, deadline_s=deadline_s, max_tokens=asked.max_tokens, by_text=by_text)
         if not asked.wait:
             self._answers.rate_headers(tenant, headers)
-            return 202, self._accept(ticket, counted_by, deadline_s, headers)
+            return 202, self._accept(ticket, counted_by, deadline_s, headers, entry)
         cancel = partial(_cancel, driver, ticket)
         watch = None
         if connection is not None:
@@ -101,26 +124,42 @@ class Infer:
                 self._answers.rate_headers(tenant, headers)
                 await self._streams.send(ticket, counted_by, deadline_s, send, headers)
                 return 0, b""
-            result = await ticket.result()
+            while ticket.answer is None:
+                if ticket.error is not None:
+                    raise ticket.failure()
+                await ticket.wait()
         finally:
             if connection is not None:
                 connection.gone = None
             if watch is not None:
                 watch.close()
-            if not ticket.done:
+            if ticket.answer is None and not ticket.done:
                 cancel()
-        self._requests.keep(result, counted_by, deadline_s)
+            if entry is not None:
+                entry.result = ticket.answer
+        result = ticket.answer
         self._answers.rate_headers(tenant, headers)
         if result.status != "finished":
-            raise refusal_of(result, driver, deadline_s=deadline_s)
+            refusal = refusal_of(result, driver, deadline_s=deadline_s)
+            self._requests.keep(result, encode(refusal.error))
+            raise refusal
+        answer = encode(self._answers.answer(result, counted_by))
+        self._requests.keep(result, answer)
         headers.append(JSON)
-        return 200, encode(self._answers.answer(result, counted_by))
+        return 200, answer
 
-    def _accept(self, ticket: Ticket, counted_by: CountedBy, deadline_s: float | None, headers: Headers) -> bytes:
+    def _accept(
+        self,
+        ticket: Ticket,
+        counted_by: CountedBy,
+        deadline_s: float | None,
+        headers: Headers,
+        entry: Entry | None,
+    ) -> bytes:
         """202: it will be kept when it ends, and nobody waits for it until then."""
-        waiting = asyncio.create_task(self._outlive(ticket, counted_by, deadline_s))
-        self._later.add(waiting)
-        waiting.add_done_callback(self._later.discard)
+        if entry is not None:
+            entry.later = True
+        ticket.add_done_callback(partial(self._keep, counted_by, deadline_s, entry))
         verdict = ticket.verdict
         id = self._answers.id_of(ticket.handle)
         headers += (JSON, (b"location", b"/requests/" + id.encode()))
@@ -134,9 +173,12 @@ class Infer:
             )
         )
 
-    async def _outlive(self, ticket: Ticket, counted_by: CountedBy, deadline_s: float | None) -> None:
-        with suppress(DriverError):
-            self._requests.keep(await ticket.result(), counted_by, deadline_s)
+    def _keep(self, counted_by: CountedBy, deadline_s: float | None, entry: Entry | None, ticket: Ticket) -> None:
+        if ticket.answer is not None:
+            self._requests.conclude(ticket.answer, counted_by, deadline_s)
+        if self._log is not None and entry is not None:
+            entry.result = ticket.answer
+            self._log.end(entry, 202)
 
 
 def _authorization(headers: Headers) -> bytes | None:

@@ -3,15 +3,20 @@
 import time
 from collections import deque
 
+from msgspec import Raw
+
 from aps.driver import Driver, Result, Ticket
 from aps.service.access import Role
 from aps.service.answers import Answers
 from aps.service.config import Settings
 from aps.service.errors import Refusal
 from aps.service.refusals import refusal_of, unknown_request
-from aps.service.wire import CountedBy, RequestState, Standing
+from aps.service.wire import CountedBy, RequestState, Standing, encode
 
-Ended = tuple[float, Result, CountedBy, float | None]  # wall seconds of its end, ..., its deadline_s
+# Wall seconds of its end, tenant, how it ended, and its answer or error as it is sent. One string instead of the many
+# objects of a result: as many requests end between its making and its forgetting as are kept, so none of that would
+# still be in a processor's cache.
+Ended = tuple[float, str, str, bytes]
 
 
 class Requests:
@@ -20,19 +25,27 @@ class Requests:
     def __init__(self, driver: Driver, settings: Settings, answers: Answers) -> None:
         self._driver, self._answers = driver, answers
         self._for_s = settings.keep_finished_s
-        self._most, self._most_text = settings.max_finished, settings.max_finished_bytes
+        self._most, self._most_bytes = settings.max_finished, settings.max_finished_bytes
         self._ended: dict[int, Ended] = {}
         self._order: deque[int] = deque()
-        self._text = 0  # characters
+        self._bytes = 0
 
-    def keep(self, result: Result, counted_by: CountedBy, deadline_s: float | None) -> None:
-        """An admitted request has ended."""
+    def keep(self, result: Result, said: bytes) -> None:
+        """An admitted request has ended, and this is its answer or its error."""
         handle: int = result.id  # type: ignore[assignment]
-        self._ended[handle] = (time.monotonic(), result, counted_by, deadline_s)
-        self._order.append(handle)
-        self._text += len(result.text)
-        while len(self._order) > self._most or self._text > self._most_text:
-            self._forget_first()
+        ended, order = self._ended, self._order
+        ended[handle] = (time.monotonic(), result.tenant, result.status, said)
+        order.append(handle)
+        self._bytes += len(said)
+        while len(order) > self._most or self._bytes > self._most_bytes:
+            self._bytes -= len(ended.pop(order.popleft())[3])
+
+    def conclude(self, result: Result, counted_by: CountedBy, deadline_s: float | None) -> None:
+        """The same of one whose answer nobody has made."""
+        if result.status == "finished":
+            self.keep(result, encode(self._answers.answer(result, counted_by)))
+        else:
+            self.keep(result, encode(refusal_of(result, self._driver, deadline_s=deadline_s).error))
 
     def state(self, id: str, role: Role) -> RequestState:
         """Where the request stands. Refusal, 404: there is none, or none that this role may see."""
@@ -42,12 +55,12 @@ class Requests:
             standing = Standing(**{name: getattr(where, name) for name in Standing.__struct_fields__})
             return RequestState(id=id, tenant_id=ticket.tenant, state=where.state, explain=standing)
         assert ended is not None
-        _, result, counted_by, deadline_s = ended
-        state = RequestState(id=id, tenant_id=result.tenant, state=result.status)  # type: ignore[arg-type]
-        if result.status == "finished":
-            state.answer = self._answers.answer(result, counted_by)
+        _, tenant, status, said = ended
+        state = RequestState(id=id, tenant_id=tenant, state=status)  # type: ignore[arg-type]
+        if status == "finished":
+            state.answer = Raw(said)  # type: ignore[assignment]  # encoded as it is
         else:
-            state.error = refusal_of(result, self._driver, deadline_s=deadline_s).error
+            state.error = Raw(said)  # type: ignore[assignment]
         return state
 
     def cancel(self, id: str, role: Role) -> RequestState:
@@ -63,16 +76,13 @@ class Requests:
         handle = self._answers.handle_of(id)
         self._forget_old()
         ticket, ended = self._driver.ticket(handle), self._ended.get(handle)
-        owner = ticket.tenant if ticket is not None else ended[1].tenant if ended is not None else None
+        owner = ticket.tenant if ticket is not None else ended[1] if ended is not None else None
         if owner is None or (role.kind == "tenant" and role.tenant != owner):
             raise unknown_request()
         return ticket, ended
 
     def _forget_old(self) -> None:
+        ended, order = self._ended, self._order
         too_old = time.monotonic() - self._for_s
-        while self._order and self._ended[self._order[0]][0] < too_old:
-            self._forget_first()
-
-    def _forget_first(self) -> None:
-        forgotten = self._ended.pop(self._order.popleft())
-        self._text -= len(forgotten[1].text)
+        while order and ended[order[0]][0] < too_old:
+            self._bytes -= len(ended.pop(order.popleft())[3])

@@ -1,7 +1,6 @@
 """A request's output as server-sent events, as it comes."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 from msgspec import UNSET
 from starlette.types import Send
@@ -42,18 +41,18 @@ class Streams:
         id = self._answers.id_of(ticket.handle)
         tokens = 0
         try:
-            chunks, chunk = await self._first(ticket, stream)
+            chunk = await self._first(ticket, stream)
             while chunk:
                 tokens += len(chunk)
                 await stream.write(b"data: " + encode(Chunk(id, "".join(chunk), tokens)) + b"\n\n")
-                chunk = await anext(chunks, [])
+                chunk = await ticket.more()
             result = await ticket.result()
         except Exception as error:
             if not stream.begun:
                 raise
             await stream.end(_error(internal(error).error))
             return
-        self._requests.keep(result, counted_by, deadline_s)
+        self._requests.conclude(result, counted_by, deadline_s)
         if result.status == "finished":
             answer = self._answers.answer(result, counted_by)
             answer.text = UNSET
@@ -64,13 +63,12 @@ class Streams:
             raise refusal
         await stream.end(_error(refusal.error))
 
-    async def _first(self, ticket: Ticket, stream: "_Stream") -> tuple[AsyncIterator[list[str]], list[str]]:
-        """The chunks and the first of them, [] if there is none; comments while it does not come."""
+    async def _first(self, ticket: Ticket, stream: "_Stream") -> list[str]:
+        """The first tokens, [] if there are none; comments while they do not come."""
         while True:
-            chunks = ticket.chunks()
             try:
                 async with asyncio.timeout(self._comment_s):
-                    return chunks, await anext(chunks, [])
+                    return await ticket.more()
             except TimeoutError:
                 await stream.write(COMMENT)
 

@@ -1,0 +1,62 @@
+"""See tickets.pyx."""
+cimport cython
+
+from aps_core.tally cimport Books, Tally
+from aps_core.types cimport int32_t, int64_t
+
+cdef class Desk
+
+
+cdef class Ticket:
+    cdef readonly int64_t handle
+    cdef public object id
+    cdef public object verdict
+    cdef readonly Tally metrics
+    cdef readonly Tally by_bid
+    cdef readonly object prompt
+    cdef readonly int64_t prompt_tokens
+    cdef readonly int64_t max_tokens
+    cdef int64_t simulated            # output tokens to simulate; NONE: max_tokens
+    cdef public int32_t bid
+    cdef readonly double arrived_at
+    cdef double scheduled             # NaN: not yet
+    cdef double first_token
+    cdef readonly int64_t generated
+    cdef int64_t left                 # to prefill at the next start; NONE: the prompt
+    cdef readonly int64_t computed, output     # as last reported, where somebody watches
+    cdef int64_t looked_at            # their sum at the last look
+    cdef int32_t quiet                # looks since it changed
+    cdef readonly int32_t device
+    cdef readonly int32_t batch_size
+    cdef readonly object released
+    cdef readonly bint running
+    cdef readonly int32_t retries
+    cdef public object own
+    cdef public int64_t delivered
+    cdef public bint listening
+    cdef public list mail
+    cdef public object waiter
+    cdef readonly object answer
+    cdef public object error
+    cdef readonly Desk desk
+
+    cdef int64_t to_generate(self) noexcept
+    cdef int64_t to_prefill(self) noexcept
+
+
+@cython.final
+cdef class Desk:
+    cdef readonly Books books
+    cdef readonly dict named
+    cdef readonly int32_t outstanding
+    cdef readonly int32_t listeners
+    cdef public object listen         # called with a ticket whose output somebody wants as it comes
+    cdef object ticket_type, result_type
+    cdef list rows            # tickets by the row in their handles; None: nobody
+    cdef list sizes           # requests that run, by device
+
+    cdef Ticket at(self, int64_t handle)
+    cdef object stop(self, Ticket ticket)
+    cdef object conclude(self, Ticket ticket, str status, str reason, double now, int64_t tokens, double charge, text)
+    cdef object leave(self, Ticket ticket, double now)
+    cdef object wake(self, Ticket ticket, list woken)

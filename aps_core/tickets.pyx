@@ -1,0 +1,423 @@
+"""What a driver knows of each request, and what happens to many of them at one instant.
+
+A `Ticket` is what the caller, the device and the books know of one request; the `Desk` has those that are under way.
+Durations and instants are seconds of the scheduler's clock.
+"""
+cimport cython
+
+from aps_core.request_table cimport ROW_BITS
+from aps_core.tally cimport Books, Tally
+from aps_core.types cimport NONE, int32_t, int64_t
+
+cdef extern from "math.h":
+    double NAN
+
+cdef extern from *:
+    """
+    static PyObject *aps_make(PyObject *maker, PyObject *type, PyObject *arguments) {
+        return ((PyTypeObject *)maker)->tp_new((PyTypeObject *)type, arguments, NULL);
+    }
+    """
+    # maker.__new__(type, *arguments) without the checks of a call from Python
+    object make "aps_make" (object maker, object type, tuple arguments)
+
+cdef enum:                    # flags of one request's progress; aps.backends.protocol has the same
+    FIRST_STEP = 1
+    FIRST_TOKEN = 2
+    FINISHED = 4
+    FAILED = 8
+
+cdef int64_t ROW_MASK = (<int64_t>1 << ROW_BITS) - 1
+
+
+cdef class Ticket:
+    """One submitted request.
+
+    own: the backend's, None at first. generated, prefill: see `aps.backends.Job`. retries: times that a device lost it
+    and it was started again. delivered: output tokens that its stream was given, `mail` those of them that are not read
+    yet; listening: it has a stream. waiter: a future, or a list of them, to be woken. answer: how it ended; error: why that will never be known.
+    """
+
+    @property
+    def tenant(self):
+        """Its tenant's name."""
+        return self.metrics.name
+
+    @property
+    def account(self):
+        """Its tenant's number."""
+        return self.metrics.account
+
+    @property
+    def prefill(self):
+        """Tokens to compute first; None: its prompt."""
+        return None if self.left == NONE else self.left
+
+    @property
+    def simulated_output_tokens(self):
+        """What a simulation is to generate; None: max_tokens."""
+        return None if self.simulated == NONE else self.simulated
+
+    @property
+    def scheduled_at(self):
+        """When its first step began; None: not yet."""
+        return None if self.scheduled != self.scheduled else self.scheduled
+
+    @property
+    def first_token_at(self):
+        """When its first output token came; None: not yet."""
+        return None if self.first_token != self.first_token else self.first_token
+
+    cdef int64_t to_generate(self) noexcept:
+        if self.simulated == NONE:
+            return self.max_tokens
+        return max(self.generated + 1, min(self.max_tokens, self.simulated))
+
+    cdef int64_t to_prefill(self) noexcept:
+        return self.prompt_tokens if self.left == NONE else self.left
+
+
+@cython.final
+cdef class Desk:
+    """The requests under way.
+
+    books: where they are counted. ticket, result: the types of tickets, and of their answers (a NamedTuple). devices:
+    how many there are. named: tickets with an id of the caller's. outstanding: how many there are; listeners: of them,
+    how many have a stream.
+
+    Nothing here checks what it is told, but for `truthful`.
+    """
+
+    def __cinit__(self, Books books not None, type ticket not None, type result not None, int32_t devices):
+        self.books = books
+        self.ticket_type = ticket
+        self.result_type = result
+        self.rows = []
+        self.named = {}
+        self.sizes = [0] * devices
+
+    @classmethod
+    def __class_getitem__(cls, ticket):
+        """For annotations: `Desk[Ticket]`."""
+        return cls
+
+    # They come
+
+    def enter(
+        self, verdict, Tally tally not None, prompt, int64_t prompt_tokens, int64_t max_tokens, simulated, id,
+        double now,
+    ):
+        """The ticket of a request: of one that was admitted, or with the answer of one that was not.
+
+        verdict: the scheduler's, whose id is its own, or None. id: the caller's own, or None.
+        """
+        cdef tuple says = <tuple>verdict              # a NamedTuple
+        cdef int32_t bid = says[3]
+        own = says[2]
+        cdef Ticket ticket = make(self.ticket_type, self.ticket_type, ())
+        cdef int64_t handle
+        cdef Py_ssize_t row
+        ticket.desk = self
+        ticket.id = own
+        if id is not None:
+            ticket.id = id
+            verdict = verdict._replace(id=id)
+        ticket.verdict = verdict
+        ticket.metrics = tally
+        ticket.by_bid = self.books.of_bid(bid)
+        ticket.bid = bid
+        ticket.prompt = prompt
+        ticket.prompt_tokens = prompt_tokens
+        ticket.max_tokens = max_tokens
+        ticket.simulated = NONE if simulated is None else simulated
+        ticket.arrived_at = now
+        ticket.scheduled = ticket.first_token = NAN
+        ticket.left = NONE
+        ticket.device = NONE
+        if own is None:
+            self.books.turned_away(tally, bid, prompt_tokens + max_tokens, says[1])
+            self.conclude(ticket, says[0], says[1], now, 0, 0.0, "")
+            return ticket
+        handle = own
+        ticket.handle = handle
+        if id is not None:
+            self.named[id] = ticket
+        row = handle & ROW_MASK
+        while row >= len(self.rows):
+            self.rows.append(None)
+        self.rows[row] = ticket
+        self.outstanding += 1
+        self.books.arrived(tally, now, ticket.by_bid, prompt_tokens + max_tokens)
+        return ticket
+
+    cdef Ticket at(self, int64_t handle):
+        return <Ticket>self.rows[<Py_ssize_t>(handle & ROW_MASK)]
+
+    def find(self, int64_t handle):
+        """The ticket of a request under way, or None."""
+        cdef Py_ssize_t row = handle & ROW_MASK
+        if row < len(self.rows):
+            ticket = self.rows[row]
+            if ticket is not None and (<Ticket>ticket).handle == handle:
+                return ticket
+        return None
+
+    def tickets(self):
+        """All, in no order that means anything."""
+        return [ticket for ticket in self.rows if ticket is not None]
+
+    # They run
+
+    def start(self, handles, int32_t device, released, double now):
+        """They join a device: (their tickets, how many run there now)."""
+        cdef Ticket ticket
+        cdef int64_t handle
+        cdef list started = []
+        size = self.sizes[device] + len(handles)
+        self.sizes[device] = size
+        for handle in handles:
+            ticket = self.at(handle)
+            if ticket.device == NONE:
+                ticket.batch_size = size
+                ticket.released = released
+                self.books.started(ticket.metrics, now, ticket.by_bid)
+            ticket.device = device
+            ticket.running = True
+            ticket.computed = 0
+            ticket.output = ticket.generated
+            ticket.quiet = 0
+            ticket.looked_at = NONE
+            started.append(ticket)
+        return started, size
+
+    cdef object stop(self, Ticket ticket):
+        if ticket.running:
+            ticket.running = False
+            self.sizes[ticket.device] -= 1
+
+    def displace(self, Ticket ticket not None, int64_t generated, int64_t prefill):
+        """It leaves its device, to be started again with so much output and so much to prefill; how many tokens will be
+        computed again."""
+        cdef int64_t had = ticket.computed + ticket.output - ticket.generated
+        cdef int64_t kept = ticket.prompt_tokens + generated - prefill
+        self.stop(ticket)
+        had += 0 if ticket.left == NONE else ticket.prompt_tokens + ticket.generated - ticket.left
+        ticket.generated = generated
+        ticket.left = prefill
+        return max(0, had - kept)
+
+    def lose(self, Ticket ticket not None):
+        """Its device has lost it, and all that it had; it is to be started again."""
+        ticket.retries += 1
+        ticket.metrics.retried += 1
+        ticket.by_bid.retried += 1
+        ticket.first_token = NAN
+        again = self.displace(ticket, 0, ticket.prompt_tokens)
+        ticket.left = NONE
+        return again
+
+    def running(self, int32_t device):
+        """How many run on a device."""
+        return self.sizes[device]
+
+    def running_on(self, int32_t device):
+        """Who runs on a device."""
+        return [ticket for ticket in self.tickets() if (<Ticket>ticket).running and (<Ticket>ticket).device == device]
+
+    def look_for_quiet(self, int32_t looks):
+        """The running tickets of which nothing has been heard in so many looks, this one included."""
+        cdef Ticket ticket
+        quiet = []
+        for ticket in self.tickets():
+            if not ticket.running:
+                continue
+            if ticket.looked_at == ticket.computed + ticket.output:
+                ticket.quiet += 1
+            else:
+                ticket.quiet = 0
+                ticket.looked_at = ticket.computed + ticket.output
+            if ticket.quiet >= looks:
+                quiet.append(ticket)
+        return quiet
+
+    def census(self, int64_t block_tokens):
+        """A count of all, anew: requests that wait and return, tokens of those that wait; by device, what runs, and the
+        most blocks that it may come to hold."""
+        cdef Ticket ticket
+        cdef int64_t waiting = 0, waiting_tokens = 0, returning = 0
+        running = [0] * len(self.sizes)
+        blocks = [0] * len(self.sizes)
+        for ticket in self.tickets():
+            if ticket.device == NONE:
+                waiting += 1
+                waiting_tokens += ticket.prompt_tokens + ticket.max_tokens
+            elif ticket.running:
+                running[ticket.device] += 1
+                blocks[ticket.device] += (ticket.prompt_tokens + ticket.max_tokens + block_tokens - 1) // block_tokens
+            else:
+                returning += 1
+        return {
+            "waiting": waiting, "waiting_tokens": waiting_tokens, "returning": returning, "running": running,
+            "blocks": blocks,
+        }
+
+    # News of one device
+
+    def truthful(
+        self, int32_t device, const long long[::1] handles not None, const long long[::1] computed not None,
+        const long long[::1] generated not None, const long long[::1] flags not None, Py_ssize_t ended,
+    ):
+        """Whether each is of a request that runs on the device, once, within its bounds and never less than before, and
+        the last `ended` and no others are FINISHED or FAILED."""
+        cdef Py_ssize_t i, n = handles.shape[0]
+        cdef Ticket ticket
+        if not (computed.shape[0] == generated.shape[0] == flags.shape[0] == n and 0 <= ended <= n):
+            return False
+        for i in range(n):
+            ticket = self.find(handles[i])
+            if ticket is None or not ticket.running or ticket.device != device:
+                return False
+            if not self.plausible(ticket, computed[i], generated[i]):
+                return False
+            if ((flags[i] & (FINISHED | FAILED)) != 0) != (i >= n - ended):
+                return False
+        return True
+
+    def plausible(self, Ticket ticket not None, int64_t computed, int64_t generated):
+        """Whether a report is within the request's bounds and not less than the last."""
+        return (
+            ticket.computed <= computed <= ticket.to_prefill()
+            and ticket.output <= generated <= ticket.max_tokens
+        )
+
+    def note(
+        self, const long long[::1] handles, const long long[::1] computed, const long long[::1] generated,
+        const long long[::1] flags, double began_at, double now, bint watch,
+    ):
+        """What is told of them. watch: keep the totals, for `look_for_quiet` and `displace`."""
+        cdef Py_ssize_t i
+        cdef Ticket ticket
+        for i in range(handles.shape[0]):
+            if not (watch or flags[i]):
+                continue
+            ticket = self.at(handles[i])
+            if watch:
+                ticket.computed = computed[i]
+                ticket.output = generated[i]
+            if flags[i] & FIRST_STEP and ticket.scheduled != ticket.scheduled:
+                ticket.scheduled = began_at
+            if flags[i] & FIRST_TOKEN:
+                ticket.first_token = now
+
+    def hear(self, Ticket ticket not None, int64_t delivered):
+        """It has a stream from now on, which has got so many of its tokens."""
+        self.listeners += not ticket.listening
+        ticket.listening = True
+        ticket.delivered = delivered
+
+    def heard(self, const long long[::1] handles, const long long[::1] generated):
+        """[(ticket, its output tokens), ...] of those whose streams get more."""
+        cdef Py_ssize_t i
+        cdef Ticket ticket
+        cdef list heard = []
+        for i in range(handles.shape[0]):
+            ticket = self.at(handles[i])
+            if ticket.listening and generated[i] > ticket.delivered:
+                heard.append((ticket, generated[i]))
+        return heard
+
+    def those(self, const long long[::1] handles):
+        """Their tickets."""
+        cdef Py_ssize_t i
+        return [self.at(handles[i]) for i in range(handles.shape[0])]
+
+    # They go
+
+    def finish(
+        self, list tickets not None, const long long[::1] outputs, const double[::1] charges, texts, double now
+    ):
+        """They have all of their output; whom to wake (futures)."""
+        cdef Py_ssize_t i
+        cdef Ticket ticket
+        cdef list woken = []
+        for i in range(len(tickets)):
+            ticket = tickets[i]
+            ticket.metrics.finished += 1
+            ticket.by_bid.finished += 1
+            ticket.metrics.prompt_tokens += ticket.prompt_tokens
+            ticket.by_bid.prompt_tokens += ticket.prompt_tokens
+            self.conclude(ticket, "finished", "finished", now, outputs[i], charges[i], texts[i])
+            self.leave(ticket, now)
+            self.wake(ticket, woken)
+        return woken
+
+    def end(
+        self, Ticket ticket not None, str status not None, str reason not None, double now, int64_t prompt_tokens=0,
+        int64_t tokens=0, double charge=0.0, error=None,
+    ):
+        """It ends without having finished, with what it used; whom to wake. error: what they are to be told instead."""
+        cdef Tally tally
+        cdef list woken = []
+        for tally in (ticket.metrics, ticket.by_bid):
+            tally.prompt_tokens += prompt_tokens
+            if status == "cancelled":
+                tally.cancelled += 1
+            elif status == "failed":
+                tally.failed += 1
+            elif status == "expired":
+                tally.expired += 1
+            else:
+                tally.dropped += 1
+        self.conclude(ticket, status, reason, now, tokens, charge, "")
+        if error is not None:
+            ticket.error = error
+            ticket.answer = None
+        self.leave(ticket, now)
+        self.wake(ticket, woken)
+        return woken
+
+    cdef object conclude(self, Ticket ticket, str status, str reason, double now, int64_t tokens, double charge, text):
+        """Its answer, and what it used, in the books."""
+        cdef Tally tally
+        cdef double wait = ticket.scheduled - ticket.arrived_at, first = ticket.first_token - ticket.arrived_at
+        cdef double took = now - ticket.arrived_at, pace = NAN
+        cdef bint finished = status == "finished"
+        if wait < 0.0:        # the engine counts whole nanoseconds: a step may seem to begin a hair before its request
+            wait = 0.0
+        ticket.answer = make(tuple, self.result_type, ((
+            ticket.id, status, reason, ticket.verdict, ticket.metrics.name, text, ticket.prompt_tokens, tokens, ticket.bid,
+            charge, ticket.arrived_at, None if wait != wait else wait, None if first != first else first, took,
+            ticket.device, ticket.batch_size, ticket.released,
+        ),))
+        for tally in (ticket.metrics, ticket.by_bid):
+            tally.output_tokens += tokens
+            tally.charged += charge
+        if wait != wait:
+            return None
+        if finished and tokens > 1:
+            pace = (took - first) / <double>(tokens - 1)
+        if not finished:
+            took = NAN
+        ticket.metrics.times(wait, first, pace, took)
+        ticket.by_bid.times(wait, first, pace, took)
+
+    cdef object leave(self, Ticket ticket, double now):
+        self.books.ended(ticket.metrics, ticket.device == NONE, now, ticket.by_bid)
+        self.stop(ticket)
+        self.rows[<Py_ssize_t>(ticket.handle & ROW_MASK)] = None
+        self.outstanding -= 1
+        if self.named:
+            self.named.pop(ticket.id, None)
+        if ticket.listening:
+            ticket.listening = False
+            self.listeners -= 1
+
+    cdef object wake(self, Ticket ticket, list woken):
+        waiter = ticket.waiter
+        if waiter is None:
+            return None
+        ticket.waiter = None
+        if type(waiter) is list:
+            woken.extend(waiter)
+        else:
+            woken.append(waiter)
