@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -155,8 +154,6 @@ def run(options: argparse.Namespace) -> int:
         running = Running(config, driver, access, app.state, read if config.file is not None else None)
         if access.admin:
             admin.install(app, running)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until `serve` has its handler
-        _announce(config, *listener.getsockname()[:2])
         serve(
             app,
             driver,
@@ -165,6 +162,7 @@ def run(options: argparse.Namespace) -> int:
             say=_say,
             log_level=config.settings.log_level,
             on_hangup=running.hangup(_say),
+            announce=lambda: _announce(config, *listener.getsockname()[:2]),
         )
     finally:
         if recorder is not None:

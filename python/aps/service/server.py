@@ -100,11 +100,13 @@ def serve(
     drain_s: float,
     say: Callable[[str], None],
     log_level: str,
+    announce: Callable[[], None] = lambda: None,
     on_hangup: Callable[[], None] | None = None,
 ) -> None:
     """Serve `app` on `listener` until a signal has drained it. It has the process for itself.
 
-    on_hangup: called on the loop at each SIGHUP; None: that drains too, as when a terminal is closed.
+    announce: called once SIGHUP has its handler. on_hangup: called on the loop at each SIGHUP; None: that drains too,
+    as when a terminal is closed.
     """
     # What lives for ever is not looked through again, and requests leave no cycles behind: collect seldom.
     gc.collect()
@@ -112,7 +114,7 @@ def serve(
     gc.set_threshold(YOUNG, 50, 100)
     server = Server(config(app, log_level=log_level), driver, app.state.bodies, drain_s, say, on_hangup)
     signal.signal(signal.SIGHUP, server.handle_hangup)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    announce()
     server.run(sockets=[listener])
 
 
