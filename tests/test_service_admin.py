@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from aps.policy import Policy
-from aps.service.config import Settings
+from aps.service.config import Devices, Settings
 from aps.tenants import Tenant
 from tests.administered import (
     ADMIN,
@@ -100,7 +100,7 @@ async def test_the_key_decides_the_tenant() -> None:
 
 
 async def test_nobody_sees_or_cancels_anothers_request() -> None:
-    async with administered() as service:
+    async with administered(config(devices=Devices(time_scale=1.0))) as service:
         id = (await service.infer(FREE, max_tokens=30_000, wait=False)).json()["id"]
         for method in ("GET", "DELETE"):
             assert (await service.call(method, f"/requests/{id}", None)).status_code == 401
@@ -267,12 +267,12 @@ async def test_every_problem_of_a_tenant_is_said_and_odd_names_are_refused() -> 
 
 
 async def test_a_removed_tenant_is_served_what_was_accepted() -> None:
-    async with administered() as service:
-        waiting = asyncio.ensure_future(service.infer(FREE, max_tokens=1000))
+    async with administered(config(devices=Devices(time_scale=10.0))) as service:
+        waiting = asyncio.ensure_future(service.infer(FREE, max_tokens=500))
         while not service.driver.outstanding:
             await asyncio.sleep(0.001)
         assert (await service.call("DELETE", "/admin/tenants/free")).status_code == 200
-        assert (await waiting).json()["output_tokens"] == 1000
+        assert (await waiting).json()["output_tokens"] == 500
 
 
 async def test_limits_that_make_a_waiting_request_impossible_end_it() -> None:

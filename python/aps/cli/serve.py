@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,8 @@ def run(options: argparse.Namespace) -> int:
         listener = listen(config.settings.host, config.settings.port)
     except (OSError, UnicodeError) as error:  # a label that no name can have
         raise UsageError(f"{config.settings.host} port {config.settings.port}: {error}") from error
+    # It waits until `serve` has its handler; threads that are started from here on leave it to this one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     driver, recorder = _driver(config)
     logs = Logs(config.settings.log_level, config.settings.log_format)
     try:

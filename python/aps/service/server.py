@@ -112,6 +112,7 @@ def serve(
     gc.set_threshold(YOUNG, 50, 100)
     server = Server(config(app, log_level=log_level), driver, app.state.bodies, drain_s, say, on_hangup)
     signal.signal(signal.SIGHUP, server.handle_hangup)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     server.run(sockets=[listener])
 
 
