@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -136,7 +135,7 @@ def run(options: argparse.Namespace) -> int:
     from aps.service.config_reader import ConfigError
     from aps.service.logs import Logs
     from aps.service.running import Running
-    from aps.service.server import listen, serve
+    from aps.service.server import hold_hangups, listen, serve
 
     read = _reader(options)
     try:
@@ -148,8 +147,6 @@ def run(options: argparse.Namespace) -> int:
         listener = listen(config.settings.host, config.settings.port)
     except (OSError, UnicodeError) as error:  # a label that no name can have
         raise UsageError(f"{config.settings.host} port {config.settings.port}: {error}") from error
-    # It waits until `serve` has its handler; threads that are started from here on leave it to this one.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     driver, recorder = _driver(config)
     logs = Logs(config.settings.log_level, config.settings.log_format)
     try:
@@ -157,6 +154,7 @@ def run(options: argparse.Namespace) -> int:
         running = Running(config, driver, access, app.state, read if config.file is not None else None)
         if access.admin:
             admin.install(app, running)
+        hold_hangups()
         _announce(config, *listener.getsockname()[:2])
         serve(
             app,

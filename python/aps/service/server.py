@@ -92,6 +92,15 @@ class Server(uvicorn.Server):
                 self.should_exit = True
 
 
+_held: list[int] = []  # signals that came between `hold_hangups` and `serve`
+
+
+def hold_hangups() -> None:
+    """A SIGHUP that comes before `serve` has its handler is kept for it. Blocking it would not do: any other thread of
+    the process would take it, and end the process."""
+    signal.signal(signal.SIGHUP, lambda number, _: _held.append(number))
+
+
 def serve(
     app: FastAPI,
     driver: Driver,
@@ -112,7 +121,8 @@ def serve(
     gc.set_threshold(YOUNG, 50, 100)
     server = Server(config(app, log_level=log_level), driver, app.state.bodies, drain_s, say, on_hangup)
     signal.signal(signal.SIGHUP, server.handle_hangup)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    if _held:
+        server.handle_hangup(_held.pop(), None)
     server.run(sockets=[listener])
 
 
