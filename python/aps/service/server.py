@@ -70,7 +70,7 @@ class Server(uvicorn.Server):
         """The handler of SIGHUP: `on_hangup`, on the loop; without one as any other signal."""
         if self._on_hangup is None:
             self.handle_exit(sig, frame)
-        elif not self.started:
+        elif self._loop is None or not self.started:
             self._hung_up = True  # startup sees to it
         else:
             self._loop.call_soon_threadsafe(self._on_hangup)
