@@ -130,3 +130,26 @@ def test_verdicts_in_the_window() -> None:
                 driver.lately().verdicts("nobody")
 
     run(main)
+
+
+def test_a_large_time_scale_makes_few_pieces() -> None:
+    """A piece costs a look at all tenants: at most five of them in a wall second."""
+
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop, time_scale=10_000.0) as driver:
+            crowded = asyncio.create_task(crowd(driver, "a", "b", each=100_000 // 20))
+            rolled = 0
+            recent = driver._pump.recent
+            roll = recent.roll
+
+            def counted(now: float) -> None:
+                nonlocal rolled
+                rolled += 1
+                roll(now)
+
+            recent.roll = counted  # type: ignore[method-assign]
+            await asyncio.sleep(0.25)
+            assert 1 <= rolled <= 2
+            await give_up(driver, crowded)
+
+    run(main)

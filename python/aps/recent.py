@@ -18,6 +18,9 @@ from aps.scheduler import Scheduler
 from aps.verdicts import TenantRows
 
 PIECES = 12  # in a window
+SHORTEST_S = (
+    0.2  # wall seconds of a piece at least: under a large time_scale pieces, and with them the window, are longer
+)
 WINDOW_S = 60.0
 
 USED = ("busy_s", "slot_s", "block_s", "prefill_tokens", "output_tokens")
@@ -125,14 +128,14 @@ class Recent:
         tokens, work = self._served(), np.array(self._work_so_far())
         if self._began_at <= now:
             piece = self._piece(now, weights, tokens, work)
-            if piece.seconds > self.window_s and not len(piece.accounts):  # it was idle
+            if piece.seconds > self.window_s + self._piece_s() and not len(piece.accounts):  # it was idle
                 self._pieces.clear()
             else:
                 self._pieces.append(piece)
         self._drop(now)
         self._began_at, self._work, self._tokens, self._contending = now, work, tokens, weights
         self._verdicts = Verdicts.of(rows)
-        self.due_at = now + self.window_s / PIECES
+        self.due_at = now + self._piece_s()
 
     def look(self, now: float) -> Lately:
         """The window up to now."""
@@ -192,6 +195,9 @@ class Recent:
         return Work._make(
             (*(sum(getattr(usage, name) for usage in used) for name in USED), first, counted.recomputed_tokens)
         )
+
+    def _piece_s(self) -> float:
+        return max(self.window_s / PIECES, SHORTEST_S * self._backend.time_scale)
 
     def _drop(self, now: float) -> None:
         while self._pieces and self._pieces[0].ended_at <= now - self.window_s:
