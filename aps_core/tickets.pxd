@@ -26,6 +26,7 @@ cdef class Ticket:
     cdef readonly int64_t computed, output     # as last reported, where somebody watches
     cdef int64_t looked_at            # their sum at the last look
     cdef int32_t quiet                # looks since it changed
+    cdef int64_t met                  # the last news in which it was
     cdef readonly int32_t device
     cdef readonly int32_t batch_size
     cdef readonly object released
@@ -54,6 +55,7 @@ cdef class Desk:
     cdef object ticket_type, result_type
     cdef list rows            # tickets by the row in their handles; None: nobody
     cdef list sizes           # requests that run, by device
+    cdef int64_t news         # that were looked at for their truth
 
     cdef Ticket at(self, int64_t handle)
     cdef object stop(self, Ticket ticket)

@@ -273,10 +273,12 @@ cdef class Desk:
         cdef Ticket ticket
         if not (computed.shape[0] == generated.shape[0] == flags.shape[0] == n and 0 <= ended <= n):
             return False
+        self.news += 1
         for i in range(n):
             ticket = self.find(handles[i])
-            if ticket is None or not ticket.running or ticket.device != device:
+            if ticket is None or not ticket.running or ticket.device != device or ticket.met == self.news:
                 return False
+            ticket.met = self.news
             if not self.plausible(ticket, computed[i], generated[i]):
                 return False
             if ((flags[i] & (FINISHED | FAILED)) != 0) != (i >= n - ended):
@@ -302,7 +304,8 @@ cdef class Desk:
                 continue
             ticket = self.at(handles[i])
             if watch:
-                ticket.computed = computed[i]
+                # output comes after the whole prefill
+                ticket.computed = ticket.to_prefill() if generated[i] > ticket.output else computed[i]
                 ticket.output = generated[i]
             if flags[i] & FIRST_STEP and ticket.scheduled != ticket.scheduled:
                 ticket.scheduled = began_at

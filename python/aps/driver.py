@@ -372,6 +372,7 @@ class Driver:
 
     def health(self, device: int) -> Health:
         """Whether a device gets work: what the backend says of it, and whether it rests because it has failed."""
+        self._player.now()
         return self._pump.backend.health(device)
 
     def invariants(self, snapshot: Snapshot | None = None) -> dict[str, int]:

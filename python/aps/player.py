@@ -91,9 +91,12 @@ class Player:
     @contextmanager
     def change(self) -> Iterator[float]:
         """The caller changes the scheduler at the instant this gives."""
-        yield self.advance()
-        with self.or_stop:
-            self.look_again()
+        now = self.advance()
+        try:
+            yield now
+        finally:  # a change that raised may have been one of several
+            with self.or_stop:
+                self.look_again()
 
     @contextmanager
     def together(self) -> Iterator[float]:

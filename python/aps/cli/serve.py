@@ -135,7 +135,7 @@ def run(options: argparse.Namespace) -> int:
     from aps.service.config_reader import ConfigError
     from aps.service.logs import Logs
     from aps.service.running import Running
-    from aps.service.server import hold_hangups, listen, serve
+    from aps.service.server import listen, serve
 
     read = _reader(options)
     try:
@@ -154,8 +154,6 @@ def run(options: argparse.Namespace) -> int:
         running = Running(config, driver, access, app.state, read if config.file is not None else None)
         if access.admin:
             admin.install(app, running)
-        hold_hangups()
-        _announce(config, *listener.getsockname()[:2])
         serve(
             app,
             driver,
@@ -164,6 +162,7 @@ def run(options: argparse.Namespace) -> int:
             say=_say,
             log_level=config.settings.log_level,
             on_hangup=running.hangup(_say),
+            announce=lambda: _announce(config, *listener.getsockname()[:2]),
         )
     finally:
         if recorder is not None:

@@ -58,6 +58,8 @@ class Connection(HttpToolsProtocol):
         gone, self.gone = self.gone, None
         if gone is not None:
             gone()
+        # A request leads back to its connection: without these nothing is left for the garbage collector.
+        self.cycle, self.scope, self.app_state = None, {}, {}  # type: ignore[assignment, typeddict-item]
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
