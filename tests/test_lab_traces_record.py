@@ -115,7 +115,7 @@ def test_numbers_that_json_has_not_are_not_written(tmp_path: Path) -> None:
 
 def test_the_record_of_a_service_is_read_with_all_its_files(tmp_path: Path) -> None:
     path = tmp_path / "night.jsonl.gz"
-    with Recorder(path, max_mb=0.002, files=100) as recorder:
+    with Recorder(path, max_mb=0.002, files=100, about={"profile": "reference"}) as recorder:
         scheduler = recorder.watch(Scheduler([Tenant("a", weight=2.0), Tenant("b", rate=1.0, burst=100.0)]))
         for round in range(10):
             traffic(scheduler, 40, at_s=1.0 + round)
@@ -140,6 +140,7 @@ def test_the_record_of_a_service_is_read_with_all_its_files(tmp_path: Path) -> N
     assert workload.deadline_s is not None and workload.deadline_s.tolist()[-2:] == [inf, 2.5]
     refused = 200 - 4  # of b, whose burst is four requests of 25 tokens
     assert workload.notes == (
+        "recorded with --profile reference --gpus 1 --slots 16",
         "changes of tenants, bids and policy while it ran, not replayed: 1",
         "cancels, not replayed (the request runs to the output that it had): 1",
         f"calls refused then, asked again: {refused}",

@@ -81,6 +81,7 @@ def _whole(name: str) -> Recorded:
     try:
         files = chain.chain(name)
         calls = _Calls(Objects(str(files.parts[0].path), [1], [files.parts[0].header]))
+        calls.notes.extend(_devices(files.parts[0].header))
         if files.parts[0].number > 1:
             calls.notes.append(f"the record begins with part {files.parts[0].number}, the files before are gone")
         for file, number, line in files.lines():
@@ -90,6 +91,16 @@ def _whole(name: str) -> Recorded:
         raise TraceError(name, str(error).removeprefix(f"{name}: ")) from None
     calls.notes.extend(files.torn)
     return calls.recorded()
+
+
+def _devices(header: Json) -> Iterable[str]:
+    """On what it was recorded: a simulation takes the GPUs that it is told."""
+    devices, profile = header.get("devices"), header.get("profile")
+    if not isinstance(devices, list) or not isinstance(profile, str):
+        return
+    slots = {device.get("slots") for device in devices if isinstance(device, dict)}
+    if len(slots) == 1:
+        yield f"recorded with --profile {profile} --gpus {len(devices)} --slots {slots.pop()}"
 
 
 def _decoded(line: bytes, name: str, number: int) -> Json:
