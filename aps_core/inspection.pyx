@@ -1,10 +1,11 @@
 """Looking at the scheduler without changing it: why a request waits, and everything at once."""
 import numpy as np
 
+from aps_core.fair_share cimport Share
 from aps_core.kv_cache cimport KVNeed
 from aps_core.request_table cimport PAID, Request
 from aps_core.tenant_table cimport ALL, VACANT, Tenant
-from aps_core.types cimport BIDS, NONE, RETURNING, RUNNING, WAITING
+from aps_core.types cimport BIDS, NONE, RETURNING, RUNNING, WAITING, uint8_t
 
 cdef tuple TENANT_COUNTS = (
     "waiting", "waiting_tokens", "in_flight", "held_blocks", "admitted", "rejected", "throttled", "started",
@@ -116,16 +117,29 @@ cdef dict explain(Contention contention, BatchAssembler assembler, int32_t row, 
 
 cdef dict snapshot(Contention contention, BatchAssembler assembler, int64_t now_ns):
     cdef int32_t slot, device
-    live = [slot for slot in range(1, contention.tenants.capacity) if contention.tenants.rows[slot].state != VACANT]
-    slots = np.array(live, np.int32)
+    cdef Py_ssize_t at
+    cdef Share* share
+    slots = np.flatnonzero(contention.tenants.records["state"][1:] != VACANT).astype(np.int32) + 1
     records = contention.tenants.records[slots]
     tenants = {"slot": slots, "state": records["state"].copy()}
-    shares = [contention.fair.shares[slot] for slot in live]
-    for name in ("weight", "service", "credit", "threshold"):
-        tenants[name] = np.array([share[name] for share in shares], np.float64)
-    tenants["contending"] = np.array([share["contends"] for share in shares], np.bool_)
-    tenants["in_window"] = np.array([contention.fair.in_window(slot) for slot in live], np.bool_)
-    tenants["level"] = np.array([contention.buckets.level_at(slot, now_ns) for slot in live], np.float64)
+    numbers = np.empty((5, len(slots)), np.float64)
+    answers = np.empty((2, len(slots)), np.bool_)
+    cdef double[:, ::1] number = numbers
+    cdef uint8_t[:, ::1] answer = answers.view(np.uint8)
+    cdef const int32_t[::1] live = slots
+    for at in range(live.shape[0]):
+        slot = live[at]
+        share = &contention.fair.shares[slot]
+        number[0, at] = share.weight
+        number[1, at] = share.service
+        number[2, at] = share.credit
+        number[3, at] = share.threshold
+        number[4, at] = contention.buckets.level_at(slot, now_ns)
+        answer[0, at] = share.contends
+        answer[1, at] = contention.fair.in_window(slot)
+    tenants |= zip(("weight", "service", "credit", "threshold"), numbers[:4], strict=True)
+    tenants |= zip(("contending", "in_window"), answers, strict=True)
+    tenants["level"] = numbers[4]
     for name in TENANT_COUNTS:
         tenants[name] = records[name].copy()
     devices = [

@@ -24,7 +24,7 @@ cdef class Histogram:
 cdef class Tally:
     cdef readonly str name
     cdef readonly int32_t account
-    cdef public int64_t admitted, finished, cancelled, expired, dropped, failed, retried
+    cdef public int64_t admitted, finished, cancelled, expired, dropped, failed, retried, preempted
     cdef public int64_t waiting, outstanding
     cdef public int64_t asked_tokens, prompt_tokens, output_tokens
     cdef public double charged

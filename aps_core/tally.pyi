@@ -30,6 +30,7 @@ class Tally:
     dropped: int
     failed: int
     retried: int
+    preempted: int
     waiting: int
     outstanding: int
     asked_tokens: int

@@ -162,7 +162,8 @@ cdef class Tally:
     name: the tenant's, or the bid. account: the tenant's number for the backend, 0, 1, ...
     sent = admitted + the sum of refused; admitted = finished + cancelled + expired + dropped + failed + outstanding.
     expired: the deadline passed before the start. dropped: made impossible by a change of limits. failed: lost by the
-    backend, in the end; retried: times that one was lost and started again. asked_tokens: prompt and max tokens of all
+    backend, in the end; retried: times that one was lost and started again. preempted: times that a
+    running one was displaced. asked_tokens: prompt and max tokens of all
     that were sent. prompt_tokens, output_tokens, charged: used by requests that have ended, and their final charges.
     waiting, outstanding: requests now; waiting ones have not started. waits_since: the instant at which `waiting` last
     rose from 0.

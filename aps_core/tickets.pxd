@@ -11,7 +11,6 @@ cdef class Ticket:
     cdef readonly int64_t handle
     cdef public object id
     cdef public object verdict
-    cdef readonly str tenant
     cdef readonly Tally metrics
     cdef readonly Tally by_bid
     cdef readonly object prompt
@@ -27,6 +26,7 @@ cdef class Ticket:
     cdef readonly int64_t computed, output     # as last reported, where somebody watches
     cdef int64_t looked_at            # their sum at the last look
     cdef int32_t quiet                # looks since it changed
+    cdef int64_t met                  # the last news in which it was
     cdef readonly int32_t device
     cdef readonly int32_t batch_size
     cdef readonly object released
@@ -55,10 +55,8 @@ cdef class Desk:
     cdef object ticket_type, result_type
     cdef list rows            # tickets by the row in their handles; None: nobody
     cdef list sizes           # requests that run, by device
+    cdef int64_t news         # that were looked at for their truth
 
-    cdef Ticket write(
-        self, verdict, Tally tally, int32_t bid, prompt, int64_t prompt_tokens, int64_t max_tokens, simulated, double now
-    )
     cdef Ticket at(self, int64_t handle)
     cdef object stop(self, Ticket ticket)
     cdef object conclude(self, Ticket ticket, str status, str reason, double now, int64_t tokens, double charge, text)

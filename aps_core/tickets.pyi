@@ -1,4 +1,4 @@
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar, final
 
 import numpy as np
@@ -15,7 +15,6 @@ class Ticket:
     handle: int
     id: Hashable
     verdict: Any
-    tenant: str
     metrics: Tally
     by_bid: Tally
     prompt: str | None
@@ -40,6 +39,8 @@ class Ticket:
     error: Exception | None
     desk: Any
     @property
+    def tenant(self) -> str: ...
+    @property
     def account(self) -> int: ...
     @property
     def prefill(self) -> int | None: ...
@@ -60,22 +61,8 @@ class Desk(Generic[_T]):
     def __new__(cls, books: Books, ticket: type[_T], result: type, devices: int) -> Desk[_T]: ...
     def enter(
         self,
-        handle: int,
         verdict: Any,
         tally: Tally,
-        bid: int,
-        prompt: str | None,
-        prompt_tokens: int,
-        max_tokens: int,
-        simulated: int | None,
-        id: Hashable,
-        now: float,
-    ) -> _T: ...
-    def turn_away(
-        self,
-        verdict: Any,
-        tally: Tally,
-        bid: int,
         prompt: str | None,
         prompt_tokens: int,
         max_tokens: int,

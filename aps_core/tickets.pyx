@@ -39,6 +39,11 @@ cdef class Ticket:
     """
 
     @property
+    def tenant(self):
+        """Its tenant's name."""
+        return self.metrics.name
+
+    @property
     def account(self):
         """Its tenant's number."""
         return self.metrics.account
@@ -98,14 +103,27 @@ cdef class Desk:
 
     # They come
 
-    cdef Ticket write(
-        self, verdict, Tally tally, int32_t bid, prompt, int64_t prompt_tokens, int64_t max_tokens, simulated, double now
+    def enter(
+        self, verdict, Tally tally not None, prompt, int64_t prompt_tokens, int64_t max_tokens, simulated, id,
+        double now,
     ):
+        """The ticket of a request: of one that was admitted, or with the answer of one that was not.
+
+        verdict: the scheduler's, whose id is its own, or None. id: the caller's own, or None.
+        """
+        cdef tuple says = <tuple>verdict              # a NamedTuple
+        cdef int32_t bid = says[3]
+        own = says[2]
         cdef Ticket ticket = make(self.ticket_type, self.ticket_type, ())
-        ticket.verdict = verdict
+        cdef int64_t handle
+        cdef Py_ssize_t row
         ticket.desk = self
+        ticket.id = own
+        if id is not None:
+            ticket.id = id
+            verdict = verdict._replace(id=id)
+        ticket.verdict = verdict
         ticket.metrics = tally
-        ticket.tenant = tally.name
         ticket.by_bid = self.books.of_bid(bid)
         ticket.bid = bid
         ticket.prompt = prompt
@@ -116,37 +134,20 @@ cdef class Desk:
         ticket.scheduled = ticket.first_token = NAN
         ticket.left = NONE
         ticket.device = NONE
-        return ticket
-
-    def enter(
-        self, int64_t handle, verdict, Tally tally not None, int32_t bid, prompt, int64_t prompt_tokens,
-        int64_t max_tokens, simulated, id, double now,
-    ):
-        """The ticket of a request that has been admitted."""
-        cdef Ticket ticket = self.write(verdict, tally, bid, prompt, prompt_tokens, max_tokens, simulated, now)
-        cdef Py_ssize_t row = handle & ROW_MASK
+        if own is None:
+            self.books.turned_away(tally, bid, prompt_tokens + max_tokens, says[1])
+            self.conclude(ticket, says[0], says[1], now, 0, 0.0, "")
+            return ticket
+        handle = own
         ticket.handle = handle
-        if id is None:
-            ticket.id = handle
-        else:
-            ticket.id = id
+        if id is not None:
             self.named[id] = ticket
+        row = handle & ROW_MASK
         while row >= len(self.rows):
             self.rows.append(None)
         self.rows[row] = ticket
         self.outstanding += 1
         self.books.arrived(tally, now, ticket.by_bid, prompt_tokens + max_tokens)
-        return ticket
-
-    def turn_away(
-        self, verdict, Tally tally not None, int32_t bid, prompt, int64_t prompt_tokens, int64_t max_tokens, simulated,
-        id, double now,
-    ):
-        """The ticket of a request that has not been admitted, with its answer."""
-        cdef Ticket ticket = self.write(verdict, tally, bid, prompt, prompt_tokens, max_tokens, simulated, now)
-        ticket.id = id
-        self.books.turned_away(tally, bid, prompt_tokens + max_tokens, verdict.reason)
-        self.conclude(ticket, verdict.status, verdict.reason, now, 0, 0.0, "")
         return ticket
 
     cdef Ticket at(self, int64_t handle):
@@ -272,10 +273,12 @@ cdef class Desk:
         cdef Ticket ticket
         if not (computed.shape[0] == generated.shape[0] == flags.shape[0] == n and 0 <= ended <= n):
             return False
+        self.news += 1
         for i in range(n):
             ticket = self.find(handles[i])
-            if ticket is None or not ticket.running or ticket.device != device:
+            if ticket is None or not ticket.running or ticket.device != device or ticket.met == self.news:
                 return False
+            ticket.met = self.news
             if not self.plausible(ticket, computed[i], generated[i]):
                 return False
             if ((flags[i] & (FINISHED | FAILED)) != 0) != (i >= n - ended):
@@ -301,7 +304,8 @@ cdef class Desk:
                 continue
             ticket = self.at(handles[i])
             if watch:
-                ticket.computed = computed[i]
+                # output comes after the whole prefill
+                ticket.computed = ticket.to_prefill() if generated[i] > ticket.output else computed[i]
                 ticket.output = generated[i]
             if flags[i] & FIRST_STEP and ticket.scheduled != ticket.scheduled:
                 ticket.scheduled = began_at
@@ -384,7 +388,7 @@ cdef class Desk:
         if wait < 0.0:        # the engine counts whole nanoseconds: a step may seem to begin a hair before its request
             wait = 0.0
         ticket.answer = make(tuple, self.result_type, ((
-            ticket.id, status, reason, ticket.verdict, ticket.tenant, text, ticket.prompt_tokens, tokens, ticket.bid,
+            ticket.id, status, reason, ticket.verdict, ticket.metrics.name, text, ticket.prompt_tokens, tokens, ticket.bid,
             charge, ticket.arrived_at, None if wait != wait else wait, None if first != first else first, took,
             ticket.device, ticket.batch_size, ticket.released,
         ),))

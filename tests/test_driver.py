@@ -399,3 +399,16 @@ def test_the_library_example(root: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert len(lines[0].split()) == 8
     waits = [float(re.search(r"waited ([0-9.]+)", line)[1]) for line in lines[1:]]  # type: ignore[index]
     assert waits[0] < waits[1]
+
+
+def test_changes_together_of_which_one_raises_are_looked_at() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop, Tenant("x", rate=1e-6, burst=100.0, over_rate="queue")) as driver:
+            await driver.infer("x", prompt_tokens=90, max_tokens=10)
+            waits = driver.submit("x", prompt_tokens=90, max_tokens=10)
+            with pytest.raises(KeyError), driver.together():
+                driver.set_tenant(Tenant("x"))
+                driver.remove_tenant("nobody")
+            assert (await waits.result()).status == "finished"
+
+    run(main)

@@ -66,7 +66,7 @@ class Twins(RuleBasedStateMachine):
         self.fast = KVCache(slots, blocks, budgets, block_tokens, watermark)
         self.slow = twin.KVCache(slots, blocks, budgets, block_tokens, watermark)
         self.block_tokens = block_tokens
-        self.rows: list[dict[int, tuple[int, int]]] = [{} for _ in devices]      # computed and generated
+        self.rows: list[dict[int, tuple[int, int]]] = [{} for _ in devices]  # computed and generated
 
     def pick(self, data: st.DataObject) -> int:
         return data.draw(st.integers(0, len(self.rows) - 1))
@@ -184,7 +184,7 @@ def churn(rng: Seed, cache: KVCache, engine: Engine, steps: int, overlapped: boo
             row = rng.choice(list(engine.running))
             was = engine.running[row]
             engine.cancel(row)
-            if rng.random() < 0.7:                    # preempted: by recompute, or by swap
+            if rng.random() < 0.7:  # preempted: by recompute, or by swap
                 prefill = rng.choice([None, was.left])
                 returning.append((was.need._replace(generated=was.generated, prefill=prefill), was.output))
         if not overlapped:
@@ -237,6 +237,7 @@ def test_the_test_for_engines_without_chunks_overruns() -> None:
 
 # Reservations
 
+
 @pytest.mark.parametrize("shape", ["chunked", "just enough", "too small", "whole prompts"])
 @pytest.mark.parametrize("afresh", [False, True])
 def test_a_reserved_start_is_kept_whatever_is_backfilled(shape: str, afresh: bool) -> None:
@@ -280,12 +281,13 @@ def test_a_reserved_start_between_two_ends_is_found() -> None:
     cache.finish(0, b)
     assert not cache.can_start(0, reserved)
     assert cache.earliest_step(0, reserved) == 1
-    long = Need(1, 4, prefill=0)                      # would be harmless to a start after a's end, 5 steps from now
+    long = Need(1, 4, prefill=0)  # would be harmless to a start after a's end, 5 steps from now
     assert cache.backfill_kind(0, long, reserved, 5) == "ends_before"
     assert cache.backfill_kind(0, long, reserved, 1) == "blocked"
 
 
 # What it gains
+
 
 def test_more_run_at_once_than_by_the_sum_of_maxima() -> None:
     gain = measure(seed=1, requests=200)
@@ -295,6 +297,7 @@ def test_more_run_at_once_than_by_the_sum_of_maxima() -> None:
 
 
 # By hand, on a device whose steps get through two prefill tokens at least
+
 
 def pair(limit: int) -> KVCache:
     return KVCache([2], [limit], [4], block_tokens=1)
@@ -328,7 +331,7 @@ def test_states() -> None:
     cache.advance(0, row, 4, 1)
     assert cache.row_state(0, row) == (7, 1, 4, 0, 4, 5)
     assert cache.device_state(0).held_blocks == 5
-    cache.advance(0, row, 4, 11)                      # the engine overran max_tokens
+    cache.advance(0, row, 4, 11)  # the engine overran max_tokens
     assert cache.device_state(0).held_blocks == 12
     cache.finish(0, row)
     assert cache.device_state(0) == (2, 0, 0, 0, 20)
@@ -347,7 +350,7 @@ def test_largest_numbers() -> None:
         cache.start(1, huge)
     assert not cache.can_start(1, huge._replace(prefill=0))
     cache = KVCache([65536], [most], [0], 1)
-    back = Need(most, most, most, None)               # 2**32 tokens to compute again
+    back = Need(most, most, most, None)  # 2**32 tokens to compute again
     with pytest.raises(ValueError, match="need must be at most 2147483647 blocks"):
         cache.earliest_step(0, back)
     row = cache.start(0, Need(1, most - 1, most))
@@ -356,6 +359,7 @@ def test_largest_numbers() -> None:
 
 
 # Bad input
+
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),

@@ -43,7 +43,7 @@ def test_w1_and_w2_together_reach_all_five(data: dict[str, Any], rows: dict[str,
     assert data["open_loop"]["vip_requests"] >= 1000
 
 
-def test_it_is_what_a_prototype_found(rows: dict[str, dict[str, Any]]) -> None:
+def test_it_agrees_with_another_program(rows: dict[str, dict[str, Any]]) -> None:
     """Means, lowest and highest over the same number of seeds, by another program and other random numbers."""
     expected = {
         "occupancy": (0.982, 0.976, 0.989),

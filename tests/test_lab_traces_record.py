@@ -5,11 +5,14 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from aps import Tenant
-from aps.lab.traces import TraceOptions, read, record
+from aps import Scheduler, Tenant
+from aps.lab.traces import TraceError, TraceOptions, read, record
+from aps.record import Recorder
 from tests import traces
+from tests.recording import traffic
 from tests.traces import written
 
 
@@ -74,7 +77,7 @@ GOOD = {"t": 1.0, "op": "submit", "id": 1, "tenant": "a", "prompt_tokens": 5, "m
 @pytest.mark.parametrize(
     ("header", "calls", "says"),
     [
-        ({"aps_record": 2}, [GOOD], "line 1: aps_record must be 1, the version that is read here, got 2"),
+        ({"aps_record": 3}, [GOOD], "line 1: aps_record must be 1 or 2, the versions that are read here, got 3"),
         ({"aps_record": 1, "tenants": ["a"]}, [GOOD], "line 1: tenants must be a list of objects with a name"),
         ({"aps_record": 1, "tenants": [{"name": "a", "weight": -1}]}, [GOOD], "line 1: tenants: Tenant.weight must be"),
         ({"aps_record": 1, "tenants": [{"name": "a"}] * 2}, [GOOD], "line 1: tenants: 'a' is there twice"),
@@ -108,3 +111,51 @@ def test_a_wrong_record_is_refused(
 def test_numbers_that_json_has_not_are_not_written(tmp_path: Path) -> None:
     with (tmp_path / "r").open("w") as stream, pytest.raises(ValueError, match="JSON"):
         record.write(stream, [], [{**GOOD, "t": inf}])
+
+
+def test_the_record_of_a_service_is_read_with_all_its_files(tmp_path: Path) -> None:
+    path = tmp_path / "night.jsonl.gz"
+    with Recorder(path, max_mb=0.002, files=100, about={"profile": "reference"}) as recorder:
+        scheduler = recorder.watch(Scheduler([Tenant("a", weight=2.0), Tenant("b", rate=1.0, burst=100.0)]))
+        for round in range(10):
+            traffic(scheduler, 40, at_s=1.0 + round)
+            recorder.flush()
+        ids = [scheduler.submit("a", prompt_tokens=30, max_tokens=9, bid=9, now=20.0).id for _ in range(3)]
+        scheduler.add_tenant(Tenant("new", weight=7.0), now=21.0)
+        scheduler.submit("new", prompt_tokens=30, max_tokens=9, now=21.0, deadline_at=23.5)
+        scheduler.next_batch(now=22.0)
+        core = scheduler._core
+        core.progress_many(np.array(ids), np.array([30, 30, 30]), np.array([1, 1, 1]), 22.5)
+        core.settle_many(np.array(ids[:2]), np.array([4, 5]), 23.0)
+        scheduler.cancel(ids[2], now=23.0)
+        scheduler.set_policy(fairness_window=9.0, now=24.0)
+    assert recorder.parts > 2
+    workload = read(path)
+    assert [(tenant.name, tenant.weight) for tenant in workload.tenants] == [("a", 2.0), ("b", 1.0), ("new", 7.0)]
+    assert workload.tenants[1].burst == 100.0
+    assert len(workload.at_s) == 404
+    assert workload.output_tokens[:2].tolist() == [4, 4]
+    assert workload.output_tokens[-4:].tolist() == [4, 5, 1, 9]
+    assert workload.bid.tolist()[-4:] == [9, 9, 9, 5]
+    assert workload.deadline_s is not None and workload.deadline_s.tolist()[-2:] == [inf, 2.5]
+    refused = 200 - 4  # of b, whose burst is four requests of 25 tokens
+    assert workload.notes == (
+        "recorded with --profile reference --gpus 1 --slots 16",
+        "changes of tenants, bids and policy while it ran, not replayed: 1",
+        "cancels, not replayed (the request runs to the output that it had): 1",
+        f"calls refused then, asked again: {refused}",
+        f"calls without output_tokens, taken to be max_tokens: {refused + 1}",
+    )
+
+
+def test_a_service_that_was_killed_leaves_what_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "night.jsonl"
+    with Recorder(path) as recorder:
+        traffic(recorder.watch(Scheduler([Tenant("a")])), 20)
+    path.write_bytes(path.read_bytes()[:-50])
+    workload = read(path)
+    assert len(workload.at_s) == 20
+    assert any("ends within line" in note for note in workload.notes)
+    path.write_text(path.read_text().replace('"op":"submit"', '"op":"submit" "', 1))
+    with pytest.raises(TraceError, match="line 2: expected a JSON object"):
+        read(path)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lowest first: a module may use those of the rows above its own, never its neighbours.
 COMPILED = [
     ["types"],
-    ["arguments", "clock", "envelope", "indexed_heap", "request_table", "tally", "winner_tree"],
+    ["arguments", "clock", "envelope", "indexed_heap", "json_lines", "request_table", "tally", "winner_tree"],
     ["deadlines", "fair_share", "kv_cache", "pairing_heap", "step_time", "tenant_table", "tickets", "token_buckets"],
     ["gpu", "lanes", "physics"],
     ["all_wait", "arrivals", "ledger", "stay_log", "time_series"],
@@ -24,14 +24,14 @@ COMPILED = [
     ["inspection", "settlement"],
     ["timeline"],
     ["scheduler"],
-    ["replay"],
+    ["recorded", "replay"],
 ]
 # A name stands for the package below it too. Modules of one row may use one another.
 PYTHON = [
     ["aps._checks", "aps.data", "aps.toml_file"],
     ["aps.devices", "aps.models", "aps.policy", "aps.tenants", "aps.verdicts"],
     ["aps.profile", "aps.profile_files", "aps.profiles", "aps.scheduler"],
-    ["aps.backends", "aps.metrics"],
+    ["aps.backends", "aps.metrics", "aps.recent", "aps.record"],
     ["aps.tickets"],
     ["aps.pump"],
     ["aps.conservation", "aps.player"],
@@ -49,8 +49,10 @@ THIRD_PARTY = {
     "aps.lab": {"jinja2", "joblib", "matplotlib", "rich", "scipy"},
     "aps.cli": {"httpx", "rich"},
 }
-# may use asyncio
-LOOP = {"aps.backends", "aps.driver", "aps.player", "aps.tickets", "aps.service", "aps.stress", "aps.cli"}
+# May use asyncio; a record is written by a thread of its own.
+LOOP = {
+    "aps.backends", "aps.driver", "aps.player", "aps.record", "aps.tickets", "aps.service", "aps.stress", "aps.cli",
+}  # fmt: skip
 THREADS = {"aps.lab": {"concurrent"}}  # runs at once, waited for; no event loop
 CORE_MAY_IMPORT = {"numpy", "cython", "libc", "cpython", "collections", "math"}
 LONGEST = 500  # lines a file

@@ -81,7 +81,6 @@ class Tables(RuleBasedStateMachine):
 TestTables = Tables.TestCase
 
 
-
 def test_growth_runs_no_python_code() -> None:
     """There a signal handler could raise (Ctrl-C), and rows would be where they no longer are."""
     table = RequestTable()

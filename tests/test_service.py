@@ -18,7 +18,6 @@ import pytest
 from aps.policy import Limits
 from aps.scheduler import Scheduler
 from aps.service.errors import MEANING
-from aps.service.schemas import Health, TenantStatus
 from aps.service.wire import ErrorAnswer, InferAnswer, InferRequest
 from aps.stress.counters import Counters
 from aps.tenants import Tenant
@@ -360,31 +359,6 @@ def test_an_error_of_the_service_is_a_500_that_ends_its_connection(monkeypatch: 
 # What it says of itself
 
 
-def test_health(service: Service) -> None:
-    health = service.client.get("/health").json()
-    Health.model_validate(health, extra="forbid")
-    assert (health["live"], health["ready"], health["draining"]) == (True, True, False)
-    assert (health["devices"], health["slots"], health["tenants"], health["profile"]) == (1, 16, 3, "reference")
-
-
-def test_tenant_status() -> None:
-    with serving((Tenant("x", weight=3.0, rate=1e-3, burst=1000.0), Tenant("y")), time_scale=100.0) as service:
-        fresh = service.status("x")
-        TenantStatus.model_validate(fresh, extra="forbid")
-        assert fresh["bucket"] == {"rate": 1e-3, "burst": 1000, "level": 1000, "debt": 0, "over_rate": "refuse"}
-        assert fresh["share"] == {"weight": 3, "promised": 0.75, "received": None}
-        assert fresh["queue_wait_s"] is None
-        assert service.infer(tenant_id="x", prompt_tokens=300, max_tokens=100).status_code == 200
-        assert service.infer(tenant_id="y", prompt_tokens=1100, max_tokens=100).status_code == 200
-        status = service.status("x")
-        assert status["bucket"]["level"] == pytest.approx(600, abs=0.1)
-        assert status["share"]["received"] == pytest.approx(0.25)
-        assert status["requests"]["finished"] == 1
-        assert status["e2e_s"]["count"] == 1
-        assert status["e2e_s"]["p50"] == pytest.approx(300 / 1024 + 100 / 128, rel=0.05)
-        assert service.status("y")["bucket"]["rate"] is None
-
-
 def test_every_name_of_a_tenant_has_its_status_and_its_counters() -> None:
     names = ["a b", "\u00fc\N{SUN}", "100%", "%2F", "a?b#c&d=e", "..", "{x}", 'q"\\', "status", "x" * 256]
     with serving([Tenant(name) for name in names]) as service:
@@ -445,6 +419,7 @@ def test_the_openapi_document_has_every_answer(service: Service) -> None:
         "/requests/{id}",
         "/metrics",
         "/health",
+        "/health/live",
         "/health/ready",
         "/tenants/{tenant_id}/status",
     }

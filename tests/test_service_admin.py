@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from math import inf
 from typing import Any
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from aps.policy import Policy
+from aps.service.config import Devices, Settings
 from aps.tenants import Tenant
 from tests.administered import (
     ADMIN,
@@ -98,7 +100,7 @@ async def test_the_key_decides_the_tenant() -> None:
 
 
 async def test_nobody_sees_or_cancels_anothers_request() -> None:
-    async with administered() as service:
+    async with administered(config(devices=Devices(time_scale=1.0))) as service:
         id = (await service.infer(FREE, max_tokens=30_000, wait=False)).json()["id"]
         for method in ("GET", "DELETE"):
             assert (await service.call(method, f"/requests/{id}", None)).status_code == 401
@@ -178,6 +180,14 @@ async def test_a_tenant_is_put_used_changed_and_deleted() -> None:
         refusal(await service.call("DELETE", "/admin/tenants/new"), 404, "unknown_tenant")
 
 
+async def test_an_integer_may_be_written_with_a_point() -> None:
+    async with administered() as service:
+        assert (await put(service, "new", max_bid=4.0, max_in_flight=2.0, max_queued_tokens=2.0**62)).status_code == 201
+        expected = Tenant("new", max_bid=4, max_in_flight=2, max_queued_tokens=2**62)
+        assert service.driver.scheduler.tenants["new"] == expected
+        assert type(service.driver.scheduler.tenants["new"].max_bid) is int
+
+
 async def test_keys_are_replaced_and_taken_away() -> None:
     async with administered() as service:
         assert (await put(service, "free", keys=[hash_line(OTHER)])).json()["keys"] == 1
@@ -234,6 +244,17 @@ async def test_what_is_no_json_is_422(body: bytes) -> None:
         refusal(await service.call("PATCH", "/admin/policy", content=body), 422, "invalid")
 
 
+async def test_a_body_that_does_not_come_is_408() -> None:
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(60)
+
+    async with administered(config(settings=Settings(body_s=0.05))) as service:
+        for method, path in (("PUT", "/admin/tenants/new"), ("PATCH", "/admin/policy")):
+            refusal(await service.call(method, path, content=never()), 408, "body_too_slow")
+            refusal(await service.call(method, path, METRICS, content=never()), 403, "forbidden")  # without waiting
+
+
 async def test_every_problem_of_a_tenant_is_said_and_odd_names_are_refused() -> None:
     async with administered() as service:
         error = refusal(await put(service, "new", weight=0, max_bid=11, foo=1), 422, "invalid")
@@ -246,12 +267,12 @@ async def test_every_problem_of_a_tenant_is_said_and_odd_names_are_refused() -> 
 
 
 async def test_a_removed_tenant_is_served_what_was_accepted() -> None:
-    async with administered() as service:
-        waiting = asyncio.ensure_future(service.infer(FREE, max_tokens=1000))
+    async with administered(config(devices=Devices(time_scale=10.0))) as service:
+        waiting = asyncio.ensure_future(service.infer(FREE, max_tokens=500))
         while not service.driver.outstanding:
             await asyncio.sleep(0.001)
         assert (await service.call("DELETE", "/admin/tenants/free")).status_code == 200
-        assert (await waiting).json()["output_tokens"] == 1000
+        assert (await waiting).json()["output_tokens"] == 500
 
 
 async def test_limits_that_make_a_waiting_request_impossible_end_it() -> None:
@@ -312,5 +333,7 @@ async def test_the_document_describes_administration() -> None:
             "schema"
         ]
         assert schema["additionalProperties"] is False
+        assert schema["properties"]["max_bid"]["type"] == "integer"
+        assert [set(rule) for rule in schema["oneOf"]] == [{"required", "properties"}, {"properties"}]  # rate and burst
         assert json.dumps(schema).count("$ref") == 0
         assert "ErrorAnswer" in document["components"]["schemas"]

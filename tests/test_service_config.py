@@ -1,7 +1,10 @@
 """The configuration: file, environment and flags, everything that is wrong at once, and the page that documents it."""
 
+import copy
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
@@ -9,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aps.cli import main
 from aps.cli.serve import FLAGS
 from aps.policy import Limits, Policy
 from aps.service.config import Config, Devices, Settings
-from aps.service.config_keys import BY_NAME, KEYS, TENANT_KEYS
+from aps.service.config_keys import BY_NAME, KEYS, TENANT_KEYS, VARIABLES
 from aps.service.config_reader import ConfigError, Given, read_config
 from aps.service.config_view import notes, plain, value_of, words
 from aps.service.keys import hash_line, new_key, parse_hash
@@ -228,7 +233,16 @@ WRONG = [
     ("[devices]\ngpus = 1025", "devices.gpus must be an int in 1..1024, got 1025"),
     ('[devices]\nprofile = "h100"', "devices.profile must be a profile that there is and that can be read, got 'h100'"),
     ('[devices]\nprofile = "/nowhere.toml"', "/nowhere.toml"),
-    ("[devices]\nkv_tokens = 15", 'devices.kv_tokens must be an int in 16..2147483647 or "none", got 15'),
+    ("[devices]\nkv_tokens = 0", 'devices.kv_tokens must be an int in 1..2147483647 or "none", got 0'),
+    ("[devices]\nkv_tokens = 15", "devices.block_tokens must be at most the 15 tokens of a KV cache, got 16"),
+    (
+        "[devices]\nblock_tokens = 65536",
+        "devices.block_tokens must be at most the 61035 tokens of a KV cache, got 65536",
+    ),
+    (
+        "[devices]\ngpus = 1024\nslots = 65536",
+        "devices.gpus must be at most 16: 1048576 slots in all, 65536 each, got 1024",
+    ),
     ("[devices]\ntime_scale = 1e9", "devices.time_scale must be a number in 0.0001..10000, got 1000000000.0"),
     ('[policy]\nbase = "best"', "policy.base must be one of aps, fifo, strict, vtc, fair, bids, got 'best'"),
     ("[policy]\nbase = [1]", "policy.base must be one of aps, fifo, strict, vtc, fair, bids, got [1]"),
@@ -333,6 +347,50 @@ def test_everything_that_is_wrong_is_said_at_once(file: Path) -> None:
     assert any(line.startswith("APS_SERVER_PROT: ") and "did you mean 'APS_SERVER_PORT'" in line for line in said)
 
 
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.sampled_from(["none", "inf", HASH])
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+TABLE = st.dictionaries(
+    st.sampled_from([key.name for key in (*KEYS, *TENANT_KEYS)]) | st.text(max_size=4), VALUES, max_size=3
+)
+FILES = st.dictionaries(
+    st.sampled_from(["tenants", *(key.table for key in KEYS)]) | st.text(max_size=4),
+    TABLE | st.dictionaries(st.text(max_size=4), TABLE, max_size=2) | VALUES,
+    max_size=3,
+)
+
+
+def said_well(error: ConfigError) -> bool:
+    return bool(error.problems) and all(0 < len(line) <= 500 and "\n" not in line for line in error.problems)
+
+
+@given(FILES)
+def test_whatever_a_file_says_it_is_a_configuration_or_its_problems(content: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aps.service.config_reader.read_toml", lambda _: copy.deepcopy(content))
+        try:
+            config = read_config(Path("aps.toml"))
+        except ConfigError as error:
+            assert said_well(error)
+        else:
+            assert plain(config) and list(words(config)) and list(notes(config)) is not None
+
+
+@given(
+    st.dictionaries(st.sampled_from([key.variable for key in KEYS] + [*VARIABLES]), st.text(max_size=20), max_size=3)
+)
+def test_whatever_the_environment_says_it_is_a_configuration_or_its_problems(environ: dict[str, str]) -> None:
+    try:
+        assert plain(read_config(environ=environ))
+    except ConfigError as error:
+        assert said_well(error)
+
+
 def test_beyond_this_machine_it_takes_keys_or_the_word(file: Path) -> None:
     keyed = f'[server]\nhost = "0.0.0.0"\n[tenants.x]\nkeys = ["{HASH}"]\n'
     assert read(file, keyed).settings.beyond_this_machine
@@ -430,3 +488,12 @@ def test_keygen_prints_a_key_and_the_lines_for_the_file(file: Path, capsys: pyte
     assert main(["keygen", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["hash"] == hash_line(found["key"])
+
+
+def test_checking_and_making_keys_need_no_extra() -> None:
+    blocked = (
+        "import sys; sys.modules.update(dict.fromkeys(['fastapi', 'uvicorn', 'httpx', 'rich', 'pydantic', 'msgspec']))"
+    )
+    script = f"{blocked}\nfrom aps.cli import main\nprint(main(['check-config']), main(['keygen']))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith("0 0\n"), done.stderr

@@ -39,6 +39,7 @@ OPERATIONS = [
     ("DELETE", "/requests/{id}"),
     ("GET", "/metrics"),
     ("GET", "/health"),
+    ("GET", "/health/live"),
     ("GET", "/health/ready"),
     ("GET", "/tenants/{tenant_id}/status"),
 ]

@@ -17,9 +17,7 @@ from queue import Queue
 import httpx
 import pytest
 
-from aps.driver import Driver
 from aps.policy import Policy
-from aps.scheduler import Scheduler
 from aps.service.config import Config, Devices, Settings
 from aps.service.config_reader import ConfigError, read_config
 from aps.service.keys import hash_line
@@ -53,6 +51,7 @@ async def test_tenants_keys_knobs_and_price_change_at_once() -> None:
         assert not changes.left
         assert dict(service.driver.scheduler.tenants) == {tenant.name: tenant for tenant in wanted.tenants}
         assert service.driver.scheduler.policy == wanted.policy
+        assert "\naps_gpu_hour_dollars 2\n" in (await service.call("GET", "/metrics")).text
         assert (await service.infer(OTHER)).json()["tenant_id"] == "gold"
         assert (await service.infer(FREE)).status_code == 401
         assert (await service.running.reload()).lines() == ["nothing has changed"]
@@ -77,6 +76,19 @@ async def test_what_cannot_change_is_named_and_left() -> None:
         assert service.running.config.devices.gpus == 1
         assert service.running.config.settings.port == 8000
         assert (await service.running.reload()).left == changes.left  # and again, until the restart
+
+
+async def test_a_profile_that_says_something_else_now_is_named(tmp_path: Path) -> None:
+    profile = tmp_path / "mine.toml"
+
+    def load() -> Config:
+        return config(devices=Devices(profile=str(profile), time_scale=1000.0))
+
+    profile.write_text('base = "reference"\nslots = 3\n')
+    async with administered(load(), load=load) as service:
+        profile.write_text('base = "reference"\nslots = 4\n')
+        assert list((await service.running.reload()).left) == ["devices.profile"]
+        assert service.driver.scheduler.devices[0].slots == 3
 
 
 async def test_a_wrong_file_changes_nothing_and_says_everything() -> None:
@@ -180,18 +192,6 @@ async def test_changes_made_together_are_one(how: str, first: str) -> None:
         assert [name for name, row in driver.snapshot().tenants.items() if row.in_flight] == [first]
 
 
-async def test_a_change_that_fails_halfway_still_lets_requests_start() -> None:
-    backend = Devices(slots=1).backend()
-    held = Tenant("x", rate=1e-6, burst=100.0, over_rate="queue")
-    async with Driver(Scheduler([held], devices=backend.devices), backend) as driver:
-        await driver.infer("x", prompt_tokens=99, max_tokens=1, simulated_output_tokens=1)
-        ticket = driver.submit("x", prompt_tokens=50, max_tokens=1)
-        with pytest.raises(KeyError), driver.together():
-            driver.set_tenant(Tenant("x"))
-            driver.remove_tenant("nobody")
-        assert (await ticket.result()).status == "finished"
-
-
 # A real process
 
 
@@ -224,6 +224,7 @@ def process(*arguments: str, **environ: str) -> Iterator[Process]:
             yield Process(running)
         finally:
             running.kill()
+            running.wait()
 
 
 def test_sighup_takes_the_file_again(tmp_path: Path) -> None:

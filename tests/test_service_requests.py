@@ -82,8 +82,8 @@ def test_who_waits_for_a_request_that_another_cancels_is_told(service: Service) 
     with concurrent.futures.ThreadPoolExecutor(1) as pool, serving((Tenant("x"),), time_scale=1.0) as slow:
         reply = pool.submit(slow.infer, tenant_id="x", prompt_tokens=30_000, max_tokens=4)
         until(lambda: slow.driver.outstanding == 1)
-        (ticket,) = slow.driver._pump.desk.tickets()
-        id = f"{accepted(slow, tenant_id='x', prompt_tokens=1).id[:8]}{ticket.handle:x}"
+        (handle,) = (ticket.handle for ticket in slow.driver._pump.desk.tickets())
+        id = f"{accepted(slow, tenant_id='x', prompt_tokens=1).id[:8]}{handle:x}"
         assert slow.client.delete(f"/requests/{id}").json()["state"] == "cancelled"
         assert refusal(reply.result(), 409) == "cancelled"
 

@@ -15,7 +15,9 @@ from aps.profiles import REFERENCE, profile_named
 def job(handle: int, **given: Any) -> Any:
     usual = {"prompt": None, "prompt_tokens": 100, "max_tokens": 3, "bid": 5, "account": 0, "id": handle}
     return SimpleNamespace(
-        **usual | {"handle": handle, "generated": 0, "prefill": None, "simulated_output_tokens": None, "own": None} | given
+        **usual
+        | {"handle": handle, "generated": 0, "prefill": None, "simulated_output_tokens": None, "own": None}
+        | given
     )
 
 

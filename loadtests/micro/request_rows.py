@@ -146,11 +146,13 @@ class FaceHold:
         self.server = server
         self.chunk = chunk - chunk % server.slots
         self.names = [f"tenant-{number}" for number in range(tenants)]
-        self.scheduler = aps.Scheduler(
-            [aps.Tenant(name, rate=RATE, burst=BURST) for name in self.names],
-            devices=(aps.Device(slots=server.slots, kv_blocks=server.kv_blocks, token_budget=None),),
-            limits=aps.Limits(max_queued=2 * waiting),
-            block_tokens=BLOCK_TOKENS,
+        self.scheduler = self.watched(
+            aps.Scheduler(
+                [aps.Tenant(name, rate=RATE, burst=BURST) for name in self.names],
+                devices=(aps.Device(slots=server.slots, kv_blocks=server.kv_blocks, token_budget=None),),
+                limits=aps.Limits(max_queued=2 * waiting),
+                block_tokens=BLOCK_TOKENS,
+            )
         )
         for requests in (self.stream.initial, self.stream.take(server.slots)):
             for burst, now in requests.bursts():
@@ -158,6 +160,10 @@ class FaceHold:
         self.running = list(self.scheduler.next_batch(now=self.stream.now_ns / 1e9).started)
         if len(self.running) != server.slots:
             raise AssertionError(f"{len(self.running)} of {server.slots} slots are taken")
+
+    def watched(self, scheduler: Any) -> Any:
+        """What is called in its place."""
+        return scheduler
 
     def submit_all(self, requests: Requests, now: float) -> None:
         prompts, most, _ = self.sizes.draw(len(requests.bids))

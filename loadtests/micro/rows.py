@@ -82,6 +82,8 @@ STEP_LOOP = "a Python step loop of the same GPU"
 RAW_ASGI = "raw ASGI echo of the same JSON, on the same server"
 QUEUE_EACH = "an asyncio.Queue a stream, on the same server"
 
+BARE_TASK = "a bare task, future and wake-up a request"
+
 PROMISES: tuple[Promise, ...] = (
     Promise("queue.bulk.1k", "ns", HEAPQ, ">=", 8),
     Promise("queue.call.1k", "ns", HEAPQ, ">=", 2.5),
@@ -100,11 +102,13 @@ PROMISES: tuple[Promise, ...] = (
     Promise("request.10k_tenants", "ns", "itself with 2 tenants", "<=", 3),
     Promise("request.vllm", "ns", "vLLM's priority request queue, add + pop", "figure"),
     Promise("request.litellm", "ns", "LiteLLM's Scheduler, add_request + poll", "figure"),
+    Promise("record.request", "ns", "one json.dumps of its submit line", "<=", 1),
     Promise("sim.light", "ns", STEP_LOOP, ">=", 20),
     Promise("sim.overload", "ns", STEP_LOOP, ">=", 60),
     Promise("sim.backlog", "ns", "itself with 1,000 waiting", "<=", 1.5),
     Promise("sim.simpy", "ns", "the same GPU as SimPy processes", "figure"),
     Promise("sim.memory", "GB", "", "<=", 2, of_value=True),
+    Promise("driver.call", "ns", BARE_TASK, ">=", 0.35),
     Promise("http.64", "us", RAW_ASGI, ">=", 0.7),
     Promise("http.512", "us", RAW_ASGI, ">=", 0.7),
     Promise("sse.64", "ns", QUEUE_EACH, ">=", 1.3),

@@ -19,16 +19,18 @@ def discrepancies(pump: Pump, snapshot: Snapshot, before: Used) -> dict[str, int
     devices = tuple(snapshot.devices.values())
     requests = abs(snapshot.waiting - census["waiting"]) + abs(snapshot.returning - census["returning"])
     tokens = abs(snapshot.waiting_tokens - census["waiting_tokens"])
-    for name, tenant in snapshot.tenants.items():
+    rows = snapshot.tenants
+    columns = (rows.columns[field].tolist() for field in ("waiting", "in_flight", "prompt_tokens", "output_tokens"))
+    for name, waiting, in_flight, prompts, outputs in zip(rows.names, *columns, strict=True):
         counted = pump.metrics.tenants.get(name)
         if counted is None:
-            requests += tenant.waiting + tenant.in_flight
+            requests += waiting + in_flight
             continue
-        requests += abs(tenant.waiting - counted.waiting)
-        requests += abs(tenant.waiting + tenant.in_flight - counted.outstanding)
+        requests += abs(waiting - counted.waiting)
+        requests += abs(waiting + in_flight - counted.outstanding)
         prompt, output = before.get(name, (0, 0))
-        tokens += abs(tenant.prompt_tokens + prompt - counted.prompt_tokens)
-        tokens += abs(tenant.output_tokens + output - counted.output_tokens)
+        tokens += abs(prompts + prompt - counted.prompt_tokens)
+        tokens += abs(outputs + output - counted.output_tokens)
     slots = blocks = 0
     for at, device in enumerate(devices):
         requests += abs(device.running - pump.desk.running(at))

@@ -19,6 +19,7 @@ from aps.conservation import discrepancies
 from aps.metrics import Metrics
 from aps.player import Player
 from aps.pump import Pump
+from aps.recent import Lately
 from aps.scheduler import Scheduler, check_id
 from aps.tenants import Tenant
 from aps.tickets import DriverError, Result, Stream, Ticket
@@ -87,6 +88,9 @@ class Driver:
         self._pump.desk.listen = self._listen
         self._player = Player(self._pump, scheduler.epoch, backend.time_scale, stall_s)
         self._opened = False
+        self._read = self._player.read
+        self._tallies = self._pump.metrics.tenants
+        self._new_future: Callable[[], asyncio.Future[None]]
         self._used_before: dict[str, tuple[int, int]] = {}  # see conservation
         self._calls: dict[object, Future[Any]] = {}  # of other threads, not begun
         self._calls_lock = Lock()
@@ -94,10 +98,12 @@ class Driver:
     async def __aenter__(self) -> Self:
         if self._opened:
             raise DriverError("a driver is opened once")
-        self.opened_at = self._pump.now = self.scheduler.now
+        self.opened_at = self._pump.now = self._pump.progressed_at = self.scheduler.now
         self._check_empty()
         self._opened = True
         await self._player.open()
+        self._pump.recent.roll(self._pump.now)
+        self._new_future = asyncio.get_running_loop().create_future
         return self
 
     async def __aexit__(
@@ -133,14 +139,15 @@ class Driver:
     ) -> Result:
         """Ask, and wait for the end. Cancelling the waiting task cancels the request. See `submit`."""
         ticket = self._ask(tenant, prompt_tokens, max_tokens, bid, deadline_s, prompt, id, simulated_output_tokens)
-        try:
-            while ticket.answer is None:
-                if ticket.error is not None:
-                    raise ticket.failure()
-                await ticket.wait()
-        except BaseException:
-            self._abandon(ticket)
-            raise
+        if ticket.answer is None:
+            ticket.waiter = waiter = self._new_future()  # nobody else can wait for it yet
+            try:
+                await waiter
+                if ticket.answer is None:
+                    return await ticket.result()
+            except BaseException:
+                self._abandon(ticket)
+                raise
         return ticket.answer
 
     def stream(self, tenant: str, *, prompt_tokens: int, **asked: Unpack[Asked]) -> Stream:
@@ -180,8 +187,15 @@ class Driver:
         id: Hashable,
         simulated_output_tokens: int | None,
     ) -> Ticket:
-        now = self._player.advance()
         pump = self._pump
+        try:
+            now = self._read()
+        except Exception as error:
+            raise self._player.stop(error) from error
+        if pump.now <= now < pump.next_at:
+            pump.now = now
+        else:
+            now = self._player.advance()
         if prompt is not None and not isinstance(prompt, str):
             raise TypeError(f"prompt must be a str or None, got {prompt!r}")
         if id is not None:
@@ -199,18 +213,16 @@ class Driver:
             verdict = self.scheduler.submit(
                 tenant, prompt_tokens=prompt_tokens, max_tokens=max_tokens, bid=bid, now=now, deadline_at=deadline_at
             )
-        tally = pump.metrics.tenants.get(tenant) or pump.metrics.tenant(tenant)
-        request = (tally, verdict.bid, prompt, prompt_tokens, max_tokens, simulated_output_tokens, id, now)
-        handle = verdict.id
-        if id is not None:
-            verdict = verdict._replace(id=id)
-        if handle is None:
-            return pump.desk.turn_away(verdict, *request)
-        with self._player.or_stop:
-            ticket = pump.desk.enter(handle, verdict, *request)  # type: ignore[arg-type]
+        tally = self._tallies.get(tenant) or pump.metrics.tenant(tenant)
+        try:
+            ticket = pump.desk.enter(
+                verdict, tally, prompt, prompt_tokens, max_tokens, simulated_output_tokens, id, now
+            )
             # While every device is in the middle of a step nothing can start before one ends.
             if pump.open or deadline_s is not None:
                 self._player.entered()
+        except Exception as error:
+            raise self._player.stop(error) from error
         return ticket
 
     def cancel(self, id: Hashable) -> bool:
@@ -339,8 +351,28 @@ class Driver:
         """Requests admitted and not ended."""
         return self._pump.desk.outstanding
 
+    def lately(self) -> Lately:
+        """What happened in the last `window_s` seconds: work, shares, verdicts."""
+        now = self._player.advance()
+        return self._pump.recent.look(now)
+
+    @property
+    def window_s(self) -> float:
+        """How long `lately` looks back; may be set."""
+        return self._pump.recent.window_s
+
+    @window_s.setter
+    def window_s(self, seconds: float) -> None:
+        self._pump.recent.window_s = seconds
+
+    @property
+    def progressed_at(self) -> float:
+        """The instant at which a device last finished a step or sent news; at first when the driver was opened."""
+        return self._pump.progressed_at
+
     def health(self, device: int) -> Health:
         """Whether a device gets work: what the backend says of it, and whether it rests because it has failed."""
+        self._player.now()
         return self._pump.backend.health(device)
 
     def invariants(self, snapshot: Snapshot | None = None) -> dict[str, int]:

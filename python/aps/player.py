@@ -18,7 +18,7 @@ class Player:
 
     epoch: where the scheduler's clock begins. stall_s: wall seconds without progress after which a running request
     is lost; None: never. loop: None while it is not open, or has failed. failed: what stopped it; None: nothing.
-    or_stop: around whatever touches the pump or the backend.
+    or_stop: around whatever touches the pump or the backend. read: the backend's clock.
     """
 
     def __init__(self, pump: Pump, epoch: float, time_scale: float, stall_s: float | None) -> None:
@@ -26,9 +26,10 @@ class Player:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.failed: Exception | None = None
         self.or_stop = _OrStop(self.stop)
-        self._ends_at = pump.next_at = pump.never = epoch + LASTS_S
+        self._ends_at = pump.never = epoch + LASTS_S
+        pump.next_at = -inf  # whoever sees that something is due comes here, and hears that it is not open
         self._scale = time_scale
-        self._read = pump.backend.now
+        self.read = pump.backend.now
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._look_s = None if stall_s is None or pump.guard is None else stall_s / QUIET_LOOKS
@@ -38,6 +39,7 @@ class Player:
 
     async def open(self) -> None:
         """Start the backend's clock, and play from now on."""
+        self.pump.next_at = self._ends_at
         await self.pump.backend.open(self.pump.now, self._wake)
         self.loop = asyncio.get_running_loop()
         with self.or_stop:
@@ -46,6 +48,7 @@ class Player:
     def close(self) -> None:
         """Play no more."""
         self.loop = None
+        self.pump.next_at = -inf
         for timer in (self._timer, self._look_timer):
             if timer is not None:
                 timer.cancel()
@@ -59,7 +62,7 @@ class Player:
             raise self.closed()
         pump = self.pump
         try:
-            now = self._read()
+            now = self.read()
             if pump.now < now < pump.next_at:
                 if not self._held:
                     pump.now = now
@@ -88,15 +91,19 @@ class Player:
     @contextmanager
     def change(self) -> Iterator[float]:
         """The caller changes the scheduler at the instant this gives."""
-        yield self.advance()
-        with self.or_stop:
-            self.look_again()
+        now = self.advance()
+        try:
+            yield now
+        finally:  # a change that raised may have been one of several
+            with self.or_stop:
+                self.look_again()
 
     @contextmanager
     def together(self) -> Iterator[float]:
         """The changes within happen at one instant, and nothing starts before it is left."""
         with self.change() as now:
             self._held = True
+            self.pump.next_at = -inf  # nobody passes by `advance`
             try:
                 yield now
             finally:
@@ -112,7 +119,7 @@ class Player:
     # Time
 
     def _clock(self) -> float:
-        now = self._read()
+        now = self.read()
         if not now < self._ends_at:
             raise OverflowError(
                 f"the scheduler's clock ends {LASTS_S:g} s after its epoch, the backend's is at {now!r}"
@@ -140,7 +147,7 @@ class Player:
             self._timer.cancel()
             self._timer = None
         if at < self._ends_at:
-            wall_s = max(0.0, at - self._read()) / self._scale
+            wall_s = max(0.0, at - self.read()) / self._scale
             # The two clocks may differ in their last bits: a nanosecond late is better than a moment too early.
             self._timer = loop.call_at(loop.time() + wall_s + 1e-9, self._ring)
             self._timer_at = at

@@ -7,6 +7,7 @@ from math import inf
 from aps.backends.guard import Guard
 from aps.backends.protocol import FAILED, Backend, Progress
 from aps.metrics import Metrics
+from aps.recent import Recent
 from aps.scheduler import Scheduler
 from aps.tickets import Result, Ticket, wake_all
 from aps.verdicts import Batch
@@ -21,7 +22,8 @@ class Pump:
 
     retries: how often a request that its device lost is started again, if none of its output was delivered.
     now: the instant it stands at. next_at: when something is due next. open: whether a device takes requests now; none
-    does while each is in the middle of a step. desk: the outstanding requests. backend: as it was given if it is
+    does while each is in the middle of a step. progressed_at: the instant of the last news. recent: the last minute.
+    desk: the outstanding requests. backend: as it was given if it is
     simulated, else behind a `guard`.
     """
 
@@ -31,7 +33,8 @@ class Pump:
         self.desk: Desk[Ticket] = Desk(self.metrics, Ticket, Result, len(backend.devices))
         self.guard = None if backend.simulated else Guard(backend, self.desk, self.metrics.faults)
         self.backend: Backend = self.guard or backend
-        self.now = scheduler.now
+        self.recent = Recent(scheduler, self.backend, self.metrics)
+        self.now = self.progressed_at = scheduler.now
         self.next_at = self.never = inf  # the instant at which nothing is due any more
         self.open = True
         self._retries = retries
@@ -94,9 +97,13 @@ class Pump:
             assert ticket is not None
             explanation = self.scheduler.explain(handle, now=now)
             self.backend.abort(device, ticket, keep=self._swaps)
+            ticket.metrics.preempted += 1
+            ticket.by_bid.preempted += 1
             self.metrics.recomputed_tokens += self.desk.displace(ticket, explanation.generated, explanation.prefill)
         jobs, size = self.desk.start(batch.started, device, batch.released, now)  # type: ignore[arg-type]
         self.metrics.batch(size, batch.released, now)
+        if now >= self.recent.due_at:
+            self.recent.roll(now)
         return jobs
 
     # Requests
@@ -130,6 +137,7 @@ class Pump:
     def _take(self, news: Progress) -> None:
         """Of one device, at their instant, which is now."""
         desk, scheduler, now = self.desk, self.scheduler, self.now
+        self.progressed_at = now
         _, _, began_at, handles, computed, generated, flags, ended = news
         stay = len(handles) - ended
         if stay:

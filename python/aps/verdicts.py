@@ -4,6 +4,8 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from numpy.typing import NDArray
+
 REASONS = (  # by the codes of aps_core/types.pxd
     "admitted",
     "exceeds_context",
@@ -26,6 +28,8 @@ STATUSES: tuple[Status, ...] = (  # of the same codes: what can never fit is rej
 )
 
 Released = Literal["continuous", "window", "fill"]
+STATES: tuple[Literal["", "active", "draining"], ...] = ("", "active", "draining")  # of a tenant's slot
+
 RELEASES: tuple[Released | None, ...] = (None, "continuous", "window", "fill")
 
 
@@ -173,7 +177,7 @@ class Snapshot(NamedTuple):
     virtual_time: V, in the units of `TenantSnapshot.service`. widest_gap: the largest S - V of a contending tenant that
     there has been, in its own cost units; docs/promises.md bounds it by D + c_max. waiting, waiting_tokens, returning:
     requests and tokens over all tenants. contending: tenants whose first request may go. tenants, devices: rows by
-    name.
+    name; `tenants` makes a row when it is asked for, and has all of them as columns too (`TenantRows`).
     """
 
     virtual_time: float
@@ -182,24 +186,55 @@ class Snapshot(NamedTuple):
     waiting_tokens: int
     contending: int
     returning: int
-    tenants: Mapping[str, TenantSnapshot]
+    tenants: "TenantRows"
     devices: Mapping[str, DeviceSnapshot]
+
+
+class TenantRows(Mapping[str, TenantSnapshot]):
+    """Every tenant at an instant, by name, in the order of the core's slots. Read only.
+
+    columns: the fields of `TenantSnapshot` after `state` as arrays (n,), in that order of tenants; names: theirs.
+    """
+
+    __slots__ = ("_places", "_states", "columns", "names")
+
+    def __init__(self, view: Mapping[str, NDArray[Any]], names: Mapping[int, str]) -> None:
+        self.names = [names[slot] for slot in view["slot"].tolist()]
+        self.columns = {name: view[name] for name in TenantSnapshot._fields[2:]}
+        self._states = view["state"]
+        self._places: dict[str, int] = {}
+
+    def __getitem__(self, name: str) -> TenantSnapshot:
+        place = self.places[name]
+        values = (column[place].item() for column in self.columns.values())
+        return TenantSnapshot._make((name, STATES[self._states[place]], *values))
+
+    @property
+    def places(self) -> Mapping[str, int]:
+        """The index of each tenant in `names` and `columns`."""
+        if not self._places:
+            self._places = {name: place for place, name in enumerate(self.names)}
+        return self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
 
 def snapshot_of(
     view: Mapping[str, Any], tenants: Mapping[int, str], devices: Sequence[str], ids: Mapping[int, Hashable]
 ) -> Snapshot:
     """The core's snapshot with names: of tenants by slot, of devices in order, of requests by handle."""
-    states = ("free", "active", "draining")
-    tenant_rows = {}
-    for slot, state, *rest in _rows(view["tenants"], ("slot", *TenantSnapshot._fields[1:])):
-        name = tenants[slot]
-        tenant_rows[name] = TenantSnapshot._make((name, states[state], *rest))
     device_rows = {}
     for name, (*rest, reserved) in zip(devices, _rows(view["devices"], DeviceSnapshot._fields[1:]), strict=True):
         device_rows[name] = DeviceSnapshot._make((name, *rest, ids.get(reserved, reserved) if reserved else None))
     totals = [view[name] for name in Snapshot._fields[:-2]]
-    return Snapshot._make((*totals, MappingProxyType(tenant_rows), MappingProxyType(device_rows)))
+    return Snapshot._make((*totals, TenantRows(view["tenants"], tenants), MappingProxyType(device_rows)))
 
 
 def _rows(columns: Mapping[str, Any], names: Iterable[str]) -> Iterator[tuple[Any, ...]]:

@@ -1,5 +1,6 @@
 """What runs the requests: the protocol, and the simulated GPUs."""
 
+from aps.backends.generator import GeneratorBackend
 from aps.backends.protocol import FAILED, FINISHED, FIRST_STEP, FIRST_TOKEN, Backend, Health, Job, Progress, Usage
 from aps.backends.simulated import SimulatedBackend
 
@@ -9,6 +10,7 @@ __all__ = [
     "FIRST_STEP",
     "FIRST_TOKEN",
     "Backend",
+    "GeneratorBackend",
     "Health",
     "Job",
     "Progress",

@@ -15,6 +15,7 @@ QUIET_LOOKS = 4  # at a request of which nothing is heard, until it is held to b
 STRIKES = 3  # requests lost in a row, none finished between them, until their device gets no more for a while
 REST_S = 1.0  # for how long, at first; twice as long each time that it fails again before it has finished anything
 LONGEST_REST_S = 60.0
+JITTER_S = 1e-3  # that a clock may go back without anybody's fault
 HEALTH_S = 1.0  # when to look again at a device that is not healthy, if nobody says so before
 
 Row = tuple[int, int, int, int]  # handle, computed, generated, flags
@@ -68,7 +69,7 @@ class Guard:
     def now(self) -> float:
         now = self._backend.now() + self._behind
         if now < self._seen:
-            self.faults["clock_went_back"] += 1
+            self.faults["clock_went_back"] += self._seen - now > JITTER_S
             self._behind += self._seen - now
             now = self._seen
         self._seen = now
@@ -116,6 +117,7 @@ class Guard:
 
     def look(self) -> bool:
         """To be called at even intervals: gives up what has shown no progress between the last looks. True: it did."""
+        self.now()
         quiet = self._desk.look_for_quiet(QUIET_LOOKS)
         for device in {ticket.device for ticket in quiet}:
             if all(ticket in quiet for ticket in self._desk.running_on(device)):

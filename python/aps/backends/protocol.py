@@ -82,7 +82,7 @@ class Usage(NamedTuple):
 
     busy_s: time in which anything ran. slot_s: time weighted by slots in use; over slots * elapsed it is the
     occupancy. block_s: the same for KV blocks. prefill_tokens, output_tokens: computed, handed over.
-    held_blocks, running: now.
+    held_blocks, running: now. swapped_tokens: moved out of the KV cache and in again.
     """
 
     steps: int
@@ -93,6 +93,7 @@ class Usage(NamedTuple):
     output_tokens: int
     held_blocks: int
     running: int
+    swapped_tokens: int = 0
 
 
 class Backend(Protocol):

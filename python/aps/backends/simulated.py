@@ -188,6 +188,7 @@ class SimulatedBackend:
             engine.output_tokens,
             engine.held_blocks,
             engine.running,
+            engine.swapped_tokens,
         )
 
     def health(self, device: int) -> Health:

@@ -6,6 +6,7 @@ time: the promised figures as `aps stress --virtual` has them, then a comparison
 
 import argparse
 import json
+import os
 import re
 import signal
 import subprocess
@@ -56,7 +57,8 @@ def run(options: argparse.Namespace) -> int:
     need_lab_extra()
     _check_out(options.out)
     command = [sys.executable, "-m", "aps", "serve", "--port", "0", "--time-scale", str(options.time_scale)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("APS_")}  # no configuration
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as service:
         try:
             _head("Over HTTP: the service, and the stress test against it", options.json)
             live = report_on(_url(service, quiet=options.json), options)

@@ -1,6 +1,7 @@
 """Serve the scheduler over HTTP in front of simulated GPUs."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -8,11 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aps.cli.check_config import counted
-from aps.cli.common import UsageError, gpus, need_service_extra, not_negative_or_inf, port, positive
+from aps.cli.common import UsageError, count, gpus, need_service_extra, not_negative_or_inf, port, positive
 from aps.profiles import PROFILES
 
 if TYPE_CHECKING:
+    from aps.driver import Driver
+    from aps.record import Recorder
     from aps.service.config import Config
+
+LOG = logging.getLogger("aps.serve")
 
 NAME = "serve"
 HELP = "start the HTTP service"
@@ -21,6 +26,7 @@ EPILOG = """examples:
   aps serve --time-scale 10 --gpus 2            ten simulated seconds in each of yours, two GPUs
   aps serve --policy strict                     highest bid first, no fairness
   aps serve --config aps.toml                   your tenants, keys and everything else; see aps check-config
+  aps serve --record night.jsonl.gz             every call in a file, for aps replay, aps simulate and aps compare
 
 then:
   curl -s localhost:8000/infer -d '{"tenant_id": "tenant_a", "prompt": "Why is the sky blue?", "max_tokens": 64}'
@@ -48,6 +54,10 @@ FLAGS = {
     "aging_horizon": "policy.aging_horizon_s",
     "fairness_window": "policy.fairness_window",
     "log_level": "logging.level",
+    "log_format": "logging.format",
+    "record": "record.file",
+    "record_max_mb": "record.max_mb",
+    "record_files": "record.files",
 }
 MOST_TENANTS = 20  # said at the start
 POLICIES = ("aps", "fifo", "strict", "vtc", "fair", "bids")
@@ -100,17 +110,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="wall seconds that accepted requests get to finish after SIGTERM (default 30)",
     )
-    life.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="(default warning)")
+    seen = parser.add_argument_group("what stays of it")
+    seen.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), help="info: a line a request (default warning)"
+    )
+    seen.add_argument("--log-format", choices=("text", "json"), help="of the lines on stderr (default text)")
+    seen.add_argument(
+        "--record",
+        metavar="FILE",
+        help="write every call of the scheduler there, without prompts, for aps replay and compare (.gz: packed)",
+    )
+    seen.add_argument(
+        "--record-max-mb", type=count, metavar="MB", help="size at which a file is moved on (default 256)"
+    )
+    seen.add_argument("--record-files", type=count, metavar="N", help="how many are kept (default 10)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
     need_service_extra()
-    from aps.driver import Driver
     from aps.service import admin
     from aps.service.access import Access
     from aps.service.app import create_app
     from aps.service.config_reader import ConfigError
+    from aps.service.logs import Logs
     from aps.service.running import Running
     from aps.service.server import listen, serve
 
@@ -119,28 +142,56 @@ def run(options: argparse.Namespace) -> int:
         config = read()
     except ConfigError as error:
         raise UsageError(counted(error.problems)) from error
-    backend = config.devices.backend()
-    driver = Driver(config.scheduler(backend), backend)
     access = Access.of(config)
     try:
         listener = listen(config.settings.host, config.settings.port)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a label that no name can have
         raise UsageError(f"{config.settings.host} port {config.settings.port}: {error}") from error
-    app = create_app(driver, settings=config.settings, access=access)
-    running = Running(config, driver, access, app.state, read if config.file is not None else None)
-    if access.admin:
-        admin.install(app, running)
-    _announce(config, *listener.getsockname()[:2])
-    serve(
-        app,
-        driver,
-        listener,
-        drain_s=config.settings.drain_s,
-        say=_say,
-        log_level=config.settings.log_level,
-        on_hangup=running.hangup(_say),
-    )
+    driver, recorder = _driver(config)
+    logs = Logs(config.settings.log_level, config.settings.log_format)
+    try:
+        app = create_app(driver, settings=config.settings, access=access, log=logs.requests, recorder=recorder)
+        running = Running(config, driver, access, app.state, read if config.file is not None else None)
+        if access.admin:
+            admin.install(app, running)
+        serve(
+            app,
+            driver,
+            listener,
+            drain_s=config.settings.drain_s,
+            say=_say,
+            log_level=config.settings.log_level,
+            on_hangup=running.hangup(_say),
+            announce=lambda: _announce(config, *listener.getsockname()[:2]),
+        )
+    finally:
+        if recorder is not None:
+            recorder.close()
+        logs.stop()
     return 0
+
+
+def _driver(config: "Config") -> "tuple[Driver, Recorder | None]":
+    from aps.driver import Driver
+    from aps.record import Recorder
+
+    settings, devices = config.settings, config.devices
+    backend = devices.backend()
+    scheduler = config.scheduler(backend)
+    if settings.record is None:
+        return Driver(scheduler, backend), None
+    try:
+        recorder = Recorder(
+            settings.record,
+            max_mb=settings.record_max_mb,
+            files=settings.record_files,
+            about={"profile": devices.profile, "time_scale": devices.time_scale},
+        )
+        return Driver(scheduler, backend, recorder=recorder), recorder
+    except OSError as error:
+        raise UsageError(f"--record: {settings.record} cannot be written: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UsageError(f"--record: {error}") from error
 
 
 def _reader(options: argparse.Namespace) -> "Callable[[], Config]":
@@ -176,7 +227,8 @@ def _announce(config: "Config", host: str, number: int) -> None:
 
 
 def _say(line: str) -> None:
-    """To stdout; when nobody reads that any more the service goes on without."""
+    """To stdout; when nobody reads that any more the service goes on without. And to the log."""
+    LOG.info("%s", line.strip())
     try:
         print(line, flush=True)
     except OSError:

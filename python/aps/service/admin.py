@@ -5,8 +5,10 @@ from math import inf
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.config import JsonDict
 
+from aps._checks import INT32_MAX, TOKENS_MAX
 from aps.service.access import REFUSALS, administers, refused_with
 from aps.service.config import Settings
 from aps.service.config_reader import ConfigError
@@ -16,10 +18,27 @@ from aps.service.keys import parse_hash
 from aps.service.running import Changes, Running
 from aps.tenants import Tenant
 
-INT32_MAX = 2**31 - 1
 UNLIMITED = "null: no limit."
-Bid = Annotated[int, Field(ge=1, le=10)]
-Bound = Annotated[int, Field(ge=0, le=INT32_MAX)]
+
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 5.0 is an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+Bid = Annotated[int, Field(ge=1, le=10), WHOLE]
+AtLeastOne = Annotated[int, Field(ge=1, le=INT32_MAX), WHOLE]
+Requests = Annotated[int, Field(ge=0, le=INT32_MAX), WHOLE]
+Tokens = Annotated[int, Field(ge=0, le=TOKENS_MAX), WHOLE]
+
+# Both numbers, or neither: what the fields alone do not say.
+WHOLE_BUCKET: JsonDict = {
+    "oneOf": [
+        {"required": ["rate", "burst"], "properties": {"rate": {"type": "number"}, "burst": {"type": "number"}}},
+        {"properties": {"rate": {"type": "null"}, "burst": {"type": "null"}}},
+    ]
+}
 
 router = APIRouter(prefix="/admin", tags=["administration"], dependencies=[Depends(administers)], responses=REFUSALS)
 
@@ -27,7 +46,7 @@ router = APIRouter(prefix="/admin", tags=["administration"], dependencies=[Depen
 class TenantBody(BaseModel):
     """A tenant; what is left out has its default. As `[tenants.NAME]` in docs/configuration.md, with null for inf."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, json_schema_extra=WHOLE_BUCKET)
 
     weight: Annotated[float, Field(ge=1e-9, le=1e9)] = 1.0
     rate: Annotated[float | None, Field(ge=1e-6, description=f"Tokens a second, with `burst`; {UNLIMITED}")] = None
@@ -35,10 +54,10 @@ class TenantBody(BaseModel):
     over_rate: Annotated[str, Field(pattern="^(refuse|queue)$")] = "refuse"
     default_bid: Bid = 5
     max_bid: Bid = 10
-    default_max_tokens: Annotated[int, Field(ge=1, le=INT32_MAX)] = 256
-    max_in_flight: Annotated[int | None, Field(ge=1, le=INT32_MAX, description=UNLIMITED)] = None
-    max_queued: Annotated[Bound | None, Field(description=UNLIMITED)] = None
-    max_queued_tokens: Annotated[int | None, Field(ge=0, le=2**62, description=UNLIMITED)] = None
+    default_max_tokens: AtLeastOne = 256
+    max_in_flight: Annotated[AtLeastOne | None, Field(description=UNLIMITED)] = None
+    max_queued: Annotated[Requests | None, Field(description=UNLIMITED)] = None
+    max_queued_tokens: Annotated[Tokens | None, Field(description=UNLIMITED)] = None
     kv_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     keys: Annotated[
         list[Annotated[str, Field(pattern="^sha256:[0-9a-fA-F]{64}$")]] | None,

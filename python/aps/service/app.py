@@ -9,12 +9,15 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from aps.driver import Driver
-from aps.service import errors, openapi, routes
+from aps.record import Recorder
+from aps.service import errors, openapi, pages, routes
 from aps.service.access import Access
 from aps.service.answers import Answers
 from aps.service.config import Settings
 from aps.service.infer import Infer
 from aps.service.limits import BodyLimit, BodyReader
+from aps.service.logs import RequestLog
+from aps.service.metrics import Exporter
 from aps.service.requests import Requests
 from aps.service.streaming import Streams
 from aps.service.version import VERSION
@@ -41,10 +44,18 @@ class Service(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def create_app(driver: Driver, *, settings: Settings | None = None, access: Access | None = None) -> Service:
+def create_app(
+    driver: Driver,
+    *,
+    settings: Settings | None = None,
+    access: Access | None = None,
+    log: RequestLog | None = None,
+    recorder: Recorder | None = None,
+) -> Service:
     """The ASGI application around `driver`, which it opens when the server starts and closes when it stops.
 
-    settings: limits and prices; the defaults when None. access: the keys; None: the service is open to all.
+    settings: limits and prices; the defaults when None. access: the keys; None: the service is open to all. log: gets
+    a line a request; None: nobody does. recorder: the driver's, to be looked at.
     """
     settings, access = settings or Settings(), access or Access()
 
@@ -57,16 +68,20 @@ def create_app(driver: Driver, *, settings: Settings | None = None, access: Acce
     answers = Answers(driver)
     requests = Requests(driver, settings, answers)
     streams = Streams(driver, answers, requests, settings.comment_s)
-    infer = Infer(driver, access, bodies, answers, requests, streams)
+    infer = Infer(driver, access, bodies, answers, requests, streams, log)
     app = Service(infer, title="APS", version=VERSION, description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
     app.state.driver = driver
     app.state.settings = settings
     app.state.access = access
     app.state.bodies = bodies
+    app.state.recorder = recorder
     app.state.requests = requests
+    app.state.exporter = Exporter(driver, recorder)
+    driver.window_s = settings.jain_window_s
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     errors.install(app)
     app.include_router(routes.router)
+    app.include_router(pages.router)
     app.router.routes.append(Route("/infer", infer, methods=["POST"]))  # any other method is 405
     openapi.install(app, lambda: not app.state.access.open)
     return app

@@ -19,6 +19,7 @@ from aps.tenants import Tenant
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 MAX_GPUS = 1024
+MAX_SLOTS = 1 << 20  # of all devices: what one process can step through
 DAY_S = 86_400.0
 
 
@@ -38,6 +39,8 @@ class Settings:
     jain_window_s: seconds of the service's clock over which Jain's index is taken.
     keep_finished_s, max_finished, max_finished_bytes: how long ended requests stay readable, how many, how much text.
     log_level, log_format: of the service's log on stderr.
+    record: the file that every call of the scheduler is written to; None: it is not. record_max_mb, record_files: the
+        size at which a file is moved on, in 2**20 bytes, and how many are kept.
 
     Raises ValueError (TypeError for a wrong type) naming the field, the value and what is allowed.
     """
@@ -63,6 +66,9 @@ class Settings:
     max_finished_bytes: int = 64 << 20
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     log_format: Literal["text", "json"] = "text"
+    record: str | None = None
+    record_max_mb: int = 256
+    record_files: int = 10
 
     def __post_init__(self) -> None:
         check.text("Settings.host", self.host, "an IP address or a host's name", str.isprintable)
@@ -84,6 +90,10 @@ class Settings:
         check.integer("Settings.max_finished_bytes", self.max_finished_bytes, 0, 1 << 40)
         check.choice("Settings.log_level", self.log_level, LOG_LEVELS)
         check.choice("Settings.log_format", self.log_format, LOG_FORMATS)
+        if self.record is not None:
+            check.text("Settings.record", self.record, "a file's path")
+        check.integer("Settings.record_max_mb", self.record_max_mb, 1, 1 << 20)
+        check.integer("Settings.record_files", self.record_files, 1, 1000)
 
     @property
     def beyond_this_machine(self) -> bool:
@@ -120,7 +130,7 @@ class Devices:
         check.text("Devices.profile", self.profile)
         check.integer("Devices.slots", self.slots, 1, 2**16, optional=True)
         check.integer("Devices.block_tokens", self.block_tokens, 1, 2**16)
-        check.integer("Devices.kv_tokens", self.kv_tokens, self.block_tokens, check.INT32_MAX, optional=True)
+        check.integer("Devices.kv_tokens", self.kv_tokens, 1, check.INT32_MAX, optional=True)
         check.integer("Devices.token_budget", self.token_budget, 0, check.INT32_MAX, optional=True)
         slowest, fastest = TIME_SCALES
         allowed = f"a number in {slowest:g}..{fastest:g}"
@@ -130,6 +140,11 @@ class Devices:
         except (OSError, ValueError) as error:
             allowed = "a profile that there is and that can be read"
             raise ValueError(f"Devices.profile must be {allowed}, got {self.profile!r}: {error}") from error
+        tokens, slots = self.kv_tokens or self.spec.kv_tokens, self.slots or self.spec.slots
+        allowed = f"at most the {tokens} tokens of a KV cache"
+        check.number("Devices.block_tokens", self.block_tokens, allowed, lambda x: x <= tokens)
+        allowed = f"at most {MAX_SLOTS // slots}: {MAX_SLOTS} slots in all, {slots} each"
+        check.number("Devices.gpus", self.gpus, allowed, lambda x: x * slots <= MAX_SLOTS)
 
     @property
     def device(self) -> Device:

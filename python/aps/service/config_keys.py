@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from functools import cache
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -59,11 +60,14 @@ class Key(NamedTuple):
 
     @property
     def _types(self) -> tuple[Any, ...]:
-        if self.field not in (hints := get_type_hints(self.owner)):
-            return (str,)
-        hint = hints[self.field]
-        kinds = get_args(hint) or (hint,)
-        return tuple(str if isinstance(kind, str) else kind for kind in kinds)
+        return _kinds(self.owner).get(self.field, (str,))
+
+
+@cache
+def _kinds(owner: type) -> dict[str, tuple[Any, ...]]:
+    """The types that each field of a dataclass may have; a Literal's are those of its values."""
+    hints = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(owner).items()}
+    return {name: tuple(str if isinstance(kind, str) else kind for kind in kinds) for name, kinds in hints.items()}
 
 
 def _keys(table: str, owner: type, live: str, meanings: Mapping[str, str]) -> tuple[Key, ...]:
@@ -187,6 +191,16 @@ KEYS = (
         Settings,
         RESTART,
         {"level: log_level": "debug, info, warning or error", "format: log_format": "text, or json: one object a line"},
+    ),
+    *_keys(
+        "record",
+        Settings,
+        RESTART,
+        {
+            "file: record": "where every call of the scheduler is written, from this file's directory; none: nowhere",
+            "max_mb: record_max_mb": "megabytes (2^20 bytes) of a file; then it is moved on to .1, .2, ...",
+            "files: record_files": "how many of them are kept",
+        },
     ),
 )
 

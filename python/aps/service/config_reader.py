@@ -131,8 +131,9 @@ class _Reading:
     # ---- values
 
     def build(self, given: Mapping[str, Given], environ: Mapping[str, str]) -> Config:
+        given = self._with_paths(given)
         settings = self._made(Settings, Settings, given)
-        devices = self._made(Devices, Devices, self._with_path(given))
+        devices = self._made(Devices, Devices, given)
         base = given.get("policy.base", Given(CORNERS[0], ""))
         if base.value not in CORNERS:
             self.say(base.origin, f"policy.base must be one of {', '.join(CORNERS)}, got {base.value!r}")
@@ -160,14 +161,18 @@ class _Reading:
         self._check_whole(config)
         return config
 
-    def _with_path(self, given: Mapping[str, Given]) -> Mapping[str, Given]:
-        """A profile's path in a file counts from that file."""
-        profile = given.get("devices.profile")
-        if profile is None or self.file is None or profile.origin != str(self.file):
-            return given
-        if not isinstance(profile.value, str) or not (profile.value.endswith(".toml") or "/" in profile.value):
-            return given
-        return {**given, "devices.profile": profile._replace(value=str(self.file.parent / profile.value))}
+    def _with_paths(self, given: Mapping[str, Given]) -> Mapping[str, Given]:
+        """A path in a file counts from that file."""
+        counted = {
+            full: path._replace(value=str(self.file.parent / path.value))
+            for full in ("devices.profile", "record.file")
+            if self.file is not None
+            and (path := given.get(full)) is not None
+            and path.origin == str(self.file)
+            and isinstance(path.value, str)
+            and (path.value != NO_BOUND if full == "record.file" else path.value.endswith(".toml") or "/" in path.value)
+        }
+        return {**given, **counted}
 
     def _made(self, owner: type, make: Callable[..., Made], given: Mapping[str, Given]) -> Made | None:
         keys = [key for key in KEYS if key.owner is owner and key.field != "base"]
@@ -182,9 +187,9 @@ class _Reading:
         self, make: Callable[..., Made], given: Mapping[str, Given], full: Mapping[str, str], optional: Iterable[str]
     ) -> Made | None:
         """What `make` makes of the fields. On an error that field is said and left out, until nothing is wrong."""
-        fields = dict(given)
+        may_be_none = set(optional)
         values = {
-            name: None if value == NO_BOUND and name in set(optional) else value for name, (value, _) in fields.items()
+            name: None if value == NO_BOUND and name in may_be_none else value for name, (value, _) in given.items()
         }
         while True:
             try:
@@ -194,7 +199,7 @@ class _Reading:
                 name = match[1] if match else ""
                 said = OWNED.sub(lambda found: full.get(found[1], found[1]), str(error))
                 said = said.replace("or None", f'or "{NO_BOUND}"')
-                self.say(fields[name].origin if name in fields else self.file or "configuration", said)
+                self.say(given[name].origin if name in given else self.file or "configuration", said)
                 if name not in values:
                     return None
                 del values[name]

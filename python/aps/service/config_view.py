@@ -62,13 +62,17 @@ def words(config: Config) -> Iterator[tuple[str, str]]:
     displaces = "" if policy.preemption == "off" else f", preemption by {policy.preemption}"
     yield "policy", f"{config.policy_base}: {policy.knobs}{mode}{displaces}"
     yield "price", f"${settings.gpu_hour_dollars:g} a GPU-hour ({settings.price_source})"
+    if settings.record is not None:
+        kept = f"at most {settings.record_files} files of {settings.record_max_mb} MB"
+        yield "record", f"every call goes to {settings.record}, {kept}"
     yield "roles", roles(config)
 
 
 def roles(config: Config) -> str:
     """Who may do what, in a line."""
     if config.open:
-        return "OPEN: no keys; whoever reaches this address may spend any tenant's tokens"
+        reach = " and other machines can reach it" if config.settings.beyond_this_machine else ""
+        return f"OPEN: no keys{reach}; whoever reaches this address may spend any tenant's tokens"
     keys = sum(map(len, config.keys.values()))
     keyed = sum(1 for digests in config.keys.values() if digests)
     return (

@@ -3,6 +3,7 @@
 Nothing here makes a task, and nothing but the types of `wire` checks or encodes.
 """
 
+from asyncio import CancelledError
 from contextlib import suppress
 from functools import partial
 
@@ -17,11 +18,14 @@ from aps.service.bodies import infer_request
 from aps.service.connection import Connection, connection_of
 from aps.service.errors import ENDS_CONNECTION, JSON, Headers, Refusal, headers_of, internal
 from aps.service.limits import BodyReader
+from aps.service.logs import Entry, RequestLog
 from aps.service.refusals import refusal_of, unknown_tenant
 from aps.service.requests import Requests
 from aps.service.streaming import Streams
 from aps.service.watch import Watch
 from aps.service.wire import Accepted, CountedBy, ErrorAnswer, InferRequest, Verdict, encode
+
+GONE = 499  # how logs call a client that hung up
 
 
 class Infer:
@@ -35,21 +39,33 @@ class Infer:
         answers: Answers,
         requests: Requests,
         streams: Streams,
+        log: RequestLog | None = None,
     ) -> None:
         self._driver, self._access, self._bodies = driver, access, bodies
         self._answers, self._requests, self._streams = answers, requests, streams
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = connection_of(scope)
         headers: Headers = []
+        log, entry, reason = self._log, None, None
+        if log is not None:
+            entry = Entry()
         try:
-            status, body = await self._infer(scope["headers"], receive, send, connection, headers)
-        except ClientDisconnect:
-            return
+            status, body = await self._infer(scope["headers"], receive, send, connection, headers, entry)
+        except (ClientDisconnect, CancelledError) as error:
+            if log is not None and entry is not None:
+                log.end(entry, GONE)
+            if isinstance(error, ClientDisconnect):
+                return
+            raise
         except Exception as error:
             refusal = error if isinstance(error, Refusal) else internal(error)
             status, body = refusal.status, encode(ErrorAnswer(refusal.error))
             headers += headers_of(status, refusal.error)
+            reason = refusal.error.reason
+        if log is not None and entry is not None and not entry.later:
+            log.end(entry, status or 200, reason)
         if not status:
             return
         headers.append((b"content-length", b"%d" % len(body)))
@@ -60,9 +76,16 @@ class Infer:
         await send({"type": "http.response.body", "body": body})
 
     async def _infer(
-        self, asked_with: Headers, receive: Receive, send: Send, connection: Connection | None, headers: Headers
+        self,
+        asked_with: Headers,
+        receive: Receive,
+        send: Send,
+        connection: Connection | None,
+        headers: Headers,
+        entry: Entry | None,
     ) -> tuple[int, bytes]:
-        """Status and body of the answer, 0 when it has been sent; or raise the refusal. `headers` gets theirs."""
+        """Status and body of the answer, 0 when it has been sent; or raise the refusal. `headers` gets theirs, `entry`
+        what the log says."""
         access, driver = self._access, self._driver
         role = OPEN if access.open else access.identify(_authorization(asked_with))
         asked = infer_request(await self._bodies.read(asked_with, receive))
@@ -80,6 +103,8 @@ class Infer:
             bid=asked.bid,
             deadline_s=deadline_s,
         )
+        if entry is not None:
+            entry.asked(ticket, self._answers.id_of(ticket.handle) if ticket.handle else None, asked.stream)
         if not ticket.handle:
             self._answers.rate_headers(tenant, headers)
             assert ticket.answer is not None
@@ -87,7 +112,7 @@ class Infer:
             raise refusal_of(ticket.answer, driver, deadline_s=deadline_s, max_tokens=asked.max_tokens, by_text=by_text)
         if not asked.wait:
             self._answers.rate_headers(tenant, headers)
-            return 202, self._accept(ticket, counted_by, deadline_s, headers)
+            return 202, self._accept(ticket, counted_by, deadline_s, headers, entry)
         cancel = partial(_cancel, driver, ticket)
         watch = None
         if connection is not None:
@@ -110,6 +135,8 @@ class Infer:
                 watch.close()
             if ticket.answer is None and not ticket.done:
                 cancel()
+            if entry is not None:
+                entry.result = ticket.answer
         result = ticket.answer
         self._answers.rate_headers(tenant, headers)
         if result.status != "finished":
@@ -121,9 +148,18 @@ class Infer:
         headers.append(JSON)
         return 200, answer
 
-    def _accept(self, ticket: Ticket, counted_by: CountedBy, deadline_s: float | None, headers: Headers) -> bytes:
+    def _accept(
+        self,
+        ticket: Ticket,
+        counted_by: CountedBy,
+        deadline_s: float | None,
+        headers: Headers,
+        entry: Entry | None,
+    ) -> bytes:
         """202: it will be kept when it ends, and nobody waits for it until then."""
-        ticket.add_done_callback(partial(self._keep, counted_by, deadline_s))
+        if entry is not None:
+            entry.later = True
+        ticket.add_done_callback(partial(self._keep, counted_by, deadline_s, entry))
         verdict = ticket.verdict
         id = self._answers.id_of(ticket.handle)
         headers += (JSON, (b"location", b"/requests/" + id.encode()))
@@ -137,9 +173,12 @@ class Infer:
             )
         )
 
-    def _keep(self, counted_by: CountedBy, deadline_s: float | None, ticket: Ticket) -> None:
+    def _keep(self, counted_by: CountedBy, deadline_s: float | None, entry: Entry | None, ticket: Ticket) -> None:
         if ticket.answer is not None:
             self._requests.conclude(ticket.answer, counted_by, deadline_s)
+        if self._log is not None and entry is not None:
+            entry.result = ticket.answer
+            self._log.end(entry, 202)
 
 
 def _authorization(headers: Headers) -> bytes | None:

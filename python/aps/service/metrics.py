@@ -1,195 +1,240 @@
-"""What `GET /metrics` says: the driver's counters as metric families."""
+"""What `GET /metrics` says: the driver's counters as metric families. Each is described in docs/metrics.md."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from math import inf
 from typing import Any
 
-from aps.backends.protocol import Usage
+import numpy as np
+from numpy.typing import NDArray
+
 from aps.driver import Driver
-from aps.metrics import Histogram, TenantMetrics
+from aps.record import Recorder
+from aps.service.bounds import service_gap_bound
+from aps.service.config import Settings
+from aps.service.labels import EDGES, OTHER, OUTCOMES, REFUSALS, Labels, Row, numbers
+from aps.service.machines import devices, lately
 from aps.service.prometheus import Page
 from aps.service.version import VERSION
-from aps.verdicts import Snapshot
+from aps.verdicts import Snapshot, TenantRows
 
-# Upper edges in seconds: 1 ms to 500 s, three to a decade.
-EDGES = tuple(round(mantissa * 10.0**power, 6) for power in range(-3, 3) for mantissa in (1, 2.5, 5))
-OUTCOMES = ("finished", "cancelled", "expired", "dropped", "failed")
-
-
-def page(driver: Driver, gpu_hour_dollars: float) -> str:
-    """The text of a scrape. Times are seconds of the service's clock."""
-    out = Page()
-    snapshot = driver.snapshot()
-    tenants = [_tenant(driver, name) for name in dict.fromkeys([*snapshot.tenants, *driver.metrics.tenants])]
-    _service(out, driver, gpu_hour_dollars)
-    _requests(out, tenants)
-    _times(out, tenants)
-    _queues(out, snapshot)
-    _shares(out, driver, snapshot)
-    _devices(out, driver, snapshot)
-    _money(out, driver, gpu_hour_dollars)
-    return out.render()
+FAMILIES_OF_TIMES = (
+    ("queue_wait", "queue_wait_seconds", "Arrival to first scheduled step."),
+    ("ttft", "time_to_first_token_seconds", "Arrival to first output token."),
+    ("tpot", "time_per_output_token_seconds", "Mean over a request's tokens after its first."),
+    ("e2e", "request_seconds", "Arrival to last output token."),
+)
+USED = "of requests that have ended, as far as they were computed."
 
 
-def _tenant(driver: Driver, name: str) -> TenantMetrics:
-    """The tenant's counters; all 0 when it has asked for nothing."""
-    return driver.metrics.tenants.get(name) or TenantMetrics(name, -1)
+class Exporter:
+    """Makes the scrapes of one driver; it remembers which tenants have labels."""
+
+    def __init__(self, driver: Driver, recorder: Recorder | None = None) -> None:
+        self._driver, self._recorder = driver, recorder
+        self._labels = Labels()
+        self._bound = 0.0
+
+    def page(self, settings: Settings) -> Page:
+        """A scrape. Times are seconds of the service's clock."""
+        driver = self._driver
+        out = Page()
+        recent = driver.lately()
+        snapshot = driver.snapshot()  # plays time, as `lately` does; from here on everything is of one instant
+        shared = driver.metrics.while_all_wait(driver.now)
+        rows, rest = self._labels.rows(snapshot.tenants, driver.metrics, shared.tokens, settings.max_labels)
+        tenants = _Tenants(snapshot.tenants, rows, rest)
+        _service(out, driver, snapshot)
+        tenants.counters(out)
+        bids = [tally for tally in driver.metrics.bids.values() if tally.sent]
+        _counters(out, "aps_bid_", "bid", [Row(tally.name, numbers(tally)) for tally in bids])
+        out.gauge(
+            "aps_bid_waiting_requests",
+            "Admitted and not started, by the bid at submission.",
+            [({"bid": tally.name}, tally.waiting) for tally in bids],
+        )
+        tenants.gauges(out)
+        self._bound = max(self._bound, service_gap_bound(driver.scheduler))
+        _fairness(out, snapshot, shared.seconds, self._bound)
+        tenants.shares(out, {name: share.received for name, share in recent.shares.items()}, "received", "got")
+        tenants.shares(
+            out, {name: share.promised for name, share in recent.shares.items()}, "promised", "was due by its weight"
+        )
+        devices(out, driver, snapshot)
+        lately(out, driver, recent, settings)
+        if self._recorder is not None:
+            _record(out, self._recorder)
+        return out
 
 
-def _service(out: Page, driver: Driver, gpu_hour_dollars: float) -> None:
-    policy = driver.scheduler.policy
-    about = {"version": VERSION, "profile": driver.backend.profile, "policy": policy.knobs, "batching": policy.batching}
-    out.family("aps_info", "gauge", "What runs.", [(about, 1)])
-    out.family(
-        "aps_time_seconds", "gauge", "The service's clock, since it started.", [({}, driver.now - driver.opened_at)]
-    )
-    out.family(
-        "aps_time_scale", "gauge", "Seconds of the service's clock in a wall second.", [({}, driver.backend.time_scale)]
-    )
-    out.family("aps_draining", "gauge", "1 while it takes no new requests.", [({}, driver.draining)])
-    out.family(
-        "aps_slipped_seconds_total",
-        "counter",
-        "Simulated time by which the clock was set back because the machine could not keep up.",
-        [({}, driver.metrics.slipped_s)],
-    )
+class _Tenants:
+    """The families by tenant: a series for each label, and one for the rest."""
 
+    def __init__(self, tenants: TenantRows, rows: list[Row], rest: Row | None) -> None:
+        self._tenants = tenants
+        self._rows = rows if rest is None else [*rows, rest]
+        places = tenants.places
+        self._there = [(row.label, places[row.label]) for row in rows if row.label in places]
+        self._folded = np.ones(len(tenants), np.bool_)
+        self._folded[[place for _, place in self._there]] = False
+        self._folds = bool(self._folded.any())
+        self._labelled = len(rows)
 
-def _requests(out: Page, tenants: list[TenantMetrics]) -> None:
-    def each(value: Callable[[TenantMetrics], float]) -> Iterator[tuple[dict[str, str], float]]:
-        return (({"tenant": tenant.name}, value(tenant)) for tenant in tenants)
+    def counters(self, out: Page) -> None:
+        _counters(out, "aps_", "tenant", self._rows)
+        out.counter(
+            "aps_shared_tokens_total",
+            "Prompt and output tokens computed for the tenant while all wait (aps_shared_seconds_total).",
+            _each(self._rows, "tenant", lambda row: row["shared_tokens"]),
+        )
+        out.gauge("aps_tenants", "Tenants.", len(self._tenants))
+        out.gauge("aps_labelled_tenants", "Tenants with a label of their own.", self._labelled)
+        out.gauge("aps_folded_tenants", f'Tenants counted together, with the label "{OTHER}".', int(self._folded.sum()))
 
-    out.family("aps_admitted_total", "counter", "Requests admitted.", each(lambda t: t.admitted))
-    out.family(
-        "aps_refused_total",
-        "counter",
-        "Requests not admitted, by reason.",
-        (
-            ({"tenant": tenant.name, "reason": reason}, count)
-            for tenant in tenants
-            for reason, count in sorted(tenant.refused.items())
-        ),
-    )
-    out.family(
-        "aps_requests_total",
-        "counter",
-        "Admitted requests that ended; expired: deadline passed; dropped: limits changed; failed: in the backend.",
-        (({"tenant": tenant.name, "outcome": name}, getattr(tenant, name)) for tenant in tenants for name in OUTCOMES),
-    )
-    used = "of requests that have ended, as far as they were computed."
-    out.family("aps_prompt_tokens_total", "counter", f"Prompt tokens {used}", each(lambda t: t.prompt_tokens))
-    out.family("aps_output_tokens_total", "counter", f"Output tokens {used}", each(lambda t: t.output_tokens))
-    out.family(
-        "aps_charged_tokens_total",
-        "counter",
-        "Bucket tokens that ended requests cost, bid premium included.",
-        each(lambda t: t.charged),
-    )
+    def gauges(self, out: Page) -> None:
+        columns = self._tenants.columns
+        for field, name, text in (
+            ("waiting", "aps_waiting_requests", "Admitted and not started."),
+            ("waiting_tokens", "aps_waiting_tokens", "Their prompt and max tokens."),
+            ("in_flight", "aps_running_requests", "Started and not ended."),
+            ("held_blocks", "aps_held_kv_blocks", "KV blocks promised to running requests."),
+            ("weight", "aps_tenant_weight", "The tenant's share, against the others'."),
+            ("contending", "aps_tenant_contending", "1 while its first request may go by its own limits."),
+            ("in_window", "aps_tenant_in_window", "1 while it contends and may be served by its share."),
+        ):
+            column = columns[field]
+            out.gauge(name, text, self._sums(column if column.dtype != np.bool_ else column.astype(np.int64)))
+        level = columns["level"]
+        limited = level < inf
+        out.gauge(
+            "aps_bucket_level_tokens",
+            "What the tenant can pay now; negative: debt. Of tenants with a limit.",
+            self._sums(level, limited),
+        )
+        out.gauge(
+            "aps_bucket_debt_tokens", "What the tenant owes its bucket.", self._sums(np.maximum(0.0, -level), limited)
+        )
+        service = columns["service"]
+        out.gauge(
+            "aps_tenant_service",
+            "The tenant's virtual counter S: cost charged over weight. Of labelled tenants.",
+            [({"tenant": name}, float(service[place])) for name, place in self._there],
+        )
 
+    def _sums(
+        self, column: NDArray[Any], among: NDArray[np.bool_] | None = None
+    ) -> Iterator[tuple[dict[str, str], float]]:
+        for name, place in self._there:
+            if among is None or among[place]:
+                yield {"tenant": name}, column[place].item()
+        folded = self._folded if among is None else self._folded & among
+        if self._folds and folded.any():
+            yield {"tenant": OTHER}, column[folded].sum().item()
 
-def _times(out: Page, tenants: list[TenantMetrics]) -> None:
-    families: tuple[tuple[str, str, Callable[[TenantMetrics], Histogram]], ...] = (
-        ("aps_queue_wait_seconds", "Arrival to first scheduled step.", lambda t: t.queue_wait),
-        ("aps_time_to_first_token_seconds", "Arrival to first output token.", lambda t: t.ttft),
-        ("aps_time_per_output_token_seconds", "Mean over a request's tokens after its first.", lambda t: t.tpot),
-        ("aps_request_seconds", "Arrival to last output token.", lambda t: t.e2e),
-    )
-    for name, text, of in families:
-        histograms = [(tenant.name, of(tenant)) for tenant in tenants]
-        out.histogram(
-            name, text, EDGES, (({"tenant": tenant}, h.counts(EDGES), h.total) for tenant, h in histograms if h.count)
+    def shares(self, out: Page, tokens: dict[str, float], kind: str, what: str) -> None:
+        labels = [name for name, _ in self._there]
+        series = [({"tenant": name}, tokens.pop(name)) for name in labels if name in tokens]
+        if tokens:
+            series.append(({"tenant": OTHER}, sum(tokens.values())))
+        out.gauge(
+            f"aps_window_{kind}_tokens", f"Tokens that the tenant {what}, in the window, while it contended.", series
         )
 
 
-def _queues(out: Page, snapshot: Snapshot) -> None:
+def _each(rows: Iterable[Row], label: str, value: Callable[[Row], float]) -> Iterator[tuple[dict[str, str], float]]:
+    return (({label: row.label}, value(row)) for row in rows)
+
+
+def _counters(out: Page, prefix: str, label: str, rows: list[Row]) -> None:
+    """What is counted of every label, for tenants and for bids."""
+    by = " By the bid at submission." if label == "bid" else ""
+
     def each(field: str) -> Iterator[tuple[dict[str, str], float]]:
-        return (({"tenant": row.name}, getattr(row, field)) for row in snapshot.tenants.values())
+        return _each(rows, label, lambda row: row[field])
 
-    out.family("aps_waiting_requests", "gauge", "Admitted and not started.", each("waiting"))
-    out.family("aps_waiting_tokens", "gauge", "Their prompt and max tokens.", each("waiting_tokens"))
-    out.family("aps_running_requests", "gauge", "Started and not ended.", each("in_flight"))
-    out.family("aps_held_kv_blocks", "gauge", "KV blocks promised to running requests.", each("held_blocks"))
-    out.family("aps_preempted_total", "counter", "Times that its running requests were displaced.", each("preempted"))
-    out.family("aps_bucket_level_tokens", "gauge", "What the tenant can pay now; negative: debt.", each("level"))
-
-
-def _shares(out: Page, driver: Driver, snapshot: Snapshot) -> None:
-    rows = snapshot.tenants.values()
-    out.family(
-        "aps_tenant_weight",
-        "gauge",
-        "The tenant's share, against the others'.",
-        [({"tenant": r.name}, r.weight) for r in rows],
+    out.counter(f"{prefix}admitted_total", f"Requests admitted.{by}", each("admitted"))
+    out.counter(
+        f"{prefix}refused_total",
+        f"Requests not admitted, by reason.{by}",
+        (
+            ({label: row.label, "reason": reason}, count)
+            for row in rows
+            for reason in REFUSALS
+            if (count := row[reason])
+        ),
     )
-    out.family(
-        "aps_tenant_service",
-        "gauge",
-        "The tenant's virtual counter: cost charged over weight.",
-        [({"tenant": row.name}, row.service) for row in rows],
+    out.counter(
+        f"{prefix}requests_total",
+        "Admitted requests that ended; expired: deadline passed; dropped: limits changed; failed: in the backend." + by,
+        (({label: row.label, "outcome": outcome}, row[outcome]) for row in rows for outcome in OUTCOMES),
     )
-    shared = driver.metrics.while_all_wait(driver.now)
-    out.family(
+    out.counter(f"{prefix}prompt_tokens_total", f"Prompt tokens {USED}{by}", each("prompt_tokens"))
+    out.counter(f"{prefix}output_tokens_total", f"Output tokens {USED}{by}", each("output_tokens"))
+    out.counter(
+        f"{prefix}charged_tokens_total",
+        f"Bucket tokens that ended requests cost, bid premium included.{by}",
+        each("charged"),
+    )
+    out.counter(f"{prefix}preempted_total", f"Times that running requests were displaced.{by}", each("preempted"))
+    out.counter(
+        f"{prefix}retried_total", f"Times that a request was lost by its device and started again.{by}", each("retried")
+    )
+    for field, name, text in FAMILIES_OF_TIMES:
+        histograms = ((row.label, *row.times(field)) for row in rows)
+        out.histogram(
+            f"{prefix}{name}",
+            text + by,
+            EDGES,
+            (({label: name}, counts, total) for name, counts, total in histograms if any(counts)),
+        )
+
+
+def _service(out: Page, driver: Driver, snapshot: Snapshot) -> None:
+    policy = driver.scheduler.policy
+    about = {"version": VERSION, "profile": driver.backend.profile, "policy": policy.knobs, "batching": policy.batching}
+    out.gauge("aps_info", "What runs.", [(about, 1)])
+    out.gauge("aps_time_seconds", "The service's clock, since it started.", driver.now - driver.opened_at)
+    out.gauge("aps_time_scale", "Seconds of the service's clock in a wall second.", driver.backend.time_scale)
+    out.gauge("aps_draining", "1 while it takes no new requests.", int(driver.draining))
+    out.counter(
+        "aps_slipped_seconds_total",
+        "Simulated time by which the clock was set back because the machine could not keep up.",
+        driver.metrics.slipped_s,
+    )
+    out.gauge("aps_outstanding_requests", "Admitted and not ended.", driver.outstanding)
+    out.gauge("aps_returning_requests", "Displaced and to be started again.", snapshot.returning)
+    out.gauge(
+        "aps_since_progress_seconds",
+        "Since a device last finished a step or sent news; 0 while there is nothing to do.",
+        driver.now - driver.progressed_at if driver.outstanding else 0,
+    )
+    out.gauge(
+        "aps_invariant_violations",
+        "By how much slots, KV blocks and tokens are not conserved: 0 unless there is a fault.",
+        [({"check": check}, value) for check, value in driver.invariants(snapshot).items()],
+    )
+
+
+def _record(out: Page, recorder: Recorder) -> None:
+    out.counter("aps_record_lines_total", "Lines of the record: calls of the scheduler.", recorder.lines)
+    out.counter("aps_record_bytes_total", "Bytes of the record.", recorder.bytes)
+    out.gauge("aps_record_stopped", "1 when recording has stopped: the log says why.", int(recorder.failed is not None))
+
+
+def _fairness(out: Page, snapshot: Snapshot, shared_s: float, bound: float) -> None:
+    out.counter(
         "aps_shared_seconds_total",
-        "counter",
         "Time in which at least two tenants had requests, and each that had any had one waiting.",
-        [({}, shared.seconds)],
+        shared_s,
     )
-    out.family(
-        "aps_shared_tokens_total",
-        "counter",
-        "Prompt and output tokens computed for the tenant in that time.",
-        [({"tenant": name}, shared.tokens.get(name, 0)) for name in {**snapshot.tenants, **shared.tokens}],
+    out.gauge("aps_contending_tenants", "Tenants whose first request may go by their own limits.", snapshot.contending)
+    out.gauge("aps_virtual_time", "V, in the units of aps_tenant_service.", snapshot.virtual_time)
+    out.gauge(
+        "aps_service_gap_max",
+        "The most that a contending tenant was ahead of V since the start, in its own cost units.",
+        snapshot.widest_gap,
     )
-
-
-def _devices(out: Page, driver: Driver, snapshot: Snapshot) -> None:
-    devices = driver.scheduler.devices
-    used = {device.name: driver.backend.usage(at) for at, device in enumerate(devices)}
-
-    def each(value: Callable[[Usage], float]) -> Iterator[tuple[dict[str, str], float]]:
-        return (({"device": name}, value(usage)) for name, usage in used.items() if usage is not None)
-
-    def row(field: str) -> list[tuple[dict[str, Any], float]]:
-        return [({"device": name}, getattr(device, field)) for name, device in snapshot.devices.items()]
-
-    out.family("aps_devices", "gauge", "Devices.", [({}, len(devices))])
-    out.family("aps_device_slots", "gauge", "Requests that may run at once.", row("slots"))
-    out.family("aps_device_running", "gauge", "Requests that run.", row("running"))
-    out.family("aps_device_kv_blocks", "gauge", "KV blocks that may be promised.", row("limit"))
-    out.family("aps_device_held_kv_blocks", "gauge", "KV blocks in use.", row("held_blocks"))
-    ended = "up to the last finished step."
-    out.family("aps_device_steps_total", "counter", "Steps finished.", each(lambda u: u.steps))
-    out.family("aps_device_busy_seconds_total", "counter", f"Time with any work, {ended}", each(lambda u: u.busy_s))
-    out.family("aps_device_slot_seconds_total", "counter", f"Slots in use over time, {ended}", each(lambda u: u.slot_s))
-    out.family(
-        "aps_device_block_seconds_total", "counter", f"KV blocks in use over time, {ended}", each(lambda u: u.block_s)
-    )
-    out.family(
-        "aps_device_prefill_tokens_total",
-        "counter",
-        "Prompt tokens computed, again after a preemption by recompute.",
-        each(lambda u: u.prefill_tokens),
-    )
-    out.family(
-        "aps_device_output_tokens_total", "counter", "Output tokens handed over.", each(lambda u: u.output_tokens)
-    )
-    metrics = driver.metrics
-    released = [({"release": name or "returning"}, count) for name, count in sorted(metrics.released.items())]
-    out.family("aps_batches_total", "counter", "Batches started, by what released them.", released)
-    edges = tuple(2.0**power for power in range(max(device.slots for device in devices).bit_length()))
-    counts = [0] * (len(edges) + 1)
-    for size, count in metrics.batch_sizes.items():
-        counts[next((at for at, edge in enumerate(edges) if size <= edge), len(edges))] += count
-    total = sum(size * count for size, count in metrics.batch_sizes.items())
-    out.histogram("aps_batch_size", "Requests on the device once a batch had joined.", edges, [({}, counts, total)])
-
-
-def _money(out: Page, driver: Driver, gpu_hour_dollars: float) -> None:
-    out.family("aps_gpu_hour_dollars", "gauge", "The price of a GPU-hour, as configured.", [({}, gpu_hour_dollars)])
-    tokens = sum(tenant.prompt_tokens + tenant.output_tokens for tenant in driver.metrics.tenants.values())
-    hours = (driver.now - driver.opened_at) / 3600.0 * len(driver.scheduler.devices)
-    out.family(
-        "aps_dollars_per_million_tokens",
-        "gauge",
-        "GPU-hours since the start, idle ones too, at that price, over prompt and output tokens of ended requests.",
-        [({}, hours * gpu_hour_dollars / tokens * 1e6)] if tokens else [],
+    out.gauge(
+        "aps_service_gap_bound",
+        "What aps_service_gap_max may be: D and the largest charge that the tenants' limits allow or have allowed.",
+        bound,
     )

@@ -120,7 +120,7 @@ class Running:
                 if set(now.keys.get(name, ())) != set(target.keys.get(name, ()))
             ),
             values=_differences(now, target, live=True),
-            left=_differences(now, wanted, live=False),
+            left=_differences(now, wanted, live=False) | _profile(now, wanted),
         )
         with driver.together():
             for name in changes.removed:
@@ -200,6 +200,14 @@ def _differences(now: Config, then: Config, *, live: bool) -> dict[str, tuple[An
         key.full: (value_of(now, key.full), value_of(then, key.full)) for key in KEYS if (key.live == LIVE) is live
     }
     return {name: (_plain(old), _plain(new)) for name, (old, new) in pairs.items() if old != new}
+
+
+def _profile(now: Config, then: Config) -> dict[str, tuple[Any, Any]]:
+    """A profile of the same name or path whose file says something else now."""
+    old, new = now.devices, then.devices
+    if old.profile != new.profile or old.spec == new.spec:
+        return {}
+    return {"devices.profile": (f"{old.profile} as it was read", f"{new.profile} as it is now")}
 
 
 def _plain(value: Any) -> Any:

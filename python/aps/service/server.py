@@ -54,9 +54,9 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)  # opens the driver
         if self._hung_up and self._on_hangup is not None:
             self._on_hangup()
-        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The signal handler."""
@@ -70,7 +70,7 @@ class Server(uvicorn.Server):
         """The handler of SIGHUP: `on_hangup`, on the loop; without one as any other signal."""
         if self._on_hangup is None:
             self.handle_exit(sig, frame)
-        elif self._loop is None:
+        elif self._loop is None or not self.started:
             self._hung_up = True  # startup sees to it
         else:
             self._loop.call_soon_threadsafe(self._on_hangup)
@@ -100,11 +100,13 @@ def serve(
     drain_s: float,
     say: Callable[[str], None],
     log_level: str,
+    announce: Callable[[], None] = lambda: None,
     on_hangup: Callable[[], None] | None = None,
 ) -> None:
     """Serve `app` on `listener` until a signal has drained it. It has the process for itself.
 
-    on_hangup: called on the loop at each SIGHUP; None: that drains too, as when a terminal is closed.
+    announce: called once SIGHUP has its handler. on_hangup: called on the loop at each SIGHUP; None: that drains too,
+    as when a terminal is closed.
     """
     # What lives for ever is not looked through again, and requests leave no cycles behind: collect seldom.
     gc.collect()
@@ -112,6 +114,7 @@ def serve(
     gc.set_threshold(YOUNG, 50, 100)
     server = Server(config(app, log_level=log_level), driver, app.state.bodies, drain_s, say, on_hangup)
     signal.signal(signal.SIGHUP, server.handle_hangup)
+    announce()
     server.run(sockets=[listener])
 
 
@@ -126,6 +129,7 @@ def config(app: FastAPI, *, log_level: str = "warning") -> uvicorn.Config:
         interface="asgi3",
         lifespan="on",
         access_log=False,
+        log_config=None,  # aps.service.logs has the loggers
         log_level=log_level,
         proxy_headers=False,  # nobody asks for a client's address
         server_header=False,

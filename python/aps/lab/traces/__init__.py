@@ -42,7 +42,7 @@ def _recorded(stream: BinaryIO, head: bytes, name: str, options: TraceOptions) -
     rows = Rows(name, options.tenancy().column)
     try:
         if found == "record":
-            return record.read(lines)
+            return record.read(lines, head)
         if found == "mooncake":
             return mooncake.read(lines, rows)
         table = Table(lines)

@@ -1,6 +1,7 @@
 """The record of our own service: JSON lines, the calls of one scheduler in the order in which it got them.
 
-The first line is the header:
+Version 2 is what the service writes (aps.record, docs/record.md): all of its files are read, a torn end is left out.
+Version 1 is one file, for other programs to write. The first line is the header:
 
     {"aps_record": 1, "tenants": [{"name": "a", "weight": 2.0}]}
 
@@ -21,6 +22,7 @@ Keys and calls that are not listed are passed over (calls are counted): later ve
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
@@ -32,12 +34,16 @@ import numpy as np
 from aps.lab.traces.jsonl import Json, Objects, instant, objects, whole
 from aps.lab.traces.recorded import Recorded
 from aps.lab.traces.source import Lines, TraceError
+from aps.record import RecordError, chain, schema
 from aps.tenants import Tenant
 
 NAME = "record of an APS service"
 VERSION = 1
 VERDICTS = ("admitted", "throttled", "rejected")
 UNKNOWN = -1  # output tokens
+CHANGES = ("rebid", "remove_tenant", "set_policy", "set_tenant")  # of version 2; its other calls follow from these
+SERVICE = re.compile(rb'\{"aps_record":2\b')  # how the service begins
+SEEN = tuple(f'"{op}"'.encode() for op in ("submit", "cancel", "end", "add_tenant", *CHANGES))
 _FIELDS = {field.name for field in fields(Tenant)}
 
 
@@ -51,8 +57,13 @@ def write(stream: TextIO, tenants: Iterable[Tenant], calls: Iterable[Json]) -> N
         stream.write(json.dumps(line, allow_nan=False) + "\n")
 
 
-def read(lines: Lines) -> Recorded:
-    """Calls that were refused are asked again, and cancelled ones run to the output that they had."""
+def read(lines: Lines, head: bytes) -> Recorded:
+    """Calls that were refused are asked again, and cancelled ones run to the output that they had.
+
+    head: how the file begins.
+    """
+    if SERVICE.match(head):
+        return _whole(lines.name)
     calls: _Calls | None = None
     for chunk in objects(lines):
         for row in range(len(chunk.objects)):
@@ -65,13 +76,51 @@ def read(lines: Lines) -> Recorded:
     return calls.recorded()
 
 
+def _whole(name: str) -> Recorded:
+    """All files of a record of version 2."""
+    try:
+        files = chain.chain(name)
+        calls = _Calls(Objects(str(files.parts[0].path), [1], [files.parts[0].header]))
+        calls.notes.extend(_devices(files.parts[0].header))
+        if files.parts[0].number > 1:
+            calls.notes.append(f"the record begins with part {files.parts[0].number}, the files before are gone")
+        for file, number, line in files.lines():
+            if line.startswith(SEEN, line.find(b'"op":') + 5):
+                calls.add(Objects(str(file), [number], [_decoded(line, str(file), number)]), 0)
+    except RecordError as error:
+        raise TraceError(name, str(error).removeprefix(f"{name}: ")) from None
+    calls.notes.extend(files.torn)
+    return calls.recorded()
+
+
+def _devices(header: Json) -> Iterable[str]:
+    """On what it was recorded: a simulation takes the GPUs that it is told."""
+    devices, profile = header.get("devices"), header.get("profile")
+    if not isinstance(devices, list) or not isinstance(profile, str):
+        return
+    slots = {device.get("slots") for device in devices if isinstance(device, dict)}
+    if len(slots) == 1:
+        yield f"recorded with --profile {profile} --gpus {len(devices)} --slots {slots.pop()}"
+
+
+def _decoded(line: bytes, name: str, number: int) -> Json:
+    try:
+        call = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise TraceError(name, f"expected a JSON object, {error}", number) from None
+    if type(call) is not dict:
+        raise TraceError(name, "expected a JSON object", number)
+    return call
+
+
 class _Calls:
     """What the lines say so far."""
 
     def __init__(self, chunk: Objects) -> None:
         header = chunk.objects[0]
-        if header.get("aps_record") != VERSION:
-            raise chunk.wrong(0, "aps_record", f"{VERSION}, the version that is read here")
+        self.version = header.get("aps_record")
+        if self.version not in (VERSION, schema.VERSION):
+            raise chunk.wrong(0, "aps_record", f"{VERSION} or {schema.VERSION}, the versions that are read here")
         self._name = chunk.name
         self._tenants: dict[str, Tenant] = {}
         for given in self._listed(chunk):
@@ -87,6 +136,7 @@ class _Calls:
         self._outputs: list[int] = []
         self._ids: dict[int | str, int] = {}
         self._counts: Counter[str] = Counter()
+        self.notes: list[str] = []
 
     @staticmethod
     def _listed(chunk: Objects) -> list[Json]:
@@ -103,8 +153,17 @@ class _Calls:
         at_s = instant(call.get("t"))
         if at_s is None:
             raise chunk.wrong(row, "t", "seconds, a number from 0 to 1e12")
+        if op == "add_tenant" and self.version == schema.VERSION:
+            self._add_tenant(chunk, row)
+            return
+        if op in CHANGES and self.version == schema.VERSION:
+            self._counts["changes"] += 1
+            return
         if op not in ("submit", "cancel", "end"):
             self._counts["other"] += 1
+            return
+        if "ids" in call and op == "end":
+            self._ends(chunk, row)
             return
         name = call.get("id")
         if type(name) not in (int, str):
@@ -117,6 +176,29 @@ class _Calls:
             self._counts["cancelled"] += 1
         if op != "submit" and name in self._ids and call.get("output_tokens") is not None:
             self._outputs[self._ids[name]] = self._tokens(chunk, row, "output_tokens", 0)
+
+    def _ends(self, chunk: Objects, row: int) -> None:
+        """Several at once."""
+        call = chunk.objects[row]
+        ids, outputs = call["ids"], call.get("output_tokens")
+        if not isinstance(ids, list) or not isinstance(outputs, list) or len(ids) != len(outputs):
+            raise chunk.wrong(row, "output_tokens", "a list, an element for each of ids")
+        for name, tokens in zip(ids, outputs, strict=True):
+            one = call | {"id": name, "output_tokens": tokens}
+            del one["ids"]
+            self.add(Objects(chunk.name, [chunk.lines[row]], [one]), 0)
+
+    def _add_tenant(self, chunk: Objects, row: int) -> None:
+        """A name that is there already keeps its first settings."""
+        try:
+            tenant = schema.tenant_of(chunk.objects[row]["tenant"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise TraceError(chunk.name, f"tenant: {error}", chunk.lines[row]) from None
+        if tenant.name in self._tenants:
+            self._counts["changes"] += 1
+            return
+        self._index[tenant.name] = len(self._tenants)
+        self._tenants[tenant.name] = tenant
 
     def _submit(self, chunk: Objects, row: int, at_s: float, name: Any) -> None:
         call = chunk.objects[row]
@@ -169,6 +251,7 @@ class _Calls:
         unknown = output == UNKNOWN
         counts = {
             "lines of other calls, not used": self._counts["other"],
+            "changes of tenants, bids and policy while it ran, not replayed": self._counts["changes"],
             "lines about an id that no submit has, not used": self._counts["lost"],
             "cancels, not replayed (the request runs to the output that it had)": self._counts["cancelled"],
             "calls refused then, asked again": self._counts["refused"],
@@ -187,5 +270,5 @@ class _Calls:
             max_tokens=most,
             bid=bid,
             deadline_s=deadline_s if np.any(deadline_s < inf) else None,
-            notes=tuple(f"{says}: {count:,}" for says, count in counts.items() if count),
+            notes=(*self.notes, *(f"{says}: {count:,}" for says, count in counts.items() if count)),
         )

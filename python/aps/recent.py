@@ -1,0 +1,218 @@
+"""The last minute: what the devices did, and who got it while several tenants contended. Memory is bounded.
+
+Time is cut into pieces where batches start, each about a twelfth of the window: no timer, nothing a request.
+Shorter ones would say less: who waits for a moment gets nothing while it waits, and its tokens afterwards.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aps.backends.protocol import Backend
+from aps.metrics import Metrics
+from aps.scheduler import Scheduler
+from aps.verdicts import TenantRows
+
+PIECES = 12  # in a window
+SHORTEST_S = (
+    0.2  # wall seconds of a piece at least: under a large time_scale pieces, and with them the window, are longer
+)
+WINDOW_S = 60.0
+
+USED = ("busy_s", "slot_s", "block_s", "prefill_tokens", "output_tokens")
+
+Numbers = NDArray[np.float64]
+
+
+class Work(NamedTuple):
+    """What all devices have done. busy_s, slot_s, block_s: as in `Usage`, summed; 0 where a backend cannot know.
+
+    first_tokens: of them, those that came with a prefill. recomputed_tokens: prefilled again after a preemption.
+    """
+
+    busy_s: float
+    slot_s: float
+    block_s: float
+    prefill_tokens: float
+    output_tokens: float
+    first_tokens: float
+    recomputed_tokens: float
+
+
+class Share(NamedTuple):
+    """Of one tenant, while it and another contended: tokens that it got, and that it would have got by the weights of
+    those who contended then (`promised`), or had all got the same (`equal`); `pool`: that they all got."""
+
+    received: float
+    promised: float
+    equal: float
+    pool: float
+
+
+class Verdicts(NamedTuple):
+    """What the scheduler had said to each tenant at an instant."""
+
+    names: Sequence[str]
+    counts: Sequence[NDArray[np.int64]]  # admitted, throttled, rejected
+
+    @classmethod
+    def of(cls, rows: TenantRows) -> "Verdicts":
+        return cls(rows.names, [rows.columns[kind] for kind in ("admitted", "throttled", "rejected")])
+
+
+class Lately(NamedTuple):
+    """seconds: how long the window was. work: what was done in it. contended_s: of it, the time in which at least two
+    tenants contended throughout a piece. shares: of those tenants, by name.
+
+    jain: Jain's index of received / equal, raw. weighted_jain: of received / promised. 1: everybody got its part;
+    1/n: one of n had all. None: nobody contended. before, after: what `verdicts` is the difference of.
+    """
+
+    seconds: float
+    work: Work
+    contended_s: float
+    shares: Mapping[str, Share]
+    jain: float | None
+    weighted_jain: float | None
+    before: Verdicts
+    after: TenantRows
+
+    def verdicts(self, name: str) -> tuple[int, int, int]:
+        """Requests of a tenant admitted, throttled and rejected in the window. KeyError: no such tenant."""
+        place = self.after.places[name]
+        admitted, throttled, rejected = (int(column[place]) for column in Verdicts.of(self.after).counts)
+        if name in self.before.names:
+            place = self.before.names.index(name)
+            had = [int(column[place]) for column in self.before.counts]
+            if had[0] <= admitted and had[1] <= throttled and had[2] <= rejected:  # else it was away, and starts anew
+                return admitted - had[0], throttled - had[1], rejected - had[2]
+        return admitted, throttled, rejected
+
+
+class _Piece(NamedTuple):
+    ended_at: float
+    seconds: float
+    work: Numbers
+    accounts: NDArray[np.intp]  # who contended throughout; fewer than two: nobody
+    shares: Numbers  # (4, accounts): received, promised, equal, pool
+    verdicts: Verdicts  # at its beginning
+
+
+class Recent:
+    """The sliding window of one driver, which alone may call it: `now` is an instant that it has played up to.
+
+    due_at: when a batch starts from this instant on, `roll` is to be called. window_s: its length in seconds of the
+    scheduler's clock; it may be changed. A tenant *contends throughout* a piece when it had a request waiting all the
+    time and its own limits held it back neither when the piece began nor when it ended.
+    """
+
+    def __init__(self, scheduler: Scheduler, backend: Backend, metrics: Metrics) -> None:
+        self.due_at = -inf
+        self.window_s = WINDOW_S
+        self._scheduler, self._backend, self._metrics = scheduler, backend, metrics
+        self._pieces: deque[_Piece] = deque()
+        self._began_at = inf
+        self._work = np.zeros(0)
+        self._tokens = np.zeros(0, np.int64)
+        self._contending: dict[str, float] = {}  # their weights, when the piece began
+        self._verdicts = Verdicts((), ())
+
+    def roll(self, now: float) -> None:
+        """End the piece that runs, and begin the next."""
+        rows = self._scheduler.snapshot(now=now).tenants
+        weights = _weights(rows)
+        tokens, work = self._served(), np.array(self._work_so_far())
+        if self._began_at <= now:
+            piece = self._piece(now, weights, tokens, work)
+            if piece.seconds > self.window_s + self._piece_s() and not len(piece.accounts):  # it was idle
+                self._pieces.clear()
+            else:
+                self._pieces.append(piece)
+        self._drop(now)
+        self._began_at, self._work, self._tokens, self._contending = now, work, tokens, weights
+        self._verdicts = Verdicts.of(rows)
+        self.due_at = now + self._piece_s()
+
+    def look(self, now: float) -> Lately:
+        """The window up to now."""
+        if now >= self.due_at:
+            self.roll(now)
+        self._drop(now)
+        pieces = [*self._pieces]
+        rows = self._scheduler.snapshot(now=now).tenants
+        if now > self._began_at:
+            pieces.append(self._piece(now, _weights(rows), self._served(), np.array(self._work_so_far())))
+        totals = np.zeros((4, len(self._metrics.tenants)))
+        contended_s, work = 0.0, np.zeros(len(Work._fields))
+        for piece in pieces:
+            work += piece.work
+            if len(piece.accounts):
+                contended_s += piece.seconds
+                totals[:, piece.accounts] += piece.shares
+        among = totals[1].nonzero()[0]
+        received, promised, equal, _ = totals[:, among]
+        names = list(self._metrics.tenants)
+        shares = (Share._make(share) for share in totals[:, among].T.tolist())
+        return Lately(
+            sum(piece.seconds for piece in pieces),
+            Work._make(work.tolist()),
+            contended_s,
+            dict(zip([names[account] for account in among], shares, strict=True)),
+            _jain(received, equal),
+            _jain(received, promised),
+            pieces[0].verdicts if pieces else self._verdicts,
+            rows,
+        )
+
+    def _piece(self, now: float, weights: Mapping[str, float], tokens: NDArray[np.int64], work: Numbers) -> _Piece:
+        """From where the piece began until now."""
+        tenants = [self._metrics.tenants[name] for name in self._contending if name in weights]
+        stayed = [tenant for tenant in tenants if tenant.waiting and tenant.waits_since <= self._began_at]
+        took_s, done = now - self._began_at, work - self._work
+        if len(stayed) < 2:
+            return _Piece(now, took_s, done, np.zeros(0, np.intp), np.zeros((4, 0)), self._verdicts)
+        accounts = np.array([tenant.account for tenant in stayed])
+        given = tokens.copy()
+        given[: len(self._tokens)] -= self._tokens
+        received = given[accounts]
+        weight = np.array([self._contending[tenant.name] for tenant in stayed])
+        pool = received.sum()
+        everybody = np.ones(len(stayed))
+        shares = np.array((received, pool * weight / weight.sum(), everybody * pool / len(stayed), everybody * pool))
+        return _Piece(now, took_s, done, accounts, shares, self._verdicts)
+
+    def _served(self) -> NDArray[np.int64]:
+        return np.asarray(self._backend.served(len(self._metrics.tenants)).sum(axis=0))
+
+    def _work_so_far(self) -> Work:
+        used = [usage for device in range(len(self._backend.devices)) if (usage := self._backend.usage(device))]
+        counted = self._metrics
+        first = sum(tally.ttft.count for tally in counted.bids.values())
+        return Work._make(
+            (*(sum(getattr(usage, name) for usage in used) for name in USED), first, counted.recomputed_tokens)
+        )
+
+    def _piece_s(self) -> float:
+        return max(self.window_s / PIECES, SHORTEST_S * self._backend.time_scale)
+
+    def _drop(self, now: float) -> None:
+        while self._pieces and self._pieces[0].ended_at <= now - self.window_s:
+            self._pieces.popleft()
+
+
+def _weights(rows: TenantRows) -> dict[str, float]:
+    """Of the tenants that contend."""
+    places = rows.columns["contending"].nonzero()[0].tolist()
+    weights: list[float] = rows.columns["weight"][places].tolist()
+    return dict(zip([rows.names[place] for place in places], weights, strict=True))
+
+
+def _jain(received: Numbers, part: Numbers) -> float | None:
+    if not len(received) or not received.any():
+        return None
+    x = received / part
+    return float(x.sum() ** 2 / (len(x) * (x**2).sum()))

@@ -1,0 +1,205 @@
+"""A tenant now, and lately: `GET /tenants/{id}/status`."""
+
+from math import floor, inf, isinf
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from aps.driver import Driver
+from aps.metrics import Histogram, Tally
+from aps.recent import Lately
+from aps.service.refusals import unknown_tenant
+from aps.tenants import Tenant
+from aps.verdicts import Snapshot, TenantSnapshot
+
+
+class Percentiles(BaseModel):
+    """Of the tenant's requests since the start, in seconds of the service's clock, within 1 %."""
+
+    count: Annotated[int, Field(description="How many requests these are over.")]
+    p50: float
+    p95: float
+    p99: float
+
+
+class Bucket(BaseModel):
+    """The tenant's token bucket. Null: no limit."""
+
+    rate: Annotated[float | None, Field(description="Tokens a second of the service's clock.")]
+    burst: float | None
+    level: Annotated[float | None, Field(description="What it can pay now; negative when in debt.")]
+    debt: Annotated[float, Field(description="What it owes: the level below zero.")]
+    over_rate: Literal["refuse", "queue"]
+    typical_tokens: Annotated[
+        float | None,
+        Field(description="A typical request: prompt and max tokens, the mean of what it asked for; null before."),
+    ]
+    typical_requests: Annotated[
+        int | None,
+        Field(
+            description="How many typical requests, at its default bid, a full bucket pays at once; null: no limit, or "
+            "it has asked for nothing yet."
+        ),
+    ]
+
+
+class Share(BaseModel):
+    """Parts of the service, 0 to 1."""
+
+    weight: float
+    promised: Annotated[float, Field(description="Its weight over all tenants': its part while all contend.")]
+    received: Annotated[
+        float | None,
+        Field(
+            description="In the window, while it and another contended: its part of the tokens that went to those who "
+            "did. Null: it did not."
+        ),
+    ]
+    promised_then: Annotated[
+        float | None, Field(description="Its part of those tokens by the weights of those who contended then.")
+    ]
+
+
+class Verdicts(BaseModel):
+    """What the scheduler said to it, in the window."""
+
+    admitted: int
+    throttled: int
+    rejected: int
+
+
+class TenantStatus(BaseModel):
+    """A tenant now."""
+
+    tenant_id: str
+    state: Literal["active", "draining"]
+    bucket: Bucket
+    waiting: int
+    waiting_tokens: Annotated[int, Field(description="Prompt and max tokens of what waits.")]
+    in_flight: Annotated[int, Field(description="Started and not ended.")]
+    contending: Annotated[bool, Field(description="Whether its first request may go by its own limits.")]
+    in_window: Annotated[bool, Field(description="Whether it may be served now by its share.")]
+    window_s: Annotated[float, Field(description="How long the window of `share` and `recent` is, now.")]
+    share: Share
+    recent: Verdicts
+    requests: Annotated[dict[str, int], Field(description="Counts since the start, by what became of them.")]
+    refused: Annotated[dict[str, int], Field(description="Requests not admitted since the start, by reason.")]
+    queue_wait_s: Percentiles | None
+    ttft_s: Percentiles | None
+    e2e_s: Percentiles | None
+    estimated_wait_s: Annotated[
+        float | None,
+        Field(
+            description="What a typical request at its default bid would wait if it came now, in seconds of the "
+            "service's clock: the longer of two. Its bucket: until it can pay for what waits unpaid and for this "
+            "request. The queue: 0 while a slot is free and nobody waits; else the tokens ahead of it and one typical "
+            "request, over the tokens/s in the window; ahead is what the tenant has waiting over its share among those "
+            "who contend, at most all that waits, as if each used its max_tokens. Null: not known."
+        ),
+    ]
+
+
+OUTCOMES = ("admitted", "throttled", "rejected", "started", "finished", "cancelled", "expired", "preempted")
+
+
+def status_of(driver: Driver, name: str) -> TenantStatus:
+    """Of an active tenant or one that is draining; Refusal (404) for any other."""
+    snapshot = driver.snapshot()
+    if name not in snapshot.tenants.places:
+        raise unknown_tenant(name)
+    row = snapshot.tenants[name]
+    settings = driver.scheduler.tenants.get(name)
+    tally = driver.metrics.tenants.get(name) or Tally(name)
+    lately = driver.lately()
+    admitted, throttled, rejected = lately.verdicts(name)
+    typical = tally.asked_tokens / tally.sent if tally.sent else None
+    return TenantStatus(
+        tenant_id=name,
+        state=row.state,
+        bucket=_bucket(driver, row, settings, typical),
+        waiting=row.waiting,
+        waiting_tokens=row.waiting_tokens,
+        in_flight=row.in_flight,
+        contending=row.contending,
+        in_window=row.in_window,
+        window_s=lately.seconds,
+        share=_share(snapshot, row, lately),
+        recent=Verdicts(admitted=admitted, throttled=throttled, rejected=rejected),
+        requests={outcome: getattr(row, outcome) for outcome in OUTCOMES},
+        refused=dict(tally.refused),
+        queue_wait_s=_percentiles(tally.queue_wait),
+        ttft_s=_percentiles(tally.ttft),
+        e2e_s=_percentiles(tally.e2e),
+        estimated_wait_s=_estimated_wait_s(driver, snapshot, row, settings, typical, lately),
+    )
+
+
+def _bucket(driver: Driver, row: TenantSnapshot, settings: Tenant | None, typical: float | None) -> Bucket:
+    burst = settings.burst if settings else inf
+    at_once = None
+    if settings and typical and burst < inf:
+        at_once = floor(burst / (typical * _premium(driver, settings)))
+    return Bucket(
+        rate=_finite(settings.rate if settings else inf),
+        burst=_finite(burst),
+        level=_finite(row.level),
+        debt=max(0.0, -row.level),
+        over_rate=settings.over_rate if settings else "refuse",
+        typical_tokens=typical,
+        typical_requests=at_once,
+    )
+
+
+def _share(snapshot: Snapshot, row: TenantSnapshot, lately: Lately) -> Share:
+    found = lately.shares.get(row.name)
+    return Share(
+        weight=row.weight,
+        promised=row.weight / float(snapshot.tenants.columns["weight"].sum()),
+        received=found.received / found.pool if found else None,
+        promised_then=found.promised / found.pool if found else None,
+    )
+
+
+def _estimated_wait_s(
+    driver: Driver,
+    snapshot: Snapshot,
+    row: TenantSnapshot,
+    settings: Tenant | None,
+    typical: float | None,
+    lately: Lately,
+) -> float | None:
+    """See the field."""
+    if settings is None:
+        return None  # it takes no new requests
+    bucket_s = 0.0
+    if row.level < inf:
+        if typical is None:
+            return None
+        unpaid = row.waiting_tokens if settings.over_rate == "queue" else 0
+        cost = (unpaid + typical) * _premium(driver, settings)
+        bucket_s = max(0.0, (cost - row.level) / settings.rate)
+    free = any(device.running < device.slots for device in snapshot.devices.values())
+    if free and not snapshot.waiting:
+        return bucket_s
+    done = lately.work.prefill_tokens + lately.work.output_tokens - lately.work.recomputed_tokens
+    if typical is None or lately.seconds <= 0 or done <= 0:
+        return None
+    columns = snapshot.tenants.columns
+    weights = float(columns["weight"][columns["contending"]].sum()) + (0.0 if row.contending else row.weight)
+    ahead = min(row.waiting_tokens * weights / row.weight, snapshot.waiting_tokens)
+    return max(bucket_s, (ahead + typical) * lately.seconds / done)
+
+
+def _premium(driver: Driver, settings: Tenant) -> float:
+    return 1.0 + driver.scheduler.policy.bid_premium * (min(settings.default_bid, settings.max_bid) - 1)
+
+
+def _percentiles(times: Histogram) -> Percentiles | None:
+    p50, p95, p99 = (times.quantile(q) for q in (0.5, 0.95, 0.99))
+    if p50 is None or p95 is None or p99 is None:
+        return None
+    return Percentiles(count=times.count, p50=round(p50, 9), p95=round(p95, 9), p99=round(p99, 9))
+
+
+def _finite(value: float) -> float | None:
+    return None if isinf(value) else value
