@@ -3,9 +3,9 @@
     python loadtests/flood.py --over driver
     python loadtests/flood.py --over http
 
-Twice, so that what the first round leaves behind is told from what every round would. Prints figures; exit code 1 when
-the quiet tenant waits too long, something is lost, or memory stays up. The device is simulated; times of service are
-simulated seconds.
+Several rounds, so that what the first round leaves behind is told from what every round would. Prints figures; exit
+code 1 when the quiet tenant waits too long, something is lost, or memory stays up. The device is simulated; times of
+service are simulated seconds.
 """
 
 import argparse
@@ -95,7 +95,7 @@ async def over_driver(requests: int, rounds: int, wait_s: float) -> int:
     tenants = (Tenant("quiet"), Tenant("flood"))
     scheduler = Scheduler(tenants, devices=backend.devices, limits=Limits(max_queued=None))
     tickets: list[Ticket] = []
-    sizes, peak = [resident_bytes()], 0
+    sizes, blocks, peak = [resident_bytes()], [sys.getallocatedblocks()], 0
     async with Driver(scheduler, backend) as driver:
 
         async def ask() -> float:
@@ -122,7 +122,11 @@ async def over_driver(requests: int, rounds: int, wait_s: float) -> int:
             tickets.clear()
             gc.collect()
             sizes.append(resident_bytes())
+            blocks.append(sys.getallocatedblocks())
         found = driver.invariants()
+        grown = blocks[-1] - blocks[1]
+        print(f"Python's allocated blocks: {', '.join(f'{count:,}' for count in blocks)} before and after each round")
+        found["blocks a request that rounds add up"] = round(grown / (requests * (rounds - 1)))
         return _verdict(played, sizes, peak, {**found, "requests without an end": lost}, wait_s)
 
 
@@ -140,6 +144,7 @@ async def _over_http(service: Service, requests: int, rounds: int, wait_s: float
     noise = message({"tenant_id": "flood", "wait": False, **SHAPE}, service.port)
     own = await Connection.open(service.port)
     refused = peak = 0
+    sizes = [service.resident_bytes()]
 
     async def ask() -> float:
         status, answer = await own.ask(quiet)
@@ -164,7 +169,7 @@ async def _over_http(service: Service, requests: int, rounds: int, wait_s: float
         peak = max(peak, service.resident_bytes())
         return await outstanding(service)
 
-    sizes, played = [service.resident_bytes()], []
+    played: list[Round] = []
     for _ in range(rounds):
         played.append(await one_round(ask, flood, waiting))
         print(played[-1], flush=True)
@@ -194,7 +199,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--over", choices=("driver", "http"), default="http", help="(default %(default)s)")
     parser.add_argument("--requests", type=int, default=100_000, metavar="N", help="(default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="2 or more (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="2 or more (default %(default)s)")
     parser.add_argument(
         "--wait-s",
         type=float,
