@@ -309,8 +309,9 @@ cdef class Desk:
         self, const long long[::1] handles, const long long[::1] computed, const long long[::1] generated,
         const long long[::1] flags, double began_at, double now, bint watch,
     ):
-        """What is told of them. watch: keep the totals, for `look_for_quiet` and `displace`."""
+        """What is told of them; True: some are FAILED. watch: keep the totals, for `look_for_quiet` and `displace`."""
         cdef Py_ssize_t i
+        cdef int64_t failed = 0
         cdef Ticket ticket
         for i in range(handles.shape[0]):
             if not (watch or flags[i]):
@@ -324,6 +325,8 @@ cdef class Desk:
                 ticket.scheduled = began_at
             if flags[i] & FIRST_TOKEN:
                 ticket.first_token = now
+            failed |= flags[i] & FAILED
+        return failed != 0
 
     def hear(self, Ticket ticket not None, int64_t delivered):
         """It has a stream from now on, which has got so many of its tokens."""
