@@ -14,12 +14,25 @@ cdef extern from "math.h":
 
 cdef extern from *:
     """
-    static PyObject *aps_make(PyObject *maker, PyObject *type, PyObject *arguments) {
-        return ((PyTypeObject *)maker)->tp_new((PyTypeObject *)type, arguments, NULL);
+    static PyObject *aps_make(PyObject *type, PyObject *arguments) {
+        return ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, arguments, NULL);
+    }
+    static PyObject *aps_row(PyObject *type, PyObject *row) {
+        Py_ssize_t n = PyTuple_GET_SIZE(row);
+        PyObject *made = ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, n);
+        if (made == NULL)
+            return NULL;
+        while (n--) {
+            PyObject *item = PyTuple_GET_ITEM(row, n);
+            Py_INCREF(item);
+            PyTuple_SET_ITEM(made, n, item);
+        }
+        return made;
     }
     """
-    # maker.__new__(type, *arguments) without the checks of a call from Python
-    object make "aps_make" (object maker, object type, tuple arguments)
+    # type(*arguments) without __init__; and a NamedTuple of a row, which nobody has seen yet
+    object make "aps_make" (object type, tuple arguments)
+    object make_row "aps_row" (object type, tuple row)
 
 cdef enum:                    # flags of one request's progress; aps.backends.protocol has the same
     FIRST_STEP = 1
@@ -114,7 +127,7 @@ cdef class Desk:
         cdef tuple says = <tuple>verdict              # a NamedTuple
         cdef int32_t bid = says[3]
         own = says[2]
-        cdef Ticket ticket = make(self.ticket_type, self.ticket_type, ())
+        cdef Ticket ticket = make(self.ticket_type, ())
         cdef int64_t handle
         cdef Py_ssize_t row
         ticket.desk = self
@@ -296,8 +309,9 @@ cdef class Desk:
         self, const long long[::1] handles, const long long[::1] computed, const long long[::1] generated,
         const long long[::1] flags, double began_at, double now, bint watch,
     ):
-        """What is told of them. watch: keep the totals, for `look_for_quiet` and `displace`."""
+        """What is told of them; True: some are FAILED. watch: keep the totals, for `look_for_quiet` and `displace`."""
         cdef Py_ssize_t i
+        cdef int64_t failed = 0
         cdef Ticket ticket
         for i in range(handles.shape[0]):
             if not (watch or flags[i]):
@@ -311,6 +325,8 @@ cdef class Desk:
                 ticket.scheduled = began_at
             if flags[i] & FIRST_TOKEN:
                 ticket.first_token = now
+            failed |= flags[i] & FAILED
+        return failed != 0
 
     def hear(self, Ticket ticket not None, int64_t delivered):
         """It has a stream from now on, which has got so many of its tokens."""
@@ -381,20 +397,20 @@ cdef class Desk:
 
     cdef object conclude(self, Ticket ticket, str status, str reason, double now, int64_t tokens, double charge, text):
         """Its answer, and what it used, in the books."""
-        cdef Tally tally
         cdef double wait = ticket.scheduled - ticket.arrived_at, first = ticket.first_token - ticket.arrived_at
         cdef double took = now - ticket.arrived_at, pace = NAN
         cdef bint finished = status == "finished"
         if wait < 0.0:        # the engine counts whole nanoseconds: a step may seem to begin a hair before its request
             wait = 0.0
-        ticket.answer = make(tuple, self.result_type, ((
+        ticket.answer = make_row(self.result_type, (
             ticket.id, status, reason, ticket.verdict, ticket.metrics.name, text, ticket.prompt_tokens, tokens, ticket.bid,
             charge, ticket.arrived_at, None if wait != wait else wait, None if first != first else first, took,
             ticket.device, ticket.batch_size, ticket.released,
-        ),))
-        for tally in (ticket.metrics, ticket.by_bid):
-            tally.output_tokens += tokens
-            tally.charged += charge
+        ))
+        ticket.metrics.output_tokens += tokens
+        ticket.metrics.charged += charge
+        ticket.by_bid.output_tokens += tokens
+        ticket.by_bid.charged += charge
         if wait != wait:
             return None
         if finished and tokens > 1:

@@ -142,21 +142,23 @@ class Pump:
         stay = len(handles) - ended
         if stay:
             scheduler.progress_many(handles[:stay], computed[:stay], generated[:stay], now=now)
-        desk.note(handles, computed, generated, flags, began_at, now, self._watch)
+        some_failed = desk.note(handles, computed, generated, flags, began_at, now, self._watch)
         if desk.listeners:
             for ticket, tokens in desk.heard(handles, generated):
                 ticket.deliver(self.backend.tokens(ticket, ticket.delivered, tokens))
                 ticket.delivered = tokens
         if not ended:
             return
-        handles, computed, generated, flags = (column[stay:] for column in (handles, computed, generated, flags))
-        lost = (flags & FAILED).nonzero()[0]
-        for i in lost:
-            scheduler.progress(int(handles[i]), int(computed[i]), int(generated[i]), now=now)
-            self._lose(desk.those(handles[i : i + 1])[0])
-        if len(lost):
-            finished = (flags & FAILED) == 0
-            handles, generated = handles[finished], generated[finished]
+        if stay:
+            handles, generated = handles[stay:], generated[stay:]
+        if some_failed:
+            lost = flags[stay:] & FAILED > 0
+            for handle, had, output in zip(handles[lost], computed[stay:][lost], generated[lost], strict=True):
+                scheduler.progress(int(handle), int(had), int(output), now=now)
+                found = desk.find(int(handle))
+                assert found is not None
+                self._lose(found)
+            handles, generated = handles[~lost], generated[~lost]
         tickets = desk.those(handles)
         texts = self.backend.texts(tickets, generated.tolist())
         charges = scheduler.settle_many(handles, generated, now=now)

@@ -160,9 +160,6 @@ class _Call:
         self.ticket = ticket
         self.call = call
 
-    def done(self) -> bool:
-        return False
-
     def set_result(self, _: None) -> None:
         if self.ticket.done:
             asyncio.get_running_loop().call_soon(self.call, self.ticket)
@@ -173,8 +170,10 @@ class _Call:
 def wake_all(waiters: Iterable[Any]) -> None:
     """Futures, of which some may have been cancelled."""
     for waiter in waiters:
-        if not waiter.done():
+        try:
             waiter.set_result(None)
+        except asyncio.InvalidStateError:
+            pass
 
 
 class Stream:

@@ -159,9 +159,11 @@ class SimulatedBackend:
         return text[first : first + count]
 
     def texts(self, jobs: Sequence[Job], counts: Sequence[int]) -> Sequence[str]:
-        most = len(_TOKENS) - len(WORDS)
+        text, ends, words, most = _TEXT, _ENDS, len(WORDS), len(_TOKENS) - len(WORDS)
         return [
-            _TEXT[_ENDS[at := _place(job)] : _ENDS[at + count]] if count < most else "".join(self.tokens(job, 0, count))
+            text[ends[at := job.prompt_tokens % words if job.prompt is None else _place(job)] : ends[at + count]]
+            if count < most
+            else "".join(self.tokens(job, 0, count))
             for job, count in zip(jobs, counts, strict=True)
         ]
 
