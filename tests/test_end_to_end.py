@@ -51,7 +51,7 @@ def test_the_promised_burst_and_a_trace_over_http() -> None:
     # W1 in virtual time over seeds 0-199: occupancy 0.976-0.989, $0.522-0.538, Jain 0.662-0.682, 125-134 tokens/s.
     # Here requests arrive within a few wall milliseconds, a simulated second at this scale: wider bounds.
     assert burst["arrivals_spread_s"] < 10.0
-    assert burst["busy"] == pytest.approx(1.0, abs=0.02)
+    assert burst["busy"] == pytest.approx(1.0, abs=0.05)
     assert burst["occupancy"] > 0.9
     assert 0.49 < burst["dollars_per_million_tokens"] < 0.58
     assert 0.6 < burst["jain"] < 0.75
