@@ -16,6 +16,8 @@ from aps.record.files import Files
 from tests.recording import traffic
 
 TENANTS = (Tenant("a"), Tenant("b"))
+# Last on the path, so that an installed APS is tested as installed.
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def record(path: Path, requests: int, **options: float) -> None:
@@ -86,9 +88,10 @@ def test_a_torn_end_is_left_out_and_said(name: str, tmp_path: Path) -> None:
 def test_a_process_that_is_killed_leaves_what_it_had_flushed(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl.gz"
     program = f"""
-import os, signal
+import os, signal, sys
 from aps import Scheduler, Tenant
 from aps.record import Recorder
+sys.path.append({str(ROOT)!r})
 from tests.recording import traffic
 recorder = Recorder({str(path)!r})
 scheduler = recorder.watch(Scheduler([Tenant("a")]))
@@ -97,8 +100,7 @@ recorder.flush()
 traffic(scheduler, 40, at_s=9.0)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    root = Path(__file__).resolve().parent.parent
-    done = subprocess.run([sys.executable, "-c", program], cwd=root, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], timeout=60)
     assert done.returncode == -9
     result = replay(path)
     assert result.same
@@ -132,9 +134,10 @@ def test_a_full_disk_stops_the_record_and_nothing_else(tmp_path: Path) -> None:
     """The limit on a file's size stands for the disk's end; it takes a process of its own."""
     path = tmp_path / "r.jsonl"
     program = f"""
-import logging, resource, signal
+import logging, resource, signal, sys
 from aps import Scheduler, Tenant
 from aps.record import Recorder
+sys.path.append({str(ROOT)!r})
 from tests.recording import traffic
 logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -151,8 +154,7 @@ traffic(scheduler, 1000, at_s=99.0)
 recorder.close()
 print(scheduler.snapshot(now=999.0).tenants["a"].finished)
 """
-    root = Path(__file__).resolve().parent.parent
-    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, "2030"), done.stderr
     assert "ERROR aps.record recording has stopped: " in done.stderr
     assert "goes on without a record" in done.stderr
