@@ -1,13 +1,19 @@
-"""Hypothesis profiles, the repository's root, and a header that says which build is under test."""
+"""Hypothesis profiles, the repository's root, databases, and a header that says which build is under test."""
 
 import os
 import sys
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import aps_core
+
+if TYPE_CHECKING:
+    from tests.postgres import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,3 +36,27 @@ def pytest_report_header() -> str:
 def root() -> Path:
     """The checkout: what is not installed (documents, sources, examples) is read from here."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[Server]":
+    """A PostgreSQL server; skips where there can be none."""
+    from tests.postgres import Missing, server
+
+    try:
+        with server() as running:
+            yield running
+    except Missing as error:
+        pytest.skip(str(error))
+
+
+_numbers = count(1)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database, once of SQLite and once of PostgreSQL."""
+    if request.param == "sqlite":
+        return str(tmp_path / "aps.db")
+    running: Server = request.getfixturevalue("postgres")
+    return running.url(f"aps_{next(_numbers)}")

@@ -31,7 +31,7 @@ PYTHON = [
     ["aps._checks", "aps.data", "aps.toml_file"],
     ["aps.devices", "aps.models", "aps.policy", "aps.tenants", "aps.verdicts"],
     ["aps.profile", "aps.profile_files", "aps.profiles", "aps.scheduler"],
-    ["aps.backends", "aps.metrics", "aps.recent", "aps.record"],
+    ["aps.backends", "aps.metrics", "aps.recent", "aps.record", "aps.store"],
     ["aps.tickets"],
     ["aps.pump"],
     ["aps.conservation", "aps.player"],
@@ -45,6 +45,7 @@ PYTHON = [
 # Everything else is written with the standard library, NumPy and aps_core.
 THIRD_PARTY = {
     "aps.service": {"fastapi", "httptools", "msgspec", "pydantic", "starlette", "uvicorn", "uvloop"},
+    "aps.store": {"alembic", "sqlalchemy"},
     "aps.stress": {"httpx", "rich"},
     "aps.lab": {"jinja2", "joblib", "matplotlib", "rich", "scipy"},
     "aps.cli": {"httpx", "rich"},

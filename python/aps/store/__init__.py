@@ -1,0 +1,1 @@
+"""What outlives the process, in SQLite or PostgreSQL: tenants, keys, usage by the hour, where the scheduler stood."""

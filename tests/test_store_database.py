@@ -1,0 +1,186 @@
+"""The store's database: addresses, versions, and what becomes of it when something goes wrong."""
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, select, text, update
+
+from aps.store import schema
+from aps.store.database import Database, StoreError, VersionError, address, newest, versions
+
+
+@pytest.mark.parametrize(
+    ("url", "means"),
+    [
+        ("aps.db", "sqlite:///aps.db"),
+        ("/var/lib/aps/aps.db", "sqlite:////var/lib/aps/aps.db"),
+        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+        ("postgresql://u:p@h:5/d", "postgresql+psycopg://u:***@h:5/d"),
+        ("postgres://u@h/d?sslmode=require", "postgresql+psycopg://u@h/d?sslmode=require"),
+    ],
+)
+def test_addresses(url: str, means: str) -> None:
+    assert address(url).render_as_string(hide_password=True) == means
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://u:secret@h/d", "sqlite://", "sqlite:///:memory:", "postgresql://u:secret@h:x/d", "://"]
+)
+def test_no_address(url: str) -> None:
+    with pytest.raises(ValueError, match=r"must be an SQLite file's path.*got") as error:
+        address(url)
+    assert "secret" not in str(error.value)
+
+
+def test_the_password_is_never_shown() -> None:
+    database = Database("postgresql://aps:secret@127.0.0.1:1/aps")
+    assert "secret" not in database.shown
+    with pytest.raises(StoreError) as error:
+        database.upgrade()
+    assert "secret" not in str(error.value)
+    assert "127.0.0.1" in str(error.value)
+
+
+def test_tables_are_made_once_and_are_those_of_the_schema(database_url: str) -> None:
+    database = Database(database_url)
+    with pytest.raises(VersionError, match="no tables of APS yet"):
+        database.check()
+    assert database.upgrade() is None
+    assert database.upgrade() == newest()
+    database.check()
+    with database.reading() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": False})
+        assert compare_metadata(context, schema.metadata) == []
+        assert connection.execute(select(schema.revision.c.number)).scalar_one() == 0
+    database.close()
+
+
+def test_a_newer_database_is_refused(database_url: str) -> None:
+    database = Database(database_url)
+    database.upgrade()
+    with database.writing() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for attempt in (database.upgrade, database.check):
+        with pytest.raises(VersionError, match=r"version 9999.*newer than this APS \(" + newest()):
+            attempt()
+    database.close()
+
+
+def test_a_migration_that_fails_half_way_leaves_nothing(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(database_url)
+    with pytest.raises(StoreError), database.writing() as connection:
+        connection.execute(text("CREATE TABLE keys (x INTEGER)"))  # in the way of one of the later tables
+        context = MigrationContext.configure(connection)
+        assert context.get_current_revision() is None
+        connection.execute(text("SELECT nothing FROM nowhere"))
+    with database.reading() as connection:
+        assert inspect(connection).get_table_names() == []
+    with database.writing() as connection:
+        connection.execute(text("CREATE TABLE keys (x INTEGER)"))
+    with pytest.raises(StoreError, match="keys"):
+        database.upgrade()
+    with database.reading() as connection:
+        assert inspect(connection).get_table_names() == ["keys"]  # none of the tables before it
+    with database.writing() as connection:
+        connection.execute(text("DROP TABLE keys"))
+    assert database.upgrade() is None
+    database.check()
+    database.close()
+
+
+def test_a_process_killed_in_the_middle_of_a_migration_leaves_nothing(database_url: str) -> None:
+    program = f"""
+import os, signal
+from sqlalchemy import event
+from aps.store.database import Database
+database = Database({database_url!r})
+seen = []
+@event.listens_for(database.engine, "after_cursor_execute")
+def kill(connection, cursor, statement, parameters, context, many):
+    seen.append(statement)
+    if "CREATE TABLE usage" in statement:
+        os.kill(os.getpid(), signal.SIGKILL)
+database.upgrade()
+"""
+    done = subprocess.run([sys.executable, "-c", program], timeout=60)
+    assert done.returncode == -9
+    database = Database(database_url)
+    assert database.upgrade() is None
+    database.check()
+    database.close()
+
+
+def test_two_services_that_start_at_once(database_url: str) -> None:
+    databases = [Database(database_url) for _ in range(4)]
+    problems: list[BaseException] = []
+
+    def start(database: Database) -> None:
+        try:
+            database.upgrade()
+            database.check()
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=start, args=(database,)) for database in databases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert problems == []
+    for database in databases:
+        database.close()
+
+
+def test_a_reader_sees_one_state_and_does_not_wait_for_a_writer(database_url: str) -> None:
+    database = Database(database_url)
+    database.upgrade()
+    number = select(schema.revision.c.number)
+    with database.reading() as reader:
+        assert reader.execute(number).scalar_one() == 0
+        with database.writing() as writer:
+            writer.execute(update(schema.revision).values(number=7))
+            assert reader.execute(number).scalar_one() == 0
+        assert reader.execute(number).scalar_one() == 0
+    with database.reading() as reader:
+        assert reader.execute(number).scalar_one() == 7
+    database.close()
+
+
+def test_files_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no directory"):
+        Database(str(tmp_path / "nowhere" / "aps.db")).upgrade()
+    (tmp_path / "notes").write_text("not a database, but long enough to be looked at as one" * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        Database(str(tmp_path / "notes")).upgrade()
+    assert (tmp_path / "notes").read_text().startswith("not a database")
+    with pytest.raises(StoreError, match="unable to open"):
+        Database(str(tmp_path)).upgrade()
+
+
+def test_a_locked_file_is_an_error_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aps.store.database.WAIT_S", 0.1)
+    path = tmp_path / "aps.db"
+    database = Database(str(path))
+    database.upgrade()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="locked"), database.writing():
+        pass
+    with database.reading() as connection:  # readers go on
+        assert connection.execute(select(schema.revision.c.number)).scalar_one() == 0
+    other.execute("ROLLBACK")
+    other.close()
+    with database.writing():
+        pass
+    database.close()
+
+
+def test_versions_are_one_line() -> None:
+    assert len(set(versions())) == len(versions())
+    assert versions()[-1] == "0001"
