@@ -137,9 +137,27 @@ def test_an_unknown_tenant_is_404(service: Service) -> None:
 
 def test_the_frameworks_errors_have_the_same_shape(service: Service) -> None:
     error(service.client.get("/nowhere"), 404, "not_found")
-    reply = service.client.get("/infer")
-    error(reply, 405, "method_not_allowed")
-    assert reply.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [
+        ("/infer", "POST"),
+        ("/requests/1", "DELETE, GET"),
+        ("/health", "GET"),
+        ("/health/live", "GET"),
+        ("/metrics", "GET"),
+        ("/tenants/nobody/status", "GET"),
+        ("/docs", "GET, HEAD"),
+        ("/openapi.json", "GET, HEAD"),
+    ],
+)
+def test_another_method_is_405_and_says_which_there_are(service: Service, path: str, allow: str) -> None:
+    for method in ("HEAD", "OPTIONS", "TRACE", "PATCH"):
+        if method not in allow:
+            reply = service.client.request(method, path)
+            assert (reply.status_code, reply.headers["allow"]) == (405, allow), method
+    error(service.client.patch(path), 405, "method_not_allowed")
 
 
 def test_what_can_never_be_admitted_is_400_with_what_would(service: Service) -> None:

@@ -39,6 +39,18 @@ async def put(service: Administered, name: str, **fields: Any) -> httpx.Response
     return await service.call("PUT", f"/admin/tenants/{name}", json=fields)
 
 
+async def test_another_method_is_405_and_says_which_there_are() -> None:
+    async with administered() as service:
+        for path, allow in (
+            ("/admin/tenants/gold", "DELETE, GET, PUT"),
+            ("/admin/tenants", "GET"),
+            ("/admin/policy", "PATCH"),
+        ):
+            reply = await service.call("POST", path, json={})
+            refusal(reply, 405, "method_not_allowed")
+            assert reply.headers["allow"] == allow
+
+
 # Roles
 
 EVERYBODY: set[str | None] = {None, GOLD, METRICS, ADMIN}

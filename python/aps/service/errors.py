@@ -71,6 +71,8 @@ MEANING = {
 
 DRAINING_RETRY_S = 1.0  # of the caller's clock; nobody knows when a draining service is back
 
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+
 JSON = (b"content-type", b"application/json")
 Headers = list[tuple[bytes, bytes]]
 
@@ -139,10 +141,19 @@ async def _framework(request: Request, error: Exception) -> Response:
         error.status_code, Error(reason=reason, message=f"{request.method} {request.url.path}: {error.detail}")
     )
     answer.headers.update(error.headers or {})
-    if error.status_code == 405:  # the framework names those of the first route of this path alone
-        here = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
-        answer.headers["allow"] = ", ".join(sorted({method for route in here for method in route.methods or ()}))
+    if error.status_code == 405:
+        answer.headers["allow"] = ", ".join(_allowed(request))
     return answer
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that the path takes. The framework names those of its first route alone; routes are asked, for not
+    every kind of them has a list."""
+    return [
+        method
+        for method in METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 async def _validation(_: Request, error: Exception) -> Response:
