@@ -55,6 +55,7 @@ cdef class RequestTable:
 
     cdef void align(self) noexcept
     cpdef void reserve(self, Py_ssize_t capacity) except *    # grow to at least this many rows (may raise MemoryError)
+    cdef int room(self, int64_t more) except -1
     cdef int32_t checked(self, int64_t handle) except -1     # find, or KeyError (GIL)
     cdef int must_differ(self, const long long[::1] handles) except -1
 

@@ -95,6 +95,13 @@ cdef class RequestTable:
             self.wheel_prev = <int32_t*>address(self.prevs)
         self.capacity = <int32_t>rows
 
+    cdef int room(self, int64_t more) except -1:
+        """Rows for `more` requests, so that the paths without the GIL never allocate."""
+        cdef int64_t used = <int64_t>self.count + self.retired
+        if used + more > self.capacity:
+            self.reserve(used + more)
+        return 0
+
     cdef void align(self) noexcept:
         """A row is one cache line, not parts of two: row 0 is at the first such boundary in `records`."""
         cdef size_t base = address(self.records)

@@ -37,7 +37,5 @@ cdef class Scheduler:
     cdef int32_t row_of(self, int64_t handle, int64_t now_ns) except -1
     cdef int32_t running_row(self, int64_t handle, int64_t now_ns) except -1
     cdef int must_be_active(self, int32_t slot) except -1
-    cdef int check_progress(self, int32_t row, int64_t computed, int64_t generated) except -1
-    cdef int room(self, int64_t more) except -1
 
     cdef void change(self, int32_t slot, Limits* limits) except *

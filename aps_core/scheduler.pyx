@@ -22,7 +22,7 @@ from aps_core.settlement cimport Settlement
 from aps_core.tenant_table cimport ACTIVE, ALL, DRAINING, VACANT, Limits, Tenant, TenantTable, parse_limits
 from aps_core.timeline cimport Timeline
 from aps_core.token_buckets cimport TokenBuckets
-from aps_core.types cimport ADMITTED, BIDS, ENDED, NONE, RETURNING, RUNNING, WAITING, int32_t, int64_t, uint8_t
+from aps_core.types cimport BIDS, ENDED, NONE, RETURNING, RUNNING, WAITING, int32_t, int64_t, uint8_t
 
 cdef int64_t MOST_TOKENS = INT32_MAX
 cdef tuple STATES = ("free", "waiting", "running", "returning", "retired", "ended")
@@ -253,7 +253,7 @@ cdef class Scheduler:
         if deadline_at - self.timeline.epoch <= MAX_SECONDS:
             deadline_ns = to_ns(deadline_at, self.timeline.epoch) if deadline_at > self.timeline.epoch else 0
         self.must_be_active(slot)
-        self.room(1)
+        self.table.room(1)
         self.timeline.play(now, now_ns)
         return self.admission.offer(slot, prompt, most, <int32_t>offered, deadline_ns, forecast, now_ns, now)
 
@@ -277,7 +277,7 @@ cdef class Scheduler:
                 whole(prompt[i], f"prompts[{i}]", 1, MOST_TOKENS)
                 whole(most[i], f"max_tokens[{i}]", 1, MOST_TOKENS)
                 whole(offered[i], f"bids[{i}]", 1, BIDS)
-        self.room(n)
+        self.table.room(n)
         with nogil:
             self.timeline.play(now, now_ns)
             for i in range(n):
@@ -289,13 +289,6 @@ cdef class Scheduler:
     cdef int must_be_active(self, int32_t slot) except -1:
         if self.tenants.rows[slot].state != ACTIVE:
             raise ValueError(f"tenant {slot} must be active to take requests, it has been removed and is draining")
-        return 0
-
-    cdef int room(self, int64_t more) except -1:
-        """Rows for `more` requests, so that the paths without the GIL never allocate."""
-        cdef int64_t used = <int64_t>self.table.count + self.table.retired
-        if used + more > self.table.capacity:
-            self.table.reserve(used + more)
         return 0
 
     def next_batch(self, device, double now):
@@ -347,20 +340,6 @@ cdef class Scheduler:
 
     # While it runs
 
-    cdef int check_progress(self, int32_t row, int64_t computed, int64_t generated) except -1:
-        cdef Request* request = &self.table.rows[row]
-        cdef int64_t least = self.kv.computed(request.device, request.row)
-        cdef int64_t most = self.kv.prefill_target(request.device, request.row)
-        if not least <= computed <= most:
-            raise ValueError(
-                f"computed must be from {least} (reported before) to {most} (all of the prefill), got {computed}"
-            )
-        if not request.generated <= generated <= MOST_TOKENS:
-            raise ValueError(
-                f"generated must be from {request.generated} (reported before) to {MOST_TOKENS}, got {generated}"
-            )
-        return 0
-
     def progress(self, Py_ssize_t handle, computed, generated, double now):
         """Totals so far: prefill tokens in the cache since this start, and output tokens. Output beyond the
         forecast is charged."""
@@ -368,7 +347,7 @@ cdef class Scheduler:
         cdef int32_t row = self.running_row(handle, now_ns)
         cdef int64_t prefilled = whole(computed, "computed", 0, UNBOUNDED_TOKENS)
         cdef int64_t output = whole(generated, "generated", 0, MOST_TOKENS)
-        self.check_progress(row, prefilled, output)
+        self.settlement.check_report(row, prefilled, output)
         self.timeline.play(now, now_ns)
         self.settlement.report(row, prefilled, output, self.timeline.now_ns)
 
@@ -385,7 +364,7 @@ cdef class Scheduler:
                 f"got {n}, {prefilled.shape[0]} and {output.shape[0]}"
             )
         for i in range(n):
-            self.check_progress(self.running_row(names[i], now_ns), prefilled[i], output[i])
+            self.settlement.check_report(self.running_row(names[i], now_ns), prefilled[i], output[i])
         self.table.must_differ(names)
         with nogil:
             self.timeline.play(now, now_ns)
@@ -426,17 +405,8 @@ cdef class Scheduler:
         """End a request, whatever it is doing; the final charge, in bucket tokens (0.0 when it had not started)."""
         cdef int64_t now_ns = self.timeline.check(now)
         cdef int32_t row = self.row_of(handle, now_ns)
-        cdef Request* request = &self.table.rows[row]
-        cdef int64_t prompt = request.prompt_tokens
-        cdef Tenant* tenant = &self.tenants.rows[request.tenant]
         self.timeline.play(now, now_ns)
-        tenant.cancelled += 1
-        if request.state == WAITING:
-            self.settlement.take_out(row, ADMITTED, self.timeline.now_ns)
-            return 0.0
-        if request.generated == 0:
-            prompt = min(prompt, self.kv.computed(request.device, request.row)) if request.state == RUNNING else 0
-        return self.settlement.conclude(row, prompt, request.generated, self.timeline.now_ns)
+        return self.settlement.withdraw(row, self.timeline.now_ns)
 
     def preempt(self, Py_ssize_t handle, double now):
         """Take a running request off its device; it returns by itself when there is room, ahead of its tenant's

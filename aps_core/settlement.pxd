@@ -28,9 +28,11 @@ cdef class Settlement:
     cdef void end_impossible(self, int32_t slot, int64_t now_ns) except *
     cdef list collect(self)
     cdef void forget_first(self) noexcept nogil
+    cdef int check_report(self, int32_t row, int64_t computed, int64_t generated) except -1
     cdef void report(self, int32_t row, int64_t computed, int64_t generated, int64_t now_ns) noexcept nogil
     cdef void restart(self, int32_t row, int64_t now_ns) noexcept nogil
     cdef double finish(self, int32_t row, int64_t output, int64_t now_ns) noexcept nogil
+    cdef double withdraw(self, int32_t row, int64_t now_ns) noexcept nogil
     cdef double conclude(self, int32_t row, int64_t prompt, int64_t output, int64_t now_ns) noexcept nogil
     cdef bint drains_by(self, int32_t slot, int64_t now_ns) noexcept nogil
     cdef void free_if_drained(self, int32_t slot) noexcept nogil

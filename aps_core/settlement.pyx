@@ -1,5 +1,7 @@
 """What a started request owes: output beyond its forecast while it runs, and the account when it ends. rules.md,
 section 8."""
+from libc.stdint cimport INT32_MAX
+
 from aps_core.request_table cimport PAID, TIMED, Request
 from aps_core.tenant_table cimport ALL, DRAINING, VACANT, Tenant
 from aps_core.types cimport (
@@ -87,6 +89,21 @@ cdef class Settlement:
             self.ended_tail = NONE
         self.table.give(row)
 
+    cdef int check_report(self, int32_t row, int64_t computed, int64_t generated) except -1:
+        """Of a running request: neither total may fall. ValueError."""
+        cdef Request* request = &self.table.rows[row]
+        cdef int64_t least = self.kv.computed(request.device, request.row)
+        cdef int64_t most = self.kv.prefill_target(request.device, request.row)
+        if not least <= computed <= most:
+            raise ValueError(
+                f"computed must be from {least} (reported before) to {most} (all of the prefill), got {computed}"
+            )
+        if not request.generated <= generated <= INT32_MAX:
+            raise ValueError(
+                f"generated must be from {request.generated} (reported before) to {INT32_MAX}, got {generated}"
+            )
+        return 0
+
     cdef void report(self, int32_t row, int64_t computed, int64_t generated, int64_t now_ns) noexcept nogil:
         cdef Request* request = &self.table.rows[row]
         cdef int64_t charged = max(request.expected_output, request.generated)
@@ -123,6 +140,19 @@ cdef class Settlement:
             self.report(row, self.kv.prefill_target(request.device, request.row), output, now_ns)
         tenant.finished += 1
         return self.conclude(row, request.prompt_tokens, output, now_ns)
+
+    cdef double withdraw(self, int32_t row, int64_t now_ns) noexcept nogil:
+        """A request ends at its caller's wish, whatever it is doing."""
+        cdef Request* request = &self.table.rows[row]
+        cdef int64_t prompt = request.prompt_tokens
+        cdef Tenant* tenant = &self.tenants.rows[request.tenant]
+        tenant.cancelled += 1
+        if request.state == WAITING:
+            self.take_out(row, ADMITTED, now_ns)
+            return 0.0
+        if request.generated == 0:
+            prompt = min(prompt, self.kv.computed(request.device, request.row)) if request.state == RUNNING else 0
+        return self.conclude(row, prompt, request.generated, now_ns)
 
     cdef double conclude(self, int32_t row, int64_t prompt, int64_t output, int64_t now_ns) noexcept nogil:
         """A started request ends: slot, KV, flight, service and bucket are settled to prompt and output used."""
