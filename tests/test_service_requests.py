@@ -1,5 +1,6 @@
 """`wait: false`, `GET` and `DELETE /requests/{id}`: who sees what, how it ended, how long that is remembered."""
 
+import asyncio
 import concurrent.futures
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +9,7 @@ import httpx
 import msgspec
 import pytest
 
-from aps.service.access import Access
+from aps.service.access import OPEN, Access
 from aps.service.keys import digest_of
 from aps.service.wire import Accepted, InferAnswer, RequestState
 from aps.tenants import Tenant
@@ -70,7 +71,7 @@ def test_one_that_waits_says_for_what_and_is_cancelled() -> None:
         for said in (first, second):
             reply = slow.client.delete(f"/requests/{said.id}")
             assert (reply.status_code, reply.json()["state"]) == (200, "cancelled")
-        until(lambda: state(slow, second.id).error is not None)
+            assert reply.json()["error"]["reason"] == "cancelled"
         gone = state(slow, second.id)
         assert gone.state == "cancelled" and gone.error is not None and gone.error.reason == "cancelled"
         assert (slow.status("y")["in_flight"], slow.status("y")["waiting"]) == (0, 0)
@@ -86,6 +87,26 @@ def test_who_waits_for_a_request_that_another_cancels_is_told(service: Service) 
         id = f"{accepted(slow, tenant_id='x', prompt_tokens=1).id[:8]}{handle:x}"
         assert slow.client.delete(f"/requests/{id}").json()["state"] == "cancelled"
         assert refusal(reply.result(), 409) == "cancelled"
+
+
+def test_none_is_unknown_between_its_end_and_its_answer() -> None:
+    with serving((Tenant("x"),), time_scale=1.0) as slow:
+        app: Any = slow.server.config.app
+        requests = app.state.requests
+
+        async def ends_and_is_looked_at() -> list[str]:
+            driver = slow.driver
+            (ticket,) = driver._pump.desk.tickets()
+            id = requests._answers.id_of(ticket.handle)
+            driver.cancel(ticket.id)  # its caller is told when the loop turns
+            return [requests.state(id, OPEN).state for _ in range(2)]
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            reply = pool.submit(slow.infer, tenant_id="x", prompt_tokens=30_000, max_tokens=4)
+            until(lambda: slow.driver.outstanding == 1)
+            seen = asyncio.run_coroutine_threadsafe(ends_and_is_looked_at(), slow.loop).result(10)
+            assert seen == ["cancelled", "cancelled"]
+            assert refusal(reply.result(), 409) == "cancelled"
 
 
 def test_a_passed_deadline_is_remembered_as_such() -> None:

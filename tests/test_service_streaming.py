@@ -1,6 +1,7 @@
 """Server-sent events over real HTTP: what they say, how they end, and who may hold them up."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -160,6 +161,41 @@ def connections_of(service: Service) -> list[Connection]:
     ours = {sock.getsockname()[1] for sock in client_sockets(service.client)}
     held = (one for one in tuple(service.server.server_state.connections) if isinstance(one, Connection))
     return [one for one in held if one.client and one.client[1] not in ours]
+
+
+def test_one_that_has_ended_is_readable_while_its_stream_is_not_read() -> None:
+    with serving((Tenant("x"),), time_scale=10_000.0) as service:
+        body = {"tenant_id": "x", "prompt_tokens": 1, "max_tokens": 60_000, "stream": True}
+        client = open_stream(service, body, receive_bytes=4096)
+        try:
+            id = first_id(client)
+            until(lambda: standing(service, id) == "finished", 20)  # and 200 each time
+            drained(client)
+            assert standing(service, id) == "finished"
+        finally:
+            client.close()
+
+
+def first_id(client: socket.socket) -> str:
+    read = b""
+    while (found := re.search(rb'"id":"(\w+)"', read)) is None:
+        read += client.recv(1024)
+    return found[1].decode()
+
+
+def standing(service: Service, id: str) -> str:
+    reply = service.client.get(f"/requests/{id}")
+    assert reply.status_code == 200, reply.text
+    state: str = reply.json()["state"]
+    return state
+
+
+def drained(client: socket.socket) -> None:
+    read = b""
+    while not read.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
+        part = client.recv(1 << 20)
+        assert part
+        read = read[-100:] + part
 
 
 def client_sockets(client: httpx.Client) -> list[socket.socket]:

@@ -67,7 +67,7 @@ def create_app(
     bodies = BodyReader(settings.max_body_bytes, settings.body_s)
     answers = Answers(driver)
     requests = Requests(driver, settings, answers)
-    streams = Streams(driver, answers, requests, settings.comment_s)
+    streams = Streams(driver, answers, settings.comment_s)
     infer = Infer(driver, access, bodies, answers, requests, streams, log)
     app = Service(infer, title="APS", version=VERSION, description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
     app.state.driver = driver

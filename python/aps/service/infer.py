@@ -110,9 +110,10 @@ class Infer:
             assert ticket.answer is not None
             by_text = asked.prompt is not None
             raise refusal_of(ticket.answer, driver, deadline_s=deadline_s, max_tokens=asked.max_tokens, by_text=by_text)
+        self._requests.begin(ticket, counted_by, deadline_s)
         if not asked.wait:
             self._answers.rate_headers(tenant, headers)
-            return 202, self._accept(ticket, counted_by, deadline_s, headers, entry)
+            return 202, self._accept(ticket, counted_by, headers, entry)
         cancel = partial(_cancel, driver, ticket)
         watch = None
         if connection is not None:
@@ -135,16 +136,13 @@ class Infer:
                 watch.close()
             if ticket.answer is None and not ticket.done:
                 cancel()
+            answer = self._requests.leave(ticket)
             if entry is not None:
                 entry.result = ticket.answer
         result = ticket.answer
         self._answers.rate_headers(tenant, headers)
         if result.status != "finished":
-            refusal = refusal_of(result, driver, deadline_s=deadline_s)
-            self._requests.keep(result, encode(refusal.error))
-            raise refusal
-        answer = encode(self._answers.answer(result, counted_by))
-        self._requests.keep(result, answer)
+            raise refusal_of(result, driver, deadline_s=deadline_s)
         headers.append(JSON)
         return 200, answer
 
@@ -152,14 +150,13 @@ class Infer:
         self,
         ticket: Ticket,
         counted_by: CountedBy,
-        deadline_s: float | None,
         headers: Headers,
         entry: Entry | None,
     ) -> bytes:
         """202: it will be kept when it ends, and nobody waits for it until then."""
         if entry is not None:
             entry.later = True
-        ticket.add_done_callback(partial(self._keep, counted_by, deadline_s, entry))
+        ticket.add_done_callback(partial(self._ended, entry))
         verdict = ticket.verdict
         id = self._answers.id_of(ticket.handle)
         headers += (JSON, (b"location", b"/requests/" + id.encode()))
@@ -173,9 +170,8 @@ class Infer:
             )
         )
 
-    def _keep(self, counted_by: CountedBy, deadline_s: float | None, entry: Entry | None, ticket: Ticket) -> None:
-        if ticket.answer is not None:
-            self._requests.conclude(ticket.answer, counted_by, deadline_s)
+    def _ended(self, entry: Entry | None, ticket: Ticket) -> None:
+        self._requests.leave(ticket)
         if self._log is not None and entry is not None:
             entry.result = ticket.answer
             self._log.end(entry, 202)

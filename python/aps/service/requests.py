@@ -18,6 +18,8 @@ from aps.service.wire import CountedBy, RequestState, Standing, encode
 # still be in a processor's cache.
 Ended = tuple[float, str, str, bytes]
 
+Open = tuple[Ticket, CountedBy, float | None]
+
 
 class Requests:
     """What `GET` and `DELETE /requests/{id}` speak of. Memory is bounded by the settings' `max_finished*`."""
@@ -26,12 +28,30 @@ class Requests:
         self._driver, self._answers = driver, answers
         self._for_s = settings.keep_finished_s
         self._most, self._most_bytes = settings.max_finished, settings.max_finished_bytes
+        self._open: dict[int, Open] = {}
         self._ended: dict[int, Ended] = {}
         self._order: deque[int] = deque()
         self._bytes = 0
 
-    def keep(self, result: Result, said: bytes) -> None:
-        """An admitted request has ended, and this is its answer or its error."""
+    def begin(self, ticket: Ticket, counted_by: CountedBy, deadline_s: float | None) -> None:
+        """An admitted request; `leave` follows. The rest is what its answer will need."""
+        self._open[ticket.handle] = ticket, counted_by, deadline_s
+
+    def leave(self, ticket: Ticket) -> bytes:
+        """Whoever asked has been told, or is about to be: its answer or its error, b"" if it has not ended."""
+        _, counted_by, deadline_s = self._open.pop(ticket.handle)
+        if ticket.answer is None:
+            return b""  # the driver has failed
+        if ticket.handle in self._ended:
+            return self._ended[ticket.handle][3]
+        return self._keep(ticket.answer, counted_by, deadline_s)
+
+    def _keep(self, result: Result, counted_by: CountedBy, deadline_s: float | None) -> bytes:
+        """An admitted request has ended."""
+        if result.status == "finished":
+            said = encode(self._answers.answer(result, counted_by))
+        else:
+            said = encode(refusal_of(result, self._driver, deadline_s=deadline_s).error)
         handle: int = result.id  # type: ignore[assignment]
         ended, order = self._ended, self._order
         ended[handle] = (time.monotonic(), result.tenant, result.status, said)
@@ -39,13 +59,7 @@ class Requests:
         self._bytes += len(said)
         while len(order) > self._most or self._bytes > self._most_bytes:
             self._bytes -= len(ended.pop(order.popleft())[3])
-
-    def conclude(self, result: Result, counted_by: CountedBy, deadline_s: float | None) -> None:
-        """The same of one whose answer nobody has made."""
-        if result.status == "finished":
-            self.keep(result, encode(self._answers.answer(result, counted_by)))
-        else:
-            self.keep(result, encode(refusal_of(result, self._driver, deadline_s=deadline_s).error))
+        return said
 
     def state(self, id: str, role: Role) -> RequestState:
         """Where the request stands. Refusal, 404: there is none, or none that this role may see."""
@@ -66,20 +80,28 @@ class Requests:
     def cancel(self, id: str, role: Role) -> RequestState:
         """End it, unless it has ended: how it stands then. Refusal, 404, as of `state`."""
         ticket, _ = self._find(id, role)
-        if ticket is None or not self._driver.cancel(ticket.id):
-            return self.state(id, role)
-        return RequestState(id=id, tenant_id=ticket.tenant, state="cancelled")
+        if ticket is not None:
+            self._driver.cancel(ticket.id)
+        return self.state(id, role)
 
     def _find(self, id: str, role: Role) -> tuple[Ticket | None, Ended | None]:
         if role.kind == "metrics":
             raise Refusal("forbidden", "a metrics key reads GET /metrics and nothing else")
         handle = self._answers.handle_of(id)
         self._forget_old()
-        ticket, ended = self._driver.ticket(handle), self._ended.get(handle)
+        ticket = self._driver.ticket(handle)
+        ended = self._look(handle) if ticket is None else None
         owner = ticket.tenant if ticket is not None else ended[1] if ended is not None else None
         if owner is None or (role.kind == "tenant" and role.tenant != owner):
             raise unknown_request()
         return ticket, ended
+
+    def _look(self, handle: int) -> Ended | None:
+        """One that has ended, also when its caller has not been told yet: a slow reader of a stream, say."""
+        asked = self._open.get(handle)
+        if asked is not None and asked[0].answer is not None and handle not in self._ended:
+            self._keep(asked[0].answer, *asked[1:])
+        return self._ended.get(handle)
 
     def _forget_old(self) -> None:
         ended, order = self._ended, self._order

@@ -9,7 +9,6 @@ from aps.driver import Driver, Ticket
 from aps.service.answers import Answers
 from aps.service.errors import Headers, internal
 from aps.service.refusals import refusal_of
-from aps.service.requests import Requests
 from aps.service.wire import Chunk, CountedBy, Error, ErrorAnswer, encode
 
 EVENT_STREAM: Headers = [
@@ -29,8 +28,8 @@ class Streams:
     up meanwhile, `max_tokens` at most, and the server cuts it off when it takes nothing for too long.
     """
 
-    def __init__(self, driver: Driver, answers: Answers, requests: Requests, comment_s: float) -> None:
-        self._driver, self._answers, self._requests = driver, answers, requests
+    def __init__(self, driver: Driver, answers: Answers, comment_s: float) -> None:
+        self._driver, self._answers = driver, answers
         self._comment_s = comment_s
 
     async def send(
@@ -52,7 +51,6 @@ class Streams:
                 raise
             await stream.end(_error(internal(error).error))
             return
-        self._requests.conclude(result, counted_by, deadline_s)
         if result.status == "finished":
             answer = self._answers.answer(result, counted_by)
             answer.text = UNSET
