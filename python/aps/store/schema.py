@@ -173,13 +173,13 @@ scheduler_states = Table(
     _name("last_contender"),
 )
 
-# level, request_level: of the buckets at `at`; NULL: no limit.
+# level, request_level: of the buckets, at saved_at of the service; NULL: no limit. A row that would be the same is not
+# written again.
 tenant_states = Table(
     "tenant_states",
     metadata,
     _name("service", primary_key=True),
     _name(primary_key=True),
-    Column("at", Instant, nullable=False),
     Column("level", Double),
     Column("request_level", Double),
     Column("service_received", Double, nullable=False),

@@ -66,7 +66,6 @@ def upgrade() -> None:
         "tenant_states",
         sa.Column("service", NAME, nullable=False),
         sa.Column("tenant", NAME, nullable=False),
-        sa.Column("at", INSTANT, nullable=False),
         sa.Column("level", sa.Double(), nullable=True),
         sa.Column("request_level", sa.Double(), nullable=True),
         sa.Column("service_received", sa.Double(), nullable=False),
