@@ -28,6 +28,8 @@ cdef class FairShare:
 
     cpdef void reserve(self, int32_t tenants) except *
     cdef void open(self, int32_t slot, double weight) noexcept nogil          # a new account
+    # A saved account, for the weight it has now; V is the saved one already.
+    cdef void revive(self, int32_t slot, double service, double credit, double weight) noexcept nogil
     cdef void close(self, int32_t slot) noexcept nogil                        # the account is given up
     cdef void begin(self, int32_t slot) noexcept nogil                        # starts to contend
     cdef void stop(self, int32_t slot) noexcept nogil

@@ -85,6 +85,16 @@ cdef class FairShare:
         share.contends = 0
         self.place(slot)
 
+    cdef void revive(self, int32_t slot, double service, double credit, double weight) noexcept nogil:
+        cdef Share* share = &self.shares[slot]
+        cdef double new_weight = share.weight
+        share.service = service
+        share.credit = credit
+        share.weight = weight
+        if weight != new_weight:
+            self.reweigh(slot, new_weight)
+        self.place(slot)
+
     cdef void close(self, int32_t slot) noexcept nogil:
         cdef Share* share = &self.shares[slot]
         if self.last == slot and self.contending == 0:

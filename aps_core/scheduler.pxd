@@ -30,6 +30,7 @@ cdef class Scheduler:
     cdef Admission admission
     cdef Settlement settlement
     cdef Timeline timeline
+    cdef readonly bint restored
 
     cdef int32_t slot_of(self, object tenant, int64_t now_ns) except -1
     cdef int32_t device_of(self, object device) except -1

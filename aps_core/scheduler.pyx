@@ -19,6 +19,7 @@ from aps_core.kv_cache cimport KVCache
 from aps_core.lanes cimport Lanes, to_horizon_ns
 from aps_core.request_table cimport TIMED, Request, RequestTable
 from aps_core.settlement cimport Settlement
+from aps_core.state cimport Saved, taken
 from aps_core.tenant_table cimport ACTIVE, ALL, DRAINING, VACANT, Limits, Tenant, TenantTable, parse_limits
 from aps_core.timeline cimport Timeline
 from aps_core.token_buckets cimport TokenBuckets
@@ -468,3 +469,24 @@ cdef class Scheduler:
         """All tenants and devices as columns (a dict of NumPy arrays; aps.Snapshot names them)."""
         self.timeline.play(now, self.timeline.check(now))
         return snapshot(self.contention, self.assembler, self.timeline.now_ns)
+
+    # Across restarts
+
+    def state(self, double now):
+        """What outlives the process, as columns (a dict; aps.SchedulerState names them)."""
+        self.timeline.play(now, self.timeline.check(now))
+        return taken(self.fair, self.tenants, self.buckets, self.timeline.now_ns)
+
+    def restore(self, dict state not None, slots, passed_s, double now):
+        """Go on from a state that was `passed_s` ago. slots: for each of its rows the tenant's slot here, 0: unknown.
+
+        ValueError when a request has been accepted, or a state restored.
+        """
+        cdef int64_t now_ns = self.timeline.check(now)
+        if self.admission.arrivals or self.restored:
+            raise ValueError("a state is restored to a scheduler as it was made: before any request, and once")
+        cdef Saved saved = Saved(state, slots, passed_s, self.tenants)
+        self.timeline.play(now, now_ns)
+        self.restored = True
+        saved.put_back(self.fair, self.buckets, now_ns)
+        self.contention.finish(now_ns)

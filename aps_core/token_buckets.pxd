@@ -18,6 +18,10 @@ cdef class TokenBuckets:
     cdef void open(self, int32_t slot, double rate, double burst, int64_t now_ns) noexcept nogil
     # Keeps the level, down to the new burst.
     cdef void configure(self, int32_t slot, double rate, double burst, int64_t now_ns) noexcept nogil
+    # As it was so long ago, with a base still older; then `configure` of the limits it has, `passed_ns` ago.
+    cdef void revive(
+        self, int32_t slot, double rate, double burst, double base, int64_t age_ns, int64_t passed_ns, int64_t now_ns
+    ) noexcept nogil
     cdef double level_at(self, int32_t slot, int64_t now_ns) noexcept nogil
     cdef bint affords(self, int32_t slot, double cost, int64_t now_ns) noexcept nogil
     cdef void charge(self, int32_t slot, double cost, int64_t now_ns) noexcept nogil    # take, into debt if need be

@@ -16,6 +16,7 @@ cdef int64_t MAX_SLOTS = INT32_MAX
 cdef double MAX_TOKENS = 1e18             # of the Python API: no sum of these overflows
 cdef double MIN_RATE = 1e-6               # tokens/s: less would not be a rate but a stop
 cdef int64_t HORIZON_NS = 1 << 62         # what takes longer is never affordable
+cdef int64_t OLDEST_NS = 1 << 61          # of a base that comes from before a restart: no difference overflows
 
 
 cdef class TokenBuckets:
@@ -60,6 +61,16 @@ cdef class TokenBuckets:
         self.base_ns[slot] = now_ns
         self.rate[slot] = rate
         self.burst[slot] = burst
+
+    cdef void revive(
+        self, int32_t slot, double rate, double burst, double base, int64_t age_ns, int64_t passed_ns, int64_t now_ns
+    ) noexcept nogil:
+        cdef double new_rate = self.rate[slot], new_burst = self.burst[slot]
+        self.rate[slot] = rate
+        self.burst[slot] = burst
+        self.base[slot] = base
+        self.base_ns[slot] = now_ns - min(age_ns + passed_ns, OLDEST_NS)
+        self.configure(slot, new_rate, new_burst, now_ns - passed_ns)
 
     cdef double level_at(self, int32_t slot, int64_t now_ns) noexcept nogil:
         if self.rate[slot] == INFINITY:

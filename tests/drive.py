@@ -115,6 +115,7 @@ class Driver:
             self.look: 2.0,
             self.nonsense: 0.3,
             self.drain: 0.03,
+            self.kill: 0.1 if kind is Pair else 0.0,
         }
 
     def operation(self) -> None:
@@ -281,6 +282,17 @@ class Driver:
             for device in range(self.devices):
                 self.pair.next_batch(device)
                 self.pair.engine_step(device)
+        self.pair.compare_snapshot()
+
+    def kill(self) -> None:
+        """The process goes, and another starts from its state, maybe with other settings."""
+        rng = self.rng
+        kept = [slot for slot, state in self.pair.states().items() if state and rng.random() < 0.8]
+        tenants = [(slot, self.pair.limits[slot] if rng.random() < 0.6 else tenant_keywords(rng)) for slot in kept]
+        tenants += [(0, tenant_keywords(rng)) for _ in range(rng.randint(not kept, 2))]
+        rng.shuffle(tenants)
+        window = {} if rng.random() < 0.6 else {"fairness_window": rng.choice((0.0, 25.0, 70.5, 500.0, INF))}
+        self.pair.kill(tenants, rng.choice((0.0, 1e-9, 0.3, 7.7, 1e5, 1e30)) * rng.random(), **window)
         self.pair.compare_snapshot()
 
     def check_memory(self) -> None:

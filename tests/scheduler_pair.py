@@ -63,7 +63,7 @@ class Pair:
         self.twin_handle: dict[int, int] = {}
         self.waiting: dict[int, Running] = {}
         self.started: dict[int, Running] = {}  # running and preempted
-        self.slots: set[int] = set()
+        self.limits: dict[int, dict[str, Any]] = {}  # keywords by slot, of all that have ever been
 
     def build(self) -> None:
         self.core: Any = scheduler_under_test()(**self.config)
@@ -100,15 +100,17 @@ class Pair:
 
     def add_tenant(self, **keywords: Any) -> int:
         slot = self.same(lambda s, _: s.add_tenant(now=self.now, **keywords))
-        self.slots.add(slot)
+        self.limits[slot] = keywords
         return int(slot)
 
     def set_tenant(self, slot: int, **keywords: Any) -> None:
         self.same(lambda s, _: s.set_tenant(slot, now=self.now, **keywords))
+        self.limits[slot] = keywords
         self.collect()
 
     def readmit_tenant(self, slot: int, **keywords: Any) -> None:
         self.same(lambda s, _: s.readmit_tenant(slot, now=self.now, **keywords))
+        self.limits[slot] = keywords
         self.collect()
 
     def remove_tenant(self, slot: int) -> bool:
@@ -117,7 +119,7 @@ class Pair:
         return bool(freed)
 
     def states(self) -> dict[int, int]:
-        slots = sorted(self.slots)
+        slots = sorted(self.limits)
         return dict(zip(slots, self.same(lambda s, _: [int(s.tenant_state(slot)) for slot in slots]), strict=True))
 
     def set_aging_horizon(self, seconds: float) -> None:
@@ -246,6 +248,38 @@ class Pair:
         answer = self.same(lambda s, h: (s.rebid(h(handle), bid, self.now), s.retry_after))
         self.collect()
         return int(answer[0])
+
+    def state(self) -> dict[str, Any]:
+        """What both would leave behind now."""
+        twin, core = self.both(lambda s, _: s.state(self.now))
+        assert set(twin) == set(core)
+        assert set(twin["tenants"]) == set(core["tenants"])
+        for name, column in twin["tenants"].items():
+            assert column.dtype == core["tenants"][name].dtype, name
+            assert plain(column) == plain(core["tenants"][name]), f"{name}: twin {column}, core {core['tenants'][name]}"
+        for name in set(twin) - {"tenants"}:
+            assert twin[name] == core[name], f"{name}: twin {twin[name]!r}, core {core[name]!r}"
+        return dict(core)
+
+    def kill(self, tenants: list[tuple[int, dict[str, Any]]], passed_s: float, **config: Any) -> None:
+        """Both end as they are, and new ones go on from their state.
+
+        tenants: keywords of each, with the slot that it had, 0: none. config: what is another now.
+        """
+        self.collect()
+        state = self.state()
+        self.config = self.config | config
+        self.build()
+        self.now = float(self.config.get("epoch", 0.0)) + 1.0
+        self.waiting, self.started, self.limits = {}, {}, {}
+        self.core_handle, self.twin_handle = {}, {}
+        before = plain(state["tenants"]["slot"])
+        slots = [0] * len(before)
+        for slot, keywords in tenants:
+            now = self.add_tenant(**keywords)
+            if slot:
+                slots[before.index(slot)] = now
+        self.same(lambda s, _: s.restore(state, slots, passed_s, self.now))
 
     def next_wakeup(self, without: Sequence[int] = ()) -> float:
         twin, core = self.both(lambda s, _: s.next_wakeup(self.now, without))

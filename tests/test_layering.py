@@ -21,7 +21,7 @@ COMPILED = [
     ["all_wait", "arrivals", "ledger", "stay_log", "time_series"],
     ["aging_heap", "contention"],
     ["admission", "batch_assembler"],
-    ["inspection", "settlement"],
+    ["inspection", "settlement", "state"],
     ["timeline"],
     ["scheduler"],
     ["recorded", "replay"],
@@ -29,7 +29,7 @@ COMPILED = [
 # A name stands for the package below it too. Modules of one row may use one another.
 PYTHON = [
     ["aps._checks", "aps.data", "aps.toml_file"],
-    ["aps.devices", "aps.models", "aps.policy", "aps.tenants", "aps.verdicts"],
+    ["aps.devices", "aps.models", "aps.policy", "aps.state", "aps.tenants", "aps.verdicts"],
     ["aps.profile", "aps.profile_files", "aps.profiles", "aps.scheduler"],
     ["aps.backends", "aps.metrics", "aps.recent", "aps.record", "aps.store"],
     ["aps.tickets"],

@@ -6,6 +6,7 @@ from aps.devices import Device
 from aps.driver import Driver, DriverError, Result, Stream, Ticket
 from aps.policy import Limits, Policy
 from aps.scheduler import Scheduler
+from aps.state import SchedulerState
 from aps.tenants import Tenant
 from aps.verdicts import Batch, DeviceSnapshot, Ended, Explanation, Snapshot, TenantSnapshot, Verdict
 
@@ -26,6 +27,7 @@ __all__ = [
     "Policy",
     "Result",
     "Scheduler",
+    "SchedulerState",
     "Snapshot",
     "Stream",
     "Tenant",

@@ -21,6 +21,7 @@ from aps.player import Player
 from aps.pump import Pump
 from aps.recent import Lately
 from aps.scheduler import Scheduler, check_id
+from aps.state import SchedulerState
 from aps.tenants import Tenant
 from aps.tickets import DriverError, Result, Stream, Ticket
 from aps.verdicts import Explanation, Snapshot, Verdict
@@ -322,6 +323,17 @@ class Driver:
         """As `Scheduler.set_policy`."""
         with self._player.change() as now:
             self.scheduler.set_policy(aging_horizon_s, fairness_window, now=now)
+
+    def state(self) -> SchedulerState:
+        """As `Scheduler.state`. A driver that has been closed has the state of its end."""
+        open = self._player.loop is not None
+        return self.scheduler.state(now=self._player.advance() if open else self.scheduler.now)
+
+    def restore(self, state: SchedulerState, *, passed_s: float) -> None:
+        """As `Scheduler.restore`, before the driver is opened (DriverError)."""
+        if self._opened:
+            raise DriverError("a state is restored before the driver is opened")
+        self.scheduler.restore(state, passed_s=passed_s, now=self.scheduler.now)
 
     @contextmanager
     def together(self) -> Iterator[float]:

@@ -15,6 +15,7 @@ from aps import _checks as check
 from aps.devices import Device
 from aps.policy import Limits, Policy
 from aps.policy import core_options as policy_options
+from aps.state import SchedulerState, core_state, state_of
 from aps.tenants import Roster, Tenant
 from aps.tenants import core_options as tenant_options
 from aps.verdicts import (
@@ -368,6 +369,24 @@ class Scheduler:
         if fairness_window is not None:
             self._core.set_fairness_window(fairness_window, now)
         self._policy = policy
+
+    # Across restarts
+
+    def state(self, *, now: float) -> SchedulerState:
+        """What outlives the process: buckets and service of every tenant. What is outstanding stays charged in it."""
+        return state_of(self._core.state(now), self._roster.names)
+
+    def restore(self, state: SchedulerState, *, passed_s: float, now: float) -> None:
+        """Go on from the state of an earlier scheduler, which was taken `passed_s` seconds before `now`.
+
+        Buckets refill for that time, up to 4e8 s. Settings stay as they are here; what is saved is converted to them.
+        Tenants that are unknown here are dropped, those that the state does not know stay new. ValueError: a request
+        has been accepted, or a state restored, already; passed_s.
+        """
+        check.number("passed_s", passed_s, "a finite number of seconds >= 0", lambda x: 0.0 <= x < inf)
+        accounts = self._accounts
+        slots = [accounts[name][0] if name in accounts else 0 for name in state.tenants]
+        self._core.restore(core_state(state), np.array(slots, np.int32), passed_s, now)
 
     # Inside
 

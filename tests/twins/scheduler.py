@@ -15,6 +15,7 @@ import numpy as np
 from tests.twins.scheduler_checks import MAX_SECONDS, MAX_TOKENS, real, tenant_keywords, whole
 from tests.twins.scheduler_model import NEVER, Bucket, Device, Interval, Limits, Reason, Release, Request, Tenant
 from tests.twins.scheduler_requests import Requests
+from tests.twins.scheduler_state import check_restore, restore, state
 from tests.twins.scheduler_views import explain, snapshot
 
 ACTIVE, DRAINING = 1, 2
@@ -96,6 +97,7 @@ class Scheduler(Requests):
         self._something_ready = False
         self._ready_since = 0
         self._changes = 0
+        self._restored = False
         self._interval = Interval()
         self._ended: list[tuple[int, int]] = []
 
@@ -245,6 +247,16 @@ class Scheduler(Requests):
 
     def snapshot(self, now: float) -> dict[str, Any]:
         return snapshot(self, self._play(now))
+
+    # -- across restarts
+
+    def state(self, now: float) -> dict[str, Any]:
+        return state(self, self._play(now))
+
+    def restore(self, saved: dict[str, Any], slots: Sequence[int], passed_s: float, now: float) -> None:
+        self._check_now(now)
+        tenants = check_restore(self, saved, slots, passed_s)
+        restore(self, saved, tenants, round(min(float(passed_s), MAX_SECONDS) * 1e9), self._play(now))
 
     @property
     def waiting(self) -> int:
