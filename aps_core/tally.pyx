@@ -1,158 +1,29 @@
-"""What is counted of each request, for its tenant and for its bid: counters, and distributions of durations.
+"""What is counted of each request, for its tenant and for its bid.
 
 Memory is bounded: nothing here grows with the number of requests.
 """
 cimport cython
+from libc.stdint cimport INT64_MAX
 
 from collections import Counter
 
-import numpy as np
+from aps_core.clock cimport llrint
+from aps_core.device_time cimport DeviceTime, Part
+from aps_core.histogram cimport Histogram
+from aps_core.types cimport int32_t, int64_t
 
-from aps_core.types cimport BIDS, int32_t, int64_t
+# What a cut has of each tenant, beside refusals by reason; the order of `Tally.news`.
+COUNTS = (
+    "admitted", "finished", "cancelled", "expired", "dropped", "failed", "prompt_tokens", "output_tokens",
+    "charged_micro", "gpu_ns",
+)
 
-cdef extern from "math.h":
-    double INFINITY
-
-cdef enum:
-    CUT = 46                  # bits of a double's mantissa that are dropped: 64 buckets to a power of two
-    ROUND = 64                # buckets are held in such units
-
-cdef union Bits:
-    double value
-    int64_t bits
-
-cdef double SMALLEST = 1.0 / (1 << 20)   # seconds; anything below counts as 0
-cdef double LARGEST = 4e8                # what the scheduler's clock can hold; anything above counts as that
+cdef double LARGEST_CHARGE = 9007199254740992.0    # 2^53: up to here the double of a whole number is itself
 
 
-cdef inline int64_t cut(double value) noexcept:
-    cdef Bits bits
-    bits.value = value
-    return bits.bits >> CUT
-
-
-cdef int64_t BASE = cut(SMALLEST) - 1
-
-
-cdef inline int32_t place_of(double value) noexcept:
-    """Its bucket, which rises with the value; 0: below SMALLEST."""
-    return <int32_t>(cut(min(value, LARGEST)) - BASE) if value >= SMALLEST else 0
-
-
-cdef double lower(int32_t place) noexcept:
-    cdef Bits bits
-    bits.bits = (place + BASE) << CUT
-    return bits.value
-
-
-cdef double middle(int32_t place) noexcept:
-    return 0.5 * (lower(place) + lower(place + 1)) if place else 0.0
-
-
-@cython.final
-cdef class Histogram:
-    """A distribution of durations in buckets 0.8 to 1.6 % wide. Quantiles are within 1 % (and 1 us) of the exact ones.
-
-    count, total, smallest, largest: of all values; infinite extremes while there is none.
-    """
-
-    def __cinit__(self):
-        self.smallest = INFINITY
-        self.largest = -INFINITY
-
-    cdef void reach(self, int32_t place):
-        """Hold its bucket."""
-        cdef int32_t first = place - place % ROUND, end = place - place % ROUND + ROUND
-        cdef long long[::1] wider
-        if self.held:
-            first, end = min(first, self.first), max(end, self.first + self.held)
-        memory = np.zeros(end - first, np.int64)
-        if self.held:
-            memory[self.first - first:][:self.held] = self.memory
-        wider = memory
-        self.memory = memory
-        self.buckets = <int64_t*>&wider[0]
-        self.first = first
-        self.held = end - first
-
-    cdef void add(self, double value):
-        cdef int32_t place = place_of(value)
-        if not self.first <= place < self.first + self.held:
-            self.reach(place)
-        self.buckets[place - self.first] += 1
-        self.count += 1
-        self.total += value
-        if value < self.smallest:
-            self.smallest = value
-        if value > self.largest:
-            self.largest = value
-
-    def extend(self, values):
-        """Add finite numbers >= 0."""
-        cdef double value
-        for value in values:
-            self.add(value)
-
-    def merge(self, Histogram other not None):
-        """Add another's values."""
-        cdef int32_t i
-        for i in range(other.held):
-            if other.buckets[i]:
-                if not self.first <= other.first + i < self.first + self.held:
-                    self.reach(other.first + i)
-                self.buckets[other.first + i - self.first] += other.buckets[i]
-        self.count += other.count
-        self.total += other.total
-        self.smallest = min(self.smallest, other.smallest)
-        self.largest = max(self.largest, other.largest)
-
-    cdef double middle_at(self, int64_t rank) noexcept:
-        cdef int32_t i = -1
-        while rank > 0:
-            i += 1
-            rank -= self.buckets[i]
-        return middle(self.first + i)
-
-    def quantile(self, double q):
-        """The nearest-rank quantile, 0 <= q <= 1; None while empty."""
-        cdef int64_t rank
-        if not 0.0 <= q <= 1.0:
-            raise ValueError(f"q must be 0 to 1, got {q!r}")
-        rank = <int64_t>(q * <double>self.count)
-        rank = max(1, rank + (<double>rank < q * <double>self.count))
-        if rank >= self.count:
-            return self.largest if self.count else None
-        return min(max(self.middle_at(rank), self.smallest), self.largest)
-
-    @property
-    def mean(self):
-        """None while empty."""
-        return self.total / <double>self.count if self.count else None
-
-    @property
-    def buckets_held(self):
-        """Buckets in memory; at most some 3,200."""
-        return self.held
-
-    def counts(self, edges):
-        """How many values lie up to each ascending edge and above the one before it; the last: above every edge.
-
-        A value within 1 % of an edge may be counted on its other side.
-        """
-        cdef int32_t i = 0, place
-        cdef int64_t below, seen = 0
-        cdef double edge
-        answer = []
-        for edge in edges:
-            place = place_of(edge)
-            place -= middle(place) > edge
-            below = seen
-            while i < self.held and self.first + i <= place:
-                seen += self.buckets[i]
-                i += 1
-            answer.append(seen - below)
-        answer.append(self.count - seen)
-        return answer
+cdef int64_t to_micro(double tokens) noexcept:
+    """A charge in whole micro-tokens, half to even: the one place where charges are rounded."""
+    return llrint(min(tokens * 1e6, LARGEST_CHARGE))
 
 
 @cython.final
@@ -164,7 +35,9 @@ cdef class Tally:
     expired: the deadline passed before the start. dropped: made impossible by a change of limits. failed: lost by the
     backend, in the end; retried: times that one was lost and started again. preempted: times that a
     running one was displaced. asked_tokens: prompt and max tokens of all
-    that were sent. prompt_tokens, output_tokens, charged: used by requests that have ended, and their final charges.
+    that were sent. prompt_tokens, output_tokens, charged: used by requests that have ended, and their final charges in
+    tokens; charged_micro: the same in whole micro-tokens, exactly the sum. gpu_ns, gpu_s: time of devices, shared
+    equally by the requests on them at each instant, requests that run included.
     waiting, outstanding: requests now; waiting ones have not started. waits_since: the instant at which `waiting` last
     rose from 0.
 
@@ -181,10 +54,62 @@ cdef class Tally:
         self.ttft = Histogram()
         self.tpot = Histogram()
         self.e2e = Histogram()
+        self.told_refused = {}
 
     @property
     def sent(self):
         return self.admitted + sum(self.refused.values())
+
+    @property
+    def charged(self):
+        """Tokens."""
+        return self.charged_micro / 1e6
+
+    @property
+    def gpu_ns(self):
+        """Up to the last instant that the books were told of, or at which a request came to a device or left it."""
+        return self.gpu.total() if self.gpu is not None else 0
+
+    @property
+    def gpu_s(self):
+        """Seconds of the scheduler's clock."""
+        return self.gpu_ns / 1e9
+
+    cdef void charge(self, int64_t micro) noexcept:
+        """One more final charge; a sum that int64 cannot hold stays at the largest."""
+        self.charged_micro = min(self.charged_micro, INT64_MAX - micro) + micro
+
+    cdef object join(self, DeviceTime time, int32_t device):
+        """One of its requests is on a device."""
+        if self.gpu is None:
+            self.gpu = Part(time)
+        self.gpu.join(device)
+
+    cdef bint news(self, int64_t* row) noexcept:
+        """What it has counted since it was last asked, to the row; False: nothing."""
+        cdef int64_t[COUNTED] now
+        cdef int i
+        cdef bint some = False
+        now[0], now[1], now[2] = self.admitted, self.finished, self.cancelled
+        now[3], now[4], now[5] = self.expired, self.dropped, self.failed
+        now[6], now[7], now[8] = self.prompt_tokens, self.output_tokens, self.charged_micro
+        now[9] = self.gpu.total() if self.gpu is not None else 0
+        for i in range(COUNTED):
+            row[i] = now[i] - self.told[i]
+            some |= row[i] != 0
+            self.told[i] = now[i]
+        return some
+
+    cdef dict refused_news(self):
+        """Refusals by reason since it was last asked; None: none."""
+        cdef dict had = self.told_refused, found = None
+        for reason, n in self.refused.items():
+            before = had.get(reason, 0)
+            if n != before:
+                found = found or {}
+                found[reason] = n - before
+                had[reason] = n
+        return found
 
     cpdef void times(self, double queue_wait, double ttft, double tpot, double e2e) except *:
         """Of one request that has ended; NaN: it has none."""
@@ -196,73 +121,3 @@ cdef class Tally:
             self.tpot.add(tpot)
         if e2e == e2e:
             self.e2e.add(e2e)
-
-
-cdef class Books:
-    """Requests as they come and go, each in the tally of its tenant and of its bid.
-
-    bids: tallies by the bid at submission, after clamping; a call may leave it out. all_wait: at least two tenants have requests, and each that
-    has any also has one that has not started; when that changes, `all_wait_changed(now)` is called. `now` never falls.
-    """
-
-    def __cinit__(self, *_):
-        self.by_bid = [Tally(str(bid)) for bid in range(BIDS + 1)]
-        self.bids = {bid: self.by_bid[bid] for bid in range(1, BIDS + 1)}
-
-    def all_wait_changed(self, double now):
-        """`all_wait` is another than before."""
-
-    cdef Tally of_bid(self, int32_t bid):
-        return <Tally>self.by_bid[bid]
-
-    def turned_away(self, Tally tenant not None, int32_t bid, int64_t tokens, reason):
-        """A request that was not admitted; tokens: prompt and max."""
-        cdef Tally tally
-        for tally in (tenant, self.of_bid(bid)):
-            tally.asked_tokens += tokens
-            tally.refused[reason] += 1
-
-    cpdef void arrived(self, Tally tenant, double now, Tally bid=None, int64_t tokens=0) except *:
-        """An admitted request waits."""
-        tenant.admitted += 1
-        tenant.outstanding += 1
-        tenant.waiting += 1
-        tenant.asked_tokens += tokens
-        if bid is not None:
-            bid.admitted += 1
-            bid.outstanding += 1
-            bid.waiting += 1
-            bid.asked_tokens += tokens
-            if bid.waiting == 1:
-                bid.waits_since = now
-        if tenant.waiting == 1:
-            tenant.waits_since = now
-            self.queued += 1
-            self.active += tenant.outstanding == 1
-            self.look(now)
-
-    cpdef void started(self, Tally tenant, double now, Tally bid=None) except *:
-        """A waiting request is on a device."""
-        tenant.waiting -= 1
-        if bid is not None:
-            bid.waiting -= 1
-        if tenant.waiting == 0:
-            self.queued -= 1
-            self.look(now)
-
-    cpdef void ended(self, Tally tenant, bint waiting, double now, Tally bid=None) except *:
-        """A request, waiting or started, is over."""
-        if waiting:
-            self.started(tenant, now, bid)
-        tenant.outstanding -= 1
-        if bid is not None:
-            bid.outstanding -= 1
-        if tenant.outstanding == 0:
-            self.active -= 1
-            self.look(now)
-
-    cdef void look(self, double now) except *:
-        cdef bint all_wait = self.queued == self.active and self.active >= 2
-        if all_wait != self.all_wait:
-            self.all_wait = all_wait
-            self.all_wait_changed(now)

@@ -1,7 +1,9 @@
 """See tickets.pyx."""
 cimport cython
 
-from aps_core.tally cimport Books, Tally
+from aps_core.books cimport Books
+from aps_core.device_time cimport DeviceTime
+from aps_core.tally cimport Tally
 from aps_core.types cimport int32_t, int64_t
 
 cdef class Desk
@@ -54,11 +56,11 @@ cdef class Desk:
     cdef public object listen         # called with a ticket whose output somebody wants as it comes
     cdef object ticket_type, result_type
     cdef list rows            # tickets by the row in their handles; None: nobody
-    cdef list sizes           # requests that run, by device
+    cdef DeviceTime time      # and who runs
     cdef int64_t news         # that were looked at for their truth
 
     cdef Ticket at(self, int64_t handle)
-    cdef object stop(self, Ticket ticket)
+    cdef object stop(self, Ticket ticket, double now)
     cdef object conclude(self, Ticket ticket, str status, str reason, double now, int64_t tokens, double charge, text)
     cdef object leave(self, Ticket ticket, double now)
     cdef object wake(self, Ticket ticket, list woken)

@@ -5,8 +5,10 @@ Durations and instants are seconds of the scheduler's clock.
 """
 cimport cython
 
+from aps_core.books cimport Books
+from aps_core.device_time cimport DeviceTime
 from aps_core.request_table cimport ROW_BITS
-from aps_core.tally cimport Books, Tally
+from aps_core.tally cimport Tally, to_micro
 from aps_core.types cimport NONE, int32_t, int64_t
 
 cdef extern from "math.h":
@@ -96,18 +98,18 @@ cdef class Desk:
 
     books: where they are counted. ticket, result: the types of tickets, and of their answers (a NamedTuple). devices:
     how many there are. named: tickets with an id of the caller's. outstanding: how many there are; listeners: of them,
-    how many have a stream.
+    how many have a stream. epoch: of the scheduler's clock.
 
     Nothing here checks what it is told, but for `truthful`.
     """
 
-    def __cinit__(self, Books books not None, type ticket not None, type result not None, int32_t devices):
+    def __cinit__(self, Books books not None, type ticket not None, type result not None, int32_t devices, double epoch=0.0):
         self.books = books
+        self.time = books.time = DeviceTime(devices, epoch)
         self.ticket_type = ticket
         self.result_type = result
         self.rows = []
         self.named = {}
-        self.sizes = [0] * devices
 
     @classmethod
     def __class_getitem__(cls, ticket):
@@ -186,14 +188,18 @@ cdef class Desk:
         cdef Ticket ticket
         cdef int64_t handle
         cdef list started = []
-        size = self.sizes[device] + len(handles)
-        self.sizes[device] = size
+        cdef int64_t size = self.time.lines[device].running + <int64_t>len(handles)
+        self.time.turn(device, now)
+        self.time.lines[device].running = size
         for handle in handles:
             ticket = self.at(handle)
             if ticket.device == NONE:
                 ticket.batch_size = size
                 ticket.released = released
                 self.books.started(ticket.metrics, now, ticket.by_bid)
+            self.books.touch(ticket.metrics)
+            ticket.metrics.join(self.time, device)
+            ticket.by_bid.join(self.time, device)
             ticket.device = device
             ticket.running = True
             ticket.computed = 0
@@ -203,35 +209,38 @@ cdef class Desk:
             started.append(ticket)
         return started, size
 
-    cdef object stop(self, Ticket ticket):
+    cdef object stop(self, Ticket ticket, double now):
         if ticket.running:
             ticket.running = False
-            self.sizes[ticket.device] -= 1
+            self.time.turn(ticket.device, now)
+            self.time.lines[ticket.device].running -= 1
+            ticket.metrics.gpu.leave(ticket.device)
+            ticket.by_bid.gpu.leave(ticket.device)
 
-    def displace(self, Ticket ticket not None, int64_t generated, int64_t prefill):
+    def displace(self, Ticket ticket not None, int64_t generated, int64_t prefill, double now):
         """It leaves its device, to be started again with so much output and so much to prefill; how many tokens will be
         computed again."""
         cdef int64_t had = ticket.computed + ticket.output - ticket.generated
         cdef int64_t kept = ticket.prompt_tokens + generated - prefill
-        self.stop(ticket)
+        self.stop(ticket, now)
         had += 0 if ticket.left == NONE else ticket.prompt_tokens + ticket.generated - ticket.left
         ticket.generated = generated
         ticket.left = prefill
         return max(0, had - kept)
 
-    def lose(self, Ticket ticket not None):
+    def lose(self, Ticket ticket not None, double now):
         """Its device has lost it, and all that it had; it is to be started again."""
         ticket.retries += 1
         ticket.metrics.retried += 1
         ticket.by_bid.retried += 1
         ticket.first_token = NAN
-        again = self.displace(ticket, 0, ticket.prompt_tokens)
+        again = self.displace(ticket, 0, ticket.prompt_tokens, now)
         ticket.left = NONE
         return again
 
     def running(self, int32_t device):
         """How many run on a device."""
-        return self.sizes[device]
+        return self.time.lines[device].running
 
     def running_on(self, int32_t device):
         """Who runs on a device."""
@@ -258,8 +267,8 @@ cdef class Desk:
         most blocks that it may come to hold."""
         cdef Ticket ticket
         cdef int64_t waiting = 0, waiting_tokens = 0, returning = 0
-        running = [0] * len(self.sizes)
-        blocks = [0] * len(self.sizes)
+        running = [0] * self.time.devices
+        blocks = [0] * self.time.devices
         for ticket in self.tickets():
             if ticket.device == NONE:
                 waiting += 1
@@ -400,17 +409,19 @@ cdef class Desk:
         cdef double wait = ticket.scheduled - ticket.arrived_at, first = ticket.first_token - ticket.arrived_at
         cdef double took = now - ticket.arrived_at, pace = NAN
         cdef bint finished = status == "finished"
+        cdef int64_t micro = to_micro(charge)
         if wait < 0.0:        # the engine counts whole nanoseconds: a step may seem to begin a hair before its request
             wait = 0.0
         ticket.answer = make_row(self.result_type, (
             ticket.id, status, reason, ticket.verdict, ticket.metrics.name, text, ticket.prompt_tokens, tokens, ticket.bid,
-            charge, ticket.arrived_at, None if wait != wait else wait, None if first != first else first, took,
+            <double>micro / 1e6, ticket.arrived_at, None if wait != wait else wait, None if first != first else first, took,
             ticket.device, ticket.batch_size, ticket.released,
         ))
+        self.books.touch(ticket.metrics)
         ticket.metrics.output_tokens += tokens
-        ticket.metrics.charged += charge
+        ticket.metrics.charge(micro)
         ticket.by_bid.output_tokens += tokens
-        ticket.by_bid.charged += charge
+        ticket.by_bid.charge(micro)
         if wait != wait:
             return None
         if finished and tokens > 1:
@@ -422,7 +433,7 @@ cdef class Desk:
 
     cdef object leave(self, Ticket ticket, double now):
         self.books.ended(ticket.metrics, ticket.device == NONE, now, ticket.by_bid)
-        self.stop(ticket)
+        self.stop(ticket, now)
         self.rows[<Py_ssize_t>(ticket.handle & ROW_MASK)] = None
         self.outstanding -= 1
         if self.named:

@@ -15,20 +15,20 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lowest first: a module may use those of the rows above its own, never its neighbours.
 COMPILED = [
     ["types"],
-    ["arguments", "clock", "envelope", "indexed_heap", "json_lines", "request_table", "tally", "winner_tree"],
-    ["deadlines", "fair_share", "kv_cache", "pairing_heap", "step_time", "tenant_table", "tickets", "token_buckets"],
-    ["gpu", "lanes", "physics"],
-    ["all_wait", "arrivals", "ledger", "stay_log", "time_series"],
-    ["aging_heap", "contention"],
-    ["admission", "batch_assembler"],
-    ["inspection", "settlement", "state"],
+    ["arguments", "clock", "envelope", "histogram", "indexed_heap", "json_lines", "request_table", "winner_tree"],
+    ["deadlines", "device_time", "fair_share", "kv_cache", "pairing_heap", "step_time", "tenant_table"],
+    ["lanes", "physics", "tally", "token_buckets"],
+    ["all_wait", "arrivals", "books", "ledger", "stay_log"],
+    ["aging_heap", "contention", "tickets"],
+    ["admission", "batch_assembler", "gpu"],
+    ["inspection", "settlement", "state", "time_series"],
     ["timeline"],
     ["scheduler"],
     ["recorded", "replay"],
 ]
 # A name stands for the package below it too. Modules of one row may use one another.
 PYTHON = [
-    ["aps._checks", "aps.data", "aps.toml_file"],
+    ["aps._checks", "aps.cuts", "aps.data", "aps.toml_file"],
     ["aps.devices", "aps.models", "aps.policy", "aps.state", "aps.tenants", "aps.verdicts"],
     ["aps.profile", "aps.profile_files", "aps.profiles", "aps.scheduler"],
     ["aps.backends", "aps.metrics", "aps.recent", "aps.record", "aps.store"],

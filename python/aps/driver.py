@@ -16,6 +16,7 @@ from typing import Any, Protocol, Self, SupportsIndex, TypedDict, Unpack
 from aps import _checks as check
 from aps.backends.protocol import Backend, Health
 from aps.conservation import discrepancies
+from aps.cuts import Cut
 from aps.metrics import Metrics
 from aps.player import Player
 from aps.pump import Pump
@@ -345,8 +346,15 @@ class Driver:
 
     @property
     def metrics(self) -> Metrics:
-        """What has been counted."""
+        """What has been counted, GPU time up to the last instant that was played."""
+        self._pump.metrics.advance(self._pump.now)
         return self._pump.metrics
+
+    def cut(self) -> Cut:
+        """What was counted of tenants since the last cut: see `Metrics.cut`. Also when it is closed or has failed."""
+        with suppress(DriverError):
+            self._player.advance()
+        return self._pump.metrics.cut(self._pump.now)
 
     @property
     def now(self) -> float:

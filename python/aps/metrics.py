@@ -10,7 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aps_core.tally import Books, Histogram, Tally
+from aps.cuts import Cut
+from aps_core.books import Books
+from aps_core.histogram import Histogram
+from aps_core.tally import Tally
 
 __all__ = ["Histogram", "Metrics", "Shared", "Tally", "TenantMetrics", "jain"]
 
@@ -95,6 +98,14 @@ class Metrics(Books):
         return np.asarray(self._served(len(self.tenants)).sum(axis=0))
 
     # Reading
+
+    def cut(self, now: float) -> Cut:
+        """What was counted of tenants since the last cut, up to now. Each thing counted is in exactly one cut.
+
+        Of what has not ended: admissions, and the GPU time up to now. It costs what the tenants cost of which something
+        was counted, and those that run; not what all cost.
+        """
+        return Cut(*self.take_changes(now))
 
     def while_all_wait(self, now: float) -> Shared:
         """Up to now. `jain(shared.tokens.values())` of tenants that asked all the time is the fairness figure."""

@@ -30,7 +30,7 @@ class Pump:
     def __init__(self, scheduler: Scheduler, backend: Backend, retries: int = 0) -> None:
         self.scheduler = scheduler
         self.metrics = Metrics(lambda accounts: self.backend.served(accounts))
-        self.desk: Desk[Ticket] = Desk(self.metrics, Ticket, Result, len(backend.devices))
+        self.desk: Desk[Ticket] = Desk(self.metrics, Ticket, Result, len(backend.devices), scheduler.epoch)
         self.guard = None if backend.simulated else Guard(backend, self.desk, self.metrics.faults)
         self.backend: Backend = self.guard or backend
         self.recent = Recent(scheduler, self.backend, self.metrics)
@@ -99,7 +99,9 @@ class Pump:
             self.backend.abort(device, ticket, keep=self._swaps)
             ticket.metrics.preempted += 1
             ticket.by_bid.preempted += 1
-            self.metrics.recomputed_tokens += self.desk.displace(ticket, explanation.generated, explanation.prefill)
+            self.metrics.recomputed_tokens += self.desk.displace(
+                ticket, explanation.generated, explanation.prefill, now
+            )
         jobs, size = self.desk.start(batch.started, device, batch.released, now)  # type: ignore[arg-type]
         self.metrics.batch(size, batch.released, now)
         if now >= self.recent.due_at:
@@ -170,7 +172,7 @@ class Pump:
             self._give_up(ticket, "failed", "backend_failed")
         else:
             self.scheduler.restart(ticket.handle, now=self.now)
-            self.metrics.recomputed_tokens += self.desk.lose(ticket)
+            self.metrics.recomputed_tokens += self.desk.lose(ticket, self.now)
 
     def _give_up(self, ticket: Ticket, status: str, reason: str, error: Exception | None = None) -> None:
         """It ends as it is, settled to what it used."""
