@@ -121,6 +121,13 @@ def assert_whole(driver: Driver, found: Scrape) -> None:
     ):
         whole = sum(getattr(tally, of) for tally in tallies)
         assert found.total(name) == found.total(name.replace("aps_", "aps_bid_")) == whole
+    for name, of, unit in (
+        ("aps_charged_tokens_total", "charged_micro", 1e6),
+        ("aps_gpu_seconds_total", "gpu_ns", 1e9),
+    ):
+        whole = sum(getattr(tally, of) for tally in tallies)
+        for family in (name, name.replace("aps_", "aps_bid_")):
+            assert sum(round(value * unit) for value in found.of(family).values()) == whole
     assert found.total("aps_refused_total") == sum(tally.refused.total() for tally in tallies)
     for name, times in (("aps_queue_wait_seconds", "queue_wait"), ("aps_request_seconds", "e2e")):
         assert found.total(f"{name}_count") == sum(getattr(tally, times).count for tally in tallies)
@@ -141,7 +148,7 @@ def test_sums_hold_and_nothing_falls_while_labels_come_and_go(seed: int) -> None
         random = Random(seed)
         names = [f"t{i}" for i in range(12)] + [OTHER]
         backend_names = [Tenant(name, rate=500.0, burst=4000.0) for name in names]
-        async with opened(loop, *backend_names) as driver:
+        async with opened(loop, *backend_names, policy=Policy(bid_premium=0.1)) as driver:
             exporter = Exporter(driver)
             cap, before = 3, scrape(exporter, 3)
             for turn in range(25):

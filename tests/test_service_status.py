@@ -42,7 +42,7 @@ def test_over_http_it_fits_its_schema() -> None:
             "typical_requests": None,
         }
         assert fresh["share"] == {"weight": 3, "promised": 0.75, "received": None, "promised_then": None}
-        assert (fresh["queue_wait_s"], fresh["refused"]) == (None, {})
+        assert (fresh["queue_wait_s"], fresh["refused"], fresh["gpu_s"]) == (None, {}, 0)
         assert service.infer(tenant_id="x", prompt_tokens=300, max_tokens=100).status_code == 200
         assert service.infer(tenant_id="x", prompt_tokens=300, max_tokens=400).status_code == 429
         status = service.status("x")
@@ -53,6 +53,7 @@ def test_over_http_it_fits_its_schema() -> None:
         assert status["refused"] == {"over_rate": 1}
         assert status["requests"]["finished"] == status["e2e_s"]["count"] == 1
         assert status["e2e_s"]["p50"] == pytest.approx(300 / 1024 + 100 / 128, rel=0.05)
+        assert status["gpu_s"] == pytest.approx(status["e2e_s"]["p50"], rel=0.05)
         unlimited = service.status("y")
         assert unlimited["bucket"]["rate"] is unlimited["bucket"]["typical_requests"] is None
         assert service.client.get("/tenants/nobody/status").status_code == 404

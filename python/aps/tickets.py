@@ -21,7 +21,8 @@ class Result(NamedTuple):
     "failed" (the backend lost it); "throttled" or "rejected" (not admitted, or a change of limits made it impossible).
     reason: the verdict's reason, or why an admitted request did not finish; "finished" for one that did.
     text, output_tokens: what was generated, also of a request that did not finish (its text only when it finished).
-    prompt_tokens: as asked. bid: after clamping and new bids. charge: bucket tokens that it cost in the end.
+    prompt_tokens: as asked. bid: after clamping and new bids. charge: bucket tokens that it cost in the end, to
+    a whole micro-token.
     queue_wait_s: arrival to first scheduled step; ttft_s: to the first output token; e2e_s: to the end. None: not
     reached. device: -1 if it never started. batch_size: requests on the device when it joined, itself included.
     released: why its batch was released; None if it never started.

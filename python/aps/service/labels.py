@@ -17,7 +17,8 @@ CLEARLY = 1.25  # a tenant takes another's label with so many times its requests
 
 # Upper edges in seconds: 1 ms to 500 s, three to a decade.
 EDGES = tuple(round(mantissa * 10.0**power, 6) for power in range(-3, 3) for mantissa in (1, 2.5, 5))
-COUNTERS = ("admitted", "prompt_tokens", "output_tokens", "charged", "preempted", "retried")
+# Whole numbers, so that differences are exact: up to 2^53, as far as a scrape can tell them apart.
+COUNTERS = ("admitted", "prompt_tokens", "output_tokens", "charged_micro", "gpu_ns", "preempted", "retried")
 OUTCOMES = ("finished", "cancelled", "expired", "dropped", "failed")
 TIMES = ("queue_wait", "ttft", "tpot", "e2e")
 REFUSALS = (*REASONS[1:], "draining")

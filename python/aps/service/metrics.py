@@ -148,8 +148,8 @@ def _counters(out: Page, prefix: str, label: str, rows: list[Row]) -> None:
     """What is counted of every label, for tenants and for bids."""
     by = " By the bid at submission." if label == "bid" else ""
 
-    def each(field: str) -> Iterator[tuple[dict[str, str], float]]:
-        return _each(rows, label, lambda row: row[field])
+    def each(field: str, unit: float = 1.0) -> Iterator[tuple[dict[str, str], float]]:
+        return _each(rows, label, lambda row: row[field] / unit)
 
     out.counter(f"{prefix}admitted_total", f"Requests admitted.{by}", each("admitted"))
     out.counter(
@@ -172,7 +172,12 @@ def _counters(out: Page, prefix: str, label: str, rows: list[Row]) -> None:
     out.counter(
         f"{prefix}charged_tokens_total",
         f"Bucket tokens that ended requests cost, bid premium included.{by}",
-        each("charged"),
+        each("charged_micro", 1e6),
+    )
+    out.counter(
+        f"{prefix}gpu_seconds_total",
+        f"Time of devices, shared equally by the requests on them at each instant.{by}",
+        each("gpu_ns", 1e9),
     )
     out.counter(f"{prefix}preempted_total", f"Times that running requests were displaced.{by}", each("preempted"))
     out.counter(

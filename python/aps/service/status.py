@@ -84,6 +84,10 @@ class TenantStatus(BaseModel):
     recent: Verdicts
     requests: Annotated[dict[str, int], Field(description="Counts since the start, by what became of them.")]
     refused: Annotated[dict[str, int], Field(description="Requests not admitted since the start, by reason.")]
+    gpu_s: Annotated[
+        float,
+        Field(description="GPU time since the start, shared equally by the requests on a device, in its seconds."),
+    ]
     queue_wait_s: Percentiles | None
     ttft_s: Percentiles | None
     e2e_s: Percentiles | None
@@ -127,6 +131,7 @@ def status_of(driver: Driver, name: str) -> TenantStatus:
         recent=Verdicts(admitted=admitted, throttled=throttled, rejected=rejected),
         requests={outcome: getattr(row, outcome) for outcome in OUTCOMES},
         refused=dict(tally.refused),
+        gpu_s=tally.gpu_s,
         queue_wait_s=_percentiles(tally.queue_wait),
         ttft_s=_percentiles(tally.ttft),
         e2e_s=_percentiles(tally.e2e),
