@@ -117,7 +117,7 @@ cdef class Replay:
     cdef void grow(self) except *:
         """The request table, and with it what its rows stand for."""
         cdef long long[::1] places
-        self.scheduler.room(1)
+        self.table.room(1)
         places = np.zeros(self.table.capacity * sizeof(Place) // sizeof(int64_t), np.int64)
         if self.places_memory is not None:
             old = np.asarray(self.places_memory)
