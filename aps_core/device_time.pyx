@@ -1,4 +1,4 @@
-"""The time of devices, shared at each instant equally by the requests on them: docs/rules.md, section 10.
+"""The time of devices, shared at each instant equally by the requests on them: docs/rules.md, section 11.
 
 Instants are nanoseconds since the epoch. All is whole nanoseconds, and none is lost: what cannot be divided is kept for
 the next time.

@@ -1,4 +1,4 @@
-"""A driver's books in slow, plain Python, written from docs/rules.md, section 10."""
+"""A driver's books in slow, plain Python, written from docs/rules.md, section 11."""
 
 from collections import Counter
 from collections.abc import Iterable
