@@ -21,12 +21,14 @@ from tests.recording import recorded, traffic
 
 # What the recorded scheduler passes on unseen: it changes nothing, or the face writes it down.
 UNSEEN = {
-    "bid_of", "explain", "is_live", "largest", "level", "next_wakeup", "now", "retry_after", "snapshot", "tenant_state",
+    "bid_of", "explain", "is_live", "largest", "level", "next_wakeup", "now", "restored", "retry_after", "snapshot",
+    "state", "tenant_state",
 }  # fmt: skip
 BY_THE_FACE = {
     "add_tenant",
     "readmit_tenant",
     "remove_tenant",
+    "restore",
     "set_aging_horizon",
     "set_fairness_window",
     "set_tenant",
@@ -222,6 +224,10 @@ def test_a_record_begins_with_a_scheduler_as_it_was_made(tmp_path: Path) -> None
     for scheduler in (used, late, gap, drained):
         with pytest.raises(ValueError, match="as it was made"):
             Recorder(tmp_path / "r.jsonl").watch(scheduler)
+    restored = Scheduler([Tenant("a")])
+    restored.restore(used.state(now=0.0), passed_s=0.0, now=0.0)
+    with pytest.raises(ValueError, match="restored after recording has begun"):
+        Recorder(tmp_path / "r.jsonl").watch(restored)
     assert not (tmp_path / "r.jsonl").exists()
     recorder = Recorder(tmp_path / "r.jsonl")
     recorder.watch(Scheduler([Tenant("a", rate=inf)]))

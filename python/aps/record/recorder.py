@@ -15,6 +15,7 @@ from aps import _checks as check
 from aps.record import schema
 from aps.record.files import Files
 from aps.scheduler import Scheduler
+from aps.state import SchedulerState
 from aps.tenants import Tenant
 from aps.verdicts import REASONS, RELEASES, STATUSES
 from aps_core.json_lines import JsonLines
@@ -214,6 +215,11 @@ class Watched(Scheduler):
         turned = {"aging_horizon_s": aging_horizon_s, "fairness_window": fairness_window}
         self._note("set_policy", **{knob: schema.plain(x) for knob, x in turned.items() if x is not None})
 
+    def restore(self, state: SchedulerState, *, passed_s: float, now: float) -> None:
+        """See Scheduler."""
+        super().restore(state, passed_s=passed_s, now=now)
+        self._note("restore", passed_s=float(passed_s), state=schema.state_fields(state))
+
     def _name(self, name: str) -> None:
         self.recorded.name(self._roster.slot(name), schema.encoded(name))
         self.known = tuple(self._roster.active.values())
@@ -225,6 +231,8 @@ class Watched(Scheduler):
 
 def _must_be_fresh(scheduler: Scheduler) -> None:
     """As it was made: nothing has happened, tenants in the order of their slots, with full buckets."""
+    if scheduler._core.restored:
+        raise ValueError("a state is restored after recording has begun: what is not recorded cannot be replayed")
     slots = [account[0] for account in scheduler._accounts.values()]
     snapshot = scheduler.snapshot(now=scheduler.now)
     if (

@@ -93,6 +93,7 @@ class _Player:
             "set_tenant": lambda call, now: self._scheduler.set_tenant(_tenant(call), now=now),
             "remove_tenant": lambda call, now: self._scheduler.remove_tenant(call["tenant"], now=now),
             "set_policy": self._set_policy,
+            "restore": self._restore,
             "closed": self._closed,
         }
         self._requests = self._dispatches = 0
@@ -173,6 +174,10 @@ class _Player:
             None if horizon_s is None else float(horizon_s), None if window is None else float(window), now=now
         )
 
+    def _restore(self, call: Mapping[str, Any], now: float) -> None:
+        given = {name: _floats(value) for name, value in call["state"].items()}
+        self._scheduler.restore(schema.state_of(given), passed_s=float(call["passed_s"]), now=now)
+
     def _closed(self, call: Mapping[str, Any], now: float) -> None:
         self._core.next_wakeup(now)
         self._core.note(b"closed", b"")
@@ -188,9 +193,16 @@ class _Player:
         return np.array([self._handles[number] for number in ids], np.int64)
 
 
+def _floats(value: Any) -> Any:
+    """Decimals, and those in a list, as floats."""
+    if isinstance(value, list):
+        return list(map(_floats, value))
+    return float(value) if isinstance(value, Decimal) else value
+
+
 def _tenant(call: Mapping[str, Any]) -> Any:
     given = call["tenant"]
-    return schema.tenant_of({name: float(x) if isinstance(x, Decimal) else x for name, x in given.items()})
+    return schema.tenant_of({name: _floats(x) for name, x in given.items()})
 
 
 def _text(line: bytes) -> str:

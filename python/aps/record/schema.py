@@ -1,4 +1,4 @@
-"""The header of a record: what a scheduler was made with, as JSON and back."""
+"""What a scheduler was made with, and a state that it goes on from, as JSON and back."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -9,6 +9,7 @@ from typing import Any
 from aps.devices import Device
 from aps.policy import Limits, Policy
 from aps.scheduler import Scheduler
+from aps.state import SchedulerState
 from aps.tenants import Tenant
 
 VERSION = 2  # 1 had no bulk calls and no batches
@@ -54,6 +55,26 @@ def scheduler_of(given: Mapping[str, Any]) -> Scheduler:
         block_tokens=given["block_tokens"],
         epoch=given["epoch"],
     )
+
+
+def state_fields(state: SchedulerState) -> Json:
+    """A state's fields; columns as lists."""
+    given = {field.name: getattr(state, field.name) for field in fields(state)}
+    return {
+        name: list(map(plain, value.tolist())) if hasattr(value, "tolist") else plain(value)
+        for name, value in given.items()
+    }
+
+
+def state_of(given: Json) -> SchedulerState:
+    """What `state_fields` made of it, back, to the last bit. ValueError, TypeError as of `aps.SchedulerState`."""
+    names = ("tenants", "last_contender")  # a tenant may be called "inf"
+    numbers = {
+        name: list(map(number, value)) if isinstance(value, list) else number(value)
+        for name, value in given.items()
+        if name not in names
+    }
+    return SchedulerState(**_known(SchedulerState, given | numbers))
 
 
 def plain(value: Any) -> Any:

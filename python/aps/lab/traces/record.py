@@ -43,7 +43,7 @@ VERDICTS = ("admitted", "throttled", "rejected")
 UNKNOWN = -1  # output tokens
 CHANGES = ("rebid", "remove_tenant", "set_policy", "set_tenant")  # of version 2; its other calls follow from these
 SERVICE = re.compile(rb'\{"aps_record":2\b')  # how the service begins
-SEEN = tuple(f'"{op}"'.encode() for op in ("submit", "cancel", "end", "add_tenant", *CHANGES))
+SEEN = tuple(f'"{op}"'.encode() for op in ("submit", "cancel", "end", "add_tenant", "restore", *CHANGES))
 _FIELDS = {field.name for field in fields(Tenant)}
 
 
@@ -158,6 +158,9 @@ class _Calls:
             return
         if op in CHANGES and self.version == schema.VERSION:
             self._counts["changes"] += 1
+            return
+        if op == "restore" and self.version == schema.VERSION:
+            self.notes.append("the record begins with the state of an earlier run, not used: buckets start full")
             return
         if op not in ("submit", "cancel", "end"):
             self._counts["other"] += 1
