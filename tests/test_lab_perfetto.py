@@ -126,6 +126,18 @@ def _returning(run: Run) -> int:
     return sum(request not in running for request in np.flatnonzero(still).tolist())
 
 
+def test_a_request_whose_prompt_has_not_begun_at_the_horizon_has_no_wait(tmp_path: Path) -> None:
+    workload = SCENARIOS["vip"].build(0, duration_s=60.0)
+    run = simulate(workload, Policy.aps(), Setup(profile_named("a100-llama2-7b")), stays=10_000)
+    assert run.stays is not None
+    unstarted = run.stays.request[np.isnan(run.started_at[run.stays.request])]
+    assert len(unstarted)  # in a slot, behind another's prompt
+    write_trace(run, tmp_path / "run.json")
+    found = json.loads((tmp_path / "run.json").read_bytes())["traceEvents"]
+    stays = [event["args"] for event in found if event["ph"] == "X" and event["cat"] == "stay"]
+    assert {args["request"] for args in stays if args["queue_wait_s"] is None} == set(unstarted.tolist())
+
+
 def test_the_counters_are_the_time_series(run: Run, trace: dict[str, Any]) -> None:
     tracks = defaultdict(list)
     for event in trace["traceEvents"]:

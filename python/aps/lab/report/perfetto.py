@@ -9,6 +9,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from itertools import islice
+from math import isnan
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,7 +105,7 @@ def _slices(run: Run) -> Iterator[dict[str, Any]]:
             "bid": int(workload.bid[request]),
             "prompt_tokens": int(workload.prompt_tokens[request]),
             "generated_tokens": int(run.generated[request]),
-            "queue_wait_s": round(waits[request], 9),
+            "queue_wait_s": None if isnan(waits[request]) else round(waits[request], 9),  # in a slot, no step yet
             "preemptions": int(run.preemptions[request]),
             "end": END[int(stays.end[at])],
         }
