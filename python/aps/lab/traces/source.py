@@ -4,7 +4,7 @@ import gzip
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader, TextIOWrapper
 from itertools import islice
 from pathlib import Path
@@ -37,9 +37,25 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             packed = raw.peek(len(GZIP))[: len(GZIP)] == GZIP
             yield cast(BinaryIO, BufferedReader(gzip.GzipFile(fileobj=raw))) if packed else raw
     except BROKEN as error:
-        raise TraceError(str(path), f"the gzip data are truncated or damaged ({error})") from None
+        says = f"the gzip data are truncated or damaged ({error}); expected the whole file"
+        raise TraceError(str(path), says, _first_unread_line(path)) from None
     except OSError as error:
         raise TraceError(str(path), f"cannot be read: {error.strerror or error}") from None
+
+
+def _first_unread_line(path: Path) -> int | None:
+    """The first line of a broken gzip file that cannot be unpacked; None when what can be is not text."""
+    line = 1
+    with (
+        suppress(*BROKEN),
+        open(path, "rb") as raw,
+        TextIOWrapper(gzip.GzipFile(fileobj=raw), encoding="utf-8", errors="replace") as text,
+    ):
+        for content in text:
+            if "\0" in content:
+                return None
+            line += 1
+    return line
 
 
 class Lines:
@@ -53,13 +69,7 @@ class Lines:
 
     def take(self, most: int = CHUNK) -> list[str]:
         """The next lines with their ends, at most so many; none at the end of the file."""
-        lines: list[str] = []
-        try:
-            lines.extend(islice(self._text, most))
-        except BROKEN as error:
-            raise TraceError(
-                self.name, f"the gzip data are truncated or damaged ({error}) after line {self.next - 1 + len(lines)}"
-            ) from None
+        lines = list(islice(self._text, most))
         if not "".join(lines).isascii():
             for at, line in enumerate(lines):
                 if any("\udc80" <= letter <= "\udcff" for letter in line):
