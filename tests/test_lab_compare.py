@@ -243,6 +243,7 @@ def test_a_workload_is_brought_to_a_rate() -> None:
     faster = at_rate(workload, 100.0, 0)
     assert rates(faster) == pytest.approx(100.0)
     np.testing.assert_allclose(faster.at_s / faster.at_s[-1], workload.at_s / workload.at_s[-1])
+    assert at_rate(workload, 5.0, 0).notes == faster.notes != workload.notes  # one note holds for every load
 
 
 def test_a_burst_gets_poisson_arrivals_and_says_so() -> None:

@@ -45,7 +45,7 @@ def batching(
 
     The capacity is measured: requests/s that finish when all come at once, in continuous mode. Each workload is then
     made so much faster or slower that its mean rate is a fraction of it. One without a rate (a burst, a closed loop)
-    gets arrivals by a Poisson process, and a note says so.
+    gets arrivals by a Poisson process; a note says which.
 
     The data: "policy", "modes", "capacity_per_s", "loads": [{"level", "fraction", "offered_per_s", "comparison"}] with
     the data of `aps.lab.compare.compare` of the modes, "verdict", "notes". ValueError as there and for an unknown mode.
@@ -109,7 +109,8 @@ def at_rate(workload: Workload, rate_per_s: float, seed: int) -> Workload:
     """The same requests at a mean rate; by a Poisson process where the workload has no rate of its own."""
     span_s = float(workload.at_s[-1]) if len(workload) else 0.0
     if workload.after is None and span_s > 0:
-        return workload.scaled(rate_per_s * span_s / len(workload))
+        note = "its instants and horizon are divided so that requests come at the rate of each load"
+        return replace(workload.scaled(rate_per_s * span_s / len(workload)), notes=(*workload.notes, note))
     rng = np.random.default_rng((POISSON_SEED, seed))
     at_s = rng.exponential(1 / rate_per_s, len(workload)).cumsum()
     note = f"its requests come in their order by a Poisson process: {workload.name} has no rate of its own"
