@@ -116,6 +116,13 @@ def test_a_plot_is_an_image_of_its_width_and_the_same_each_time(draw) -> None:  
     assert len(first.png) < 100_000
 
 
+def test_a_long_question_is_written_small_enough() -> None:
+    image = pixels(errors.by_load("p", "W" * 100, {"7B": (np.array([1.0]), np.array([0.1]))}, "b").png)
+    rows = image[: int(style.TITLE_IN * style.DPI)]
+    assert (rows < 128).any()
+    assert (rows[:, -int(0.01 * style.WIDTH_IN * style.DPI) :] == 255).all()
+
+
 def test_every_curve_is_drawn_in_its_own_colour() -> None:
     plot = waits.tails("p", "Why?", {"vip": WAITS}, "queue wait")
     assert [has(plot, colour) for colour in style.COLOURS[:3]] == [True, True, False]

@@ -250,11 +250,15 @@ def _plot(records: Rows) -> dict[str, Any]:
     bounds = [row["their_bound"] for row in by["vtc"]]
     return plot(
         "vtc",
-        "How far apart does the service of two clients come? 1: the bound that VTC's authors prove",
+        "How far apart does two clients' service come, over the bound of VTC's authors?",
         [row["workload"] for row in by["vtc"]],
         [
-            panel(name, [row["difference"] / bound for row, bound in zip(rows, bounds, strict=True)], better="lower")
-            for name, rows in by.items()
+            panel(
+                f"{policy}: difference / bound",
+                [row["difference"] / bound for row, bound in zip(rows, bounds, strict=True)],
+                better="lower",
+            )
+            for policy, rows in by.items()
         ],
         ["published workloads"] * len(bounds),
     )

@@ -95,7 +95,9 @@ def new(title: str, height_in: float) -> Figure:
     """An empty figure under its question."""
     figure = Figure(figsize=(WIDTH_IN, height_in))
     FigureCanvasAgg(figure)
-    figure.text(0.01, 1 - 0.08 / height_in, short(title, 90), va="top", size=11.5, weight="bold")
+    said = figure.text(0.01, 1 - 0.08 / height_in, short(title, 90), va="top", size=11.5, weight="bold")
+    room = 0.98 * figure.bbox.width / max(1.0, said.get_window_extent().width)
+    said.set_fontsize(11.5 * min(1.0, room))  # a long question is written smaller
     _reserve(figure, TITLE_IN)
     return figure
 
