@@ -168,6 +168,10 @@ def test_help_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["burst", "--slo-ttft", "0"], "above 0, got '0'"),
         (["burst", "--slo-tpot", "nan"], "above 0, got 'nan'"),
         (["burst", "--until-s", "0"], "above 0, got '0'"),
+        (
+            ["vtc-overload", "--until-s", "0.001"],
+            "--until-s must be after the first arrival of vtc-overload, got 0.001",
+        ),
         (["burst", "--seed", "-1"], "0 to 2^63 - 1, got '-1'"),
         (["burst", "--out", "/nonexistent/dir/report"], "/nonexistent/dir"),
     ],
@@ -186,6 +190,7 @@ def test_wrong_usage_exits_with_2_and_says_why(
         (["simulate", "burst", "--policy", "aps:fairness_window=-1"], "Policy.fairness_window must be"),
         (["simulate", "burst", "--trace-out", "/nonexistent/dir/trace.json"], "/nonexistent/dir"),
         (["compare", "burst", "--policies", "fifo,best"], "got 'best'"),
+        (["compare", "burst", "--policies", ""], "got ''"),
         (["compare", "burst", "--policies", "fifo,fifo"], "'fifo' 2 times"),
         (
             ["compare", "burst", "--policies", "fifo", "--baseline", "aps"],

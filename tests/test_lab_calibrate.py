@@ -336,7 +336,11 @@ def test_a_report_of_prefills_alone(output: Run, tmp_path: Path) -> None:
     [
         ("batch,context\n", [], "rows.csv, line 1: expected the columns"),
         ("", [], "found an empty file"),
-        ("batch,context,prefill_tokens,seconds\n1,1,0,0.1\n", [], "expected at least 5 measured rows, found 1"),
+        (
+            "batch,context,prefill_tokens,seconds\n1,1,0,0.1\n",
+            [],
+            "rows.csv: expected at least 5 measured rows, found 1",
+        ),
         ("", ["--base", "reference"], "--base must be a physics profile, reference is none"),
         ("", ["--base", "nonsense"], "nonsense"),
         ("", ["--write", "/nonexistent/my.toml"], "the directory /nonexistent must exist"),

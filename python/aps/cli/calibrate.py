@@ -96,7 +96,10 @@ def _calibrate(measured: "MeasuredSteps", base: "PhysicsModel") -> "Calibration"
     rows = len(measured.steps)
     slow = rows > MANY and shown.is_terminal
     with shown.status(f"fitting {rows:,} rows") if slow else nullcontext():
-        calibration = calibrate(measured.steps, base)
+        try:
+            calibration = calibrate(measured.steps, base)
+        except ValueError as error:
+            raise ValueError(f"{measured.file}: {error}") from error
     if measured.ignored_columns:
         calibration.notes.append(f"Columns that mean nothing here: {', '.join(measured.ignored_columns)}.")
     return calibration

@@ -7,8 +7,10 @@ saturating load.
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from aps.cli import lab_options
 from aps.cli.common import UsageError, count, need_lab_extra
@@ -59,31 +61,18 @@ def run(options: argparse.Namespace) -> int:
     if lab_options.listed(options):
         return 0
     need_lab_extra()
-    lab_options.check_out(options)
-    return _modes(options) if options.batching is not None else _policies(options)
-
-
-def _policies(options: argparse.Namespace) -> int:
-    from aps.cli.lab_tables import print_comparison
     from aps.cli.progress import Bar
-    from aps.lab.compare import compare
-    from aps.lab.policies import parse_list
 
-    with lab_options.usage():
-        policies = parse_list(options.policies or POLICIES)
-    names = [policy.name for policy in policies]
-    if options.baseline is not None and options.baseline not in names:
-        raise UsageError(f"--baseline must be one of the policies {', '.join(names)}, got {options.baseline!r}")
+    lab_options.check_out(options)
+    what = _modes(options) if options.batching is not None else _policies(options)
     setup, slo = lab_options.setup_of(options), lab_options.slo_of(options)
     seeds, workloads = lab_options.workloads_of(options)
     began = perf_counter()
-    with lab_options.usage(), Bar(f"aps compare: {workloads[0].name}, {len(policies)} policies") as bar:
-        found = compare(
+    with lab_options.usage(), Bar(f"aps compare: {workloads[0].name}, {what.name}") as bar:
+        found = what.play(
             workloads,
-            policies,
-            setup,
-            slo,
-            baseline=options.baseline,
+            setup=setup,
+            slo=slo,
             seeds=seeds,
             keep_runs=options.out is not None,
             jobs=options.jobs,
@@ -91,57 +80,50 @@ def _policies(options: argparse.Namespace) -> int:
         )
     data = {**found.data, "wall_s": perf_counter() - began}
     if options.out is not None:
-        from aps.lab.report import write_compare
-
         with lab_options.report(options) as directory:
-            write_compare(data, directory, runs=found.runs, command=options.command_line)
+            what.write(data, directory, runs=found.runs, command=options.command_line)
     if options.json:
-        _print_json(data)
+        print(json.dumps(data, indent=2, allow_nan=False))
     else:
-        print_comparison(data)
+        what.show(data)
     return 0
 
 
-def _modes(options: argparse.Namespace) -> int:
+class _Compared(NamedTuple):
+    """What is compared. play: simulates; gives plain data and runs. write: the report. show: the tables."""
+
+    name: str
+    play: Callable[..., Any]
+    write: Callable[..., object]
+    show: Callable[[dict[str, Any]], None]
+
+
+def _policies(options: argparse.Namespace) -> _Compared:
+    from aps.cli.lab_tables import print_comparison
+    from aps.lab.compare import compare
+    from aps.lab.policies import parse_list
+    from aps.lab.report import write_compare
+
+    with lab_options.usage():
+        policies = parse_list(POLICIES if options.policies is None else options.policies)
+    names = [policy.name for policy in policies]
+    if options.baseline is not None and options.baseline not in names:
+        raise UsageError(f"--baseline must be one of the policies {', '.join(names)}, got {options.baseline!r}")
+    play = partial(compare, policies=policies, baseline=options.baseline)
+    return _Compared(f"{len(policies)} policies", play, write_compare, print_comparison)
+
+
+def _modes(options: argparse.Namespace) -> _Compared:
     from aps.cli.lab_tables import print_batching
-    from aps.cli.progress import Bar
     from aps.lab.batching import batching
     from aps.lab.policies import parse_list
+    from aps.lab.report import write_batching
 
     if options.baseline is not None:
         raise UsageError("--baseline is for policies; with --batching the first mode is the baseline")
     with lab_options.usage():
-        policies = parse_list(options.policies or "aps")
+        policies = parse_list("aps" if options.policies is None else options.policies)
     if len(policies) != 1:
         raise UsageError(f"--batching compares modes under one policy, got {len(policies)} in --policies")
-    setup, slo = lab_options.setup_of(options), lab_options.slo_of(options)
-    seeds, workloads = lab_options.workloads_of(options)
-    modes = options.batching.split(",")
-    began = perf_counter()
-    with lab_options.usage(), Bar(f"aps compare: {workloads[0].name}, {options.batching}") as bar:
-        found = batching(
-            workloads,
-            policies[0],
-            setup,
-            slo,
-            modes=modes,
-            seeds=seeds,
-            keep_runs=options.out is not None,
-            jobs=options.jobs,
-            on_progress=bar.update,
-        )
-    data = {**found.data, "wall_s": perf_counter() - began}
-    if options.out is not None:
-        from aps.lab.report import write_batching
-
-        with lab_options.report(options) as directory:
-            write_batching(data, directory, runs=found.runs, command=options.command_line)
-    if options.json:
-        _print_json(data)
-    else:
-        print_batching(data)
-    return 0
-
-
-def _print_json(data: dict[str, Any]) -> None:
-    print(json.dumps(data, indent=2, allow_nan=False))
+    play = partial(batching, policy=policies[0], modes=options.batching.split(","))
+    return _Compared(options.batching, play, write_batching, print_batching)

@@ -126,7 +126,14 @@ def workload_of(options: argparse.Namespace, seed: int) -> "Workload":
         found = open_workload(options.workload, seed, _parameters(options.set))
         if not len(found):
             raise UsageError(f"{options.workload} has no requests")
-        return found if options.until_s is None else found.until(options.until_s)
+        if options.until_s is None:
+            return found
+        cut = found.until(options.until_s)
+        if not len(cut):
+            raise UsageError(
+                f"--until-s must be after the first arrival of {options.workload}, got {options.until_s:g}"
+            )
+        return cut
 
 
 def workloads_of(options: argparse.Namespace) -> "tuple[list[int], list[Workload]]":
