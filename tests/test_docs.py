@@ -2,12 +2,18 @@
 
 import importlib.metadata
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
+
+from aps.cli import parser
+from aps.lab.catalog import SHIPPED, open_workload
+from aps.lab.scenarios import SCENARIOS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -66,6 +72,21 @@ def test_aps_commands_exist() -> None:
     named = {(d.name, verb) for d in DOCUMENTS for c in commands(d) for verb in re.findall(r"^aps ([a-z]+)", c)}
     assert {verb for _, verb in named} >= {"serve", "stress"}
     assert not {pair for pair in named if not re.search(rf"\b{pair[1]}\b", answer.stdout)}
+
+
+def test_aps_commands_take_their_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that are not run elsewhere: no verb, option or value is one that the command line does not know."""
+    lines = [line for _, _, text in blocks("sh") for line in text.splitlines() if line.startswith("aps ")]
+    assert len(lines) >= 30
+    for line in lines:
+        words = list(takewhile(lambda word: word not in (">", "|", "&"), shlex.split(line, comments=True)))
+        try:
+            options = parser().parse_args(words[1:])
+        except SystemExit:
+            pytest.fail(f"{line}\n{capsys.readouterr().err}")
+        if options.verb in ("simulate", "compare", "sweep") and options.workload in (*SCENARIOS, *SHIPPED):
+            small = {"duration_s": "1"} if options.workload != "burst" else {}
+            open_workload(options.workload, 0, dict(pair.split("=", 1) for pair in options.set) | small)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=where)
