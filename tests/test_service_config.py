@@ -159,20 +159,7 @@ def test_every_key_has_a_variable_that_sets_it() -> None:
     """To something else than the default, so that it shows."""
     for key in KEYS:
         default = key.default
-        for value in (
-            "7",
-            "0.75",
-            "4096",
-            "inf",
-            "micro",
-            "swap",
-            "json",
-            "info",
-            "true",
-            "fair",
-            "a100-llama2-7b",
-            "::1",
-        ):
+        for value in "7 0.75 4096 inf micro a.db swap json info true fair a100-llama2-7b ::1".split():
             try:
                 config = read_config(environ={key.variable: value, "APS_SERVER_INSECURE_OPEN": "true"})
             except ConfigError:
@@ -410,6 +397,7 @@ def test_notes_say_what_is_most_likely_not_meant(file: Path) -> None:
         "[tenants.z]\nkv_share = 0.0001\ndefault_max_tokens = 1\n[tenants.w]\n",
     )
     assert list(notes(config)) == [
+        "without a store (--store FILE) changes of tenants and their usage are lost when the service ends",
         "without keys, nobody can use y, z, w",
         "without a metrics key and an admin key nobody can read GET /metrics",
         "tenants.y.default_bid 9 is above its max_bid: 3 counts",

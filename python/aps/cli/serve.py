@@ -26,6 +26,7 @@ EPILOG = """examples:
   aps serve --time-scale 10 --gpus 2            ten simulated seconds in each of yours, two GPUs
   aps serve --policy strict                     highest bid first, no fairness
   aps serve --config aps.toml                   your tenants, keys and everything else; see aps check-config
+  aps serve --store aps.db                      tenants and keys in a database, changed by aps tenants
   aps serve --record night.jsonl.gz             every call in a file, for aps replay, aps simulate and aps compare
 
 then:
@@ -55,6 +56,7 @@ FLAGS = {
     "fairness_window": "policy.fairness_window",
     "log_level": "logging.level",
     "log_format": "logging.format",
+    "store": "store.url",
     "record": "record.file",
     "record_max_mb": "record.max_mb",
     "record_files": "record.files",
@@ -116,6 +118,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     seen.add_argument("--log-format", choices=("text", "json"), help="of the lines on stderr (default text)")
     seen.add_argument(
+        "--store",
+        metavar="FILE|URL",
+        help="keep tenants, keys and usage there: an SQLite file, or postgresql://... (default: not kept)",
+    )
+    seen.add_argument(
         "--record",
         metavar="FILE",
         help="write every call of the scheduler there, without prompts, for aps replay and compare (.gz: packed)",
@@ -133,6 +140,7 @@ def run(options: argparse.Namespace) -> int:
     from aps.service.access import Access
     from aps.service.app import create_app
     from aps.service.config_reader import ConfigError
+    from aps.service.kept import opened
     from aps.service.logs import Logs
     from aps.service.running import Running
     from aps.service.server import listen, serve
@@ -140,8 +148,10 @@ def run(options: argparse.Namespace) -> int:
     read = _reader(options)
     try:
         config = read()
+        kept = None if config.settings.store is None else opened(config)
     except ConfigError as error:
         raise UsageError(counted(error.problems)) from error
+    config = config if kept is None else kept.config
     access = Access.of(config)
     try:
         listener = listen(config.settings.host, config.settings.port)
@@ -165,6 +175,8 @@ def run(options: argparse.Namespace) -> int:
             announce=lambda: _announce(config, *listener.getsockname()[:2]),
         )
     finally:
+        if kept is not None:
+            kept.store.database.close()
         if recorder is not None:
             recorder.close()
         logs.stop()

@@ -1,7 +1,8 @@
 """Who asks, by the key in `Authorization: Bearer KEY`, and what they may do."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2s
+from time import time
 from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import Depends, Request
@@ -62,14 +63,15 @@ OPEN, METRICS, ADMIN = Role("open"), Role("metrics"), Role("admin")
 class Access:
     """Roles by key. tenants: digests of each tenant's keys; admin, metrics: of theirs. Without any it is open.
 
-    ValueError: one key has two roles.
+    expiries: when keys stop working, by digest, in seconds of `clock`. keyed: it is not open, though there are no keys;
+    whoever has had keys never opens again. ValueError: one key has two roles.
 
     A digest is looked up in a dictionary. What the time of that tells is about digests, and nobody can choose a key by
-    its digest. `identify` remembers the keys it has seen by a quicker digest (BLAKE2s of the whole header); neither
-    keys nor headers are kept.
+    its digest. `identify` remembers the keys it has seen by a quicker digest (BLAKE2s of the whole header), but those
+    that expire: they alone are looked up, and the clock read, each time. Neither keys nor headers are kept.
     """
 
-    __slots__ = ("_roles", "_seen", "admin", "open")
+    __slots__ = ("_clock", "_expiries", "_roles", "_seen", "_used", "admin", "open")
 
     def __init__(
         self,
@@ -77,34 +79,56 @@ class Access:
         *,
         admin: bytes | None = None,
         metrics: bytes | None = None,
+        expiries: Mapping[bytes, float] | None = None,
+        keyed: bool = False,
+        clock: Callable[[], float] = time,
     ) -> None:
         self.admin = admin is not None
-        self._seen: dict[bytes, Role] = {}
+        self._clock = clock
+        self._seen: dict[bytes, tuple[Role, bytes]] = {}
         self._roles: dict[bytes, Role] = {}
-        self.open = True
-        self._set(_roles(tenants or {}, admin, metrics))
+        self._expiries: dict[bytes, float] = {}
+        self._used: set[bytes] = set()
+        self.open = not keyed
+        self.replace(tenants or {}, admin=admin, metrics=metrics, expiries=expiries)
 
     @classmethod
     def of(cls, config: Config) -> "Access":
         """The keys of a configuration."""
-        return cls(config.keys, admin=config.admin_key, metrics=config.metrics_key)
+        return cls(
+            config.keys,
+            admin=config.admin_key,
+            metrics=config.metrics_key,
+            expiries=config.expiries,
+            keyed=config.keyed,
+        )
 
     def replace(
-        self, tenants: Mapping[str, Iterable[bytes]], *, admin: bytes | None = None, metrics: bytes | None = None
+        self,
+        tenants: Mapping[str, Iterable[bytes]],
+        *,
+        admin: bytes | None = None,
+        metrics: bytes | None = None,
+        expiries: Mapping[bytes, float] | None = None,
     ) -> None:
         """Other keys from now on. ValueError as above; nothing has changed then."""
-        self._set(_roles(tenants, admin, metrics))
-
-    def _set(self, roles: dict[bytes, Role]) -> None:
-        self._roles, self._seen, self.open = roles, {}, not roles
+        self._roles = _roles(tenants, admin, metrics)
+        self._expiries, self._seen = dict(expiries or {}), {}
+        self.open = self.open and not self._roles
 
     def identify(self, authorization: bytes | None) -> Role:
         """The role of a request with this `Authorization` header. Refusal (401): no key, or none that is known."""
         if authorization is not None:
-            role = self._seen.get(blake2s(authorization).digest())
-            if role is not None:
-                return role
+            seen = self._seen.get(blake2s(authorization).digest())
+            if seen is not None:
+                self._used.add(seen[1])
+                return seen[0]
         return self._look_up(authorization)
+
+    def uses(self) -> set[bytes]:
+        """Digests of the keys that were used since this was called last, the admin's and the metrics key's too."""
+        used, self._used = self._used, set()
+        return used
 
     def _look_up(self, authorization: bytes | None) -> Role:
         if self.open:
@@ -113,18 +137,24 @@ class Access:
             raise Refusal("unauthorized", "a key is needed: Authorization: Bearer KEY")
         if authorization[: len(SCHEME)].lower() != SCHEME:
             raise Refusal("unauthorized", "the key must come as Authorization: Bearer KEY")
-        role = self._roles.get(digest_of(authorization[len(SCHEME) :].strip()))
-        if role is None:
+        digest = digest_of(authorization[len(SCHEME) :].strip())
+        role = self._roles.get(digest)
+        expires_at = self._expiries.get(digest)
+        if role is None or (expires_at is not None and self._clock() >= expires_at):
             raise Refusal("unauthorized", "the key is not known")
-        if len(self._seen) >= 2 * len(self._roles):  # spellings of the header that differ
-            self._seen.clear()
-        self._seen[blake2s(authorization).digest()] = role
+        self._used.add(digest)
+        if expires_at is None:
+            if len(self._seen) >= 2 * len(self._roles):  # spellings of the header that differ
+                self._seen.clear()
+            self._seen[blake2s(authorization).digest()] = role, digest
         return role
 
 
 def _roles(tenants: Mapping[str, Iterable[bytes]], admin: bytes | None, metrics: bytes | None) -> dict[bytes, Role]:
     roles: dict[bytes, Role] = {}
-    pairs = [(digest, Role("tenant", name)) for name, digests in tenants.items() for digest in digests]
+    pairs = [
+        (digest, role) for name, digests in tenants.items() for role in (Role("tenant", name),) for digest in digests
+    ]
     pairs += [(digest, role) for digest, role in ((admin, ADMIN), (metrics, METRICS)) if digest is not None]
     for digest, role in pairs:
         if roles.setdefault(digest, role) != role:

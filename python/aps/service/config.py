@@ -21,6 +21,8 @@ LOG_FORMATS = ("text", "json")
 MAX_GPUS = 1024
 MAX_SLOTS = 1 << 20  # of all devices: what one process can step through
 DAY_S = 86_400.0
+DURATIONS = ("drain_s", "body_s", "header_s", "keep_alive_s", "send_s", "comment_s", "jain_window_s")
+STORE_S = 0.01  # the shortest interval of the store
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,9 @@ class Settings:
     log_level, log_format: of the service's log on stderr.
     record: the file that every call of the scheduler is written to; None: it is not. record_max_mb, record_files: the
         size at which a file is moved on, in 2**20 bytes, and how many are kept.
+    store: the database of tenants and keys, as `aps.store.database.address` reads it; None: they are not kept.
+        store_interval_s: how often usage and the scheduler's state are saved. store_poll_s: how often changes that were
+        made elsewhere are looked for. store_service: whose state it is, when several services share a database.
 
     Raises ValueError (TypeError for a wrong type) naming the field, the value and what is allowed.
     """
@@ -69,13 +74,17 @@ class Settings:
     record: str | None = None
     record_max_mb: int = 256
     record_files: int = 10
+    store: str | None = field(default=None, repr=False)  # it may have a password
+    store_interval_s: float = 5.0
+    store_poll_s: float = 0.5
+    store_service: str = "aps"
 
     def __post_init__(self) -> None:
         check.text("Settings.host", self.host, "an IP address or a host's name", str.isprintable)
         check.integer("Settings.port", self.port, 0, 65535)
         if not isinstance(self.insecure_open, bool):
             raise TypeError(f"Settings.insecure_open must be true or false, got {self.insecure_open!r}")
-        for name in ("drain_s", "body_s", "header_s", "keep_alive_s", "send_s", "comment_s", "jain_window_s"):
+        for name in DURATIONS:
             allowed = "seconds above 0 and at most 86400"
             check.number(f"Settings.{name}", getattr(self, name), allowed, lambda x: 0 < x <= DAY_S)
         check.number("Settings.keep_finished_s", self.keep_finished_s, "seconds in 0..86400", lambda x: 0 <= x <= DAY_S)
@@ -94,6 +103,23 @@ class Settings:
             check.text("Settings.record", self.record, "a file's path")
         check.integer("Settings.record_max_mb", self.record_max_mb, 1, 1 << 20)
         check.integer("Settings.record_files", self.record_files, 1, 1000)
+        self._check_store()
+
+    def _check_store(self) -> None:
+        allowed = f"seconds in {STORE_S:g}..3600"
+        for name in ("store_interval_s", "store_poll_s"):
+            check.number(f"Settings.{name}", getattr(self, name), allowed, lambda x: STORE_S <= x <= 3600)
+        allowed = "a str of 1 to 256 printable characters"
+        check.text("Settings.store_service", self.store_service, allowed, lambda x: len(x) <= 256 and x.isprintable())
+        if self.store is None:
+            return
+        check.text("Settings.store", self.store, "a file's path or a database's address", str.isprintable)
+        from aps.store.database import address  # SQLAlchemy: not for those who keep nothing
+
+        try:
+            address(self.store)
+        except ValueError as error:
+            raise ValueError(f"Settings.store {error}") from None
 
     @property
     def beyond_this_machine(self) -> bool:
@@ -174,8 +200,9 @@ class Config:
     """All that `aps serve` needs. Made by `aps.service.config_reader`.
 
     policy_base: the corner that the policy's other keys changed. keys: digests of each tenant's keys; admin_key,
-    metrics_key: those of the other two roles. file: where it was read from. origins: what was set, by its full key,
-    and where; the rest are defaults.
+    metrics_key: those of the other two roles. expiries: of those of the tenants' keys that expire, seconds since the
+    epoch of Unix. keyed: there have been keys, though none may be left. file: where it was read from. origins: what
+    was set, by its full key, and where; the rest are defaults.
     """
 
     settings: Settings
@@ -187,13 +214,20 @@ class Config:
     keys: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
     admin_key: bytes | None = None
     metrics_key: bytes | None = None
+    expiries: Mapping[bytes, float] = field(default_factory=dict)
+    keyed: bool = False
     file: Path | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def open(self) -> bool:
-        """Whether no key of any role is configured."""
-        return not (self.admin_key or self.metrics_key or any(self.keys.values()))
+        """Whether no key of any role is configured, nor ever was in its store."""
+        return not (self.keyed or self.admin_key or self.metrics_key or any(self.keys.values()))
+
+    @property
+    def exposed(self) -> bool:
+        """Whether it would be open to other machines, and nobody said that it may."""
+        return self.open and self.settings.beyond_this_machine and not self.settings.insecure_open
 
     def scheduler(self, backend: SimulatedBackend) -> Scheduler:
         """A scheduler of these tenants for the backend's devices. ValueError as of `aps.Scheduler`."""

@@ -202,6 +202,18 @@ KEYS = (
             "files: record_files": "how many of them are kept",
         },
     ),
+    *_keys(
+        "store",
+        Settings,
+        RESTART,
+        {
+            "url: store": "the database of tenants, keys and usage: an SQLite file (from this one's directory), or "
+            "`postgresql://...`; none: nothing is kept",
+            "interval_s: store_interval_s": "wall seconds between two saves of usage and of the scheduler's state",
+            "poll_s: store_poll_s": "wall seconds after which a change that was made elsewhere takes hold, at most",
+            "service: store_service": "whose state it is, when several services share a database",
+        },
+    ),
 )
 
 # Of [tenants.NAME]; `keys` beside the fields of aps.Tenant.

@@ -163,16 +163,19 @@ class _Reading:
 
     def _with_paths(self, given: Mapping[str, Given]) -> Mapping[str, Given]:
         """A path in a file counts from that file."""
-        counted = {
-            full: path._replace(value=str(self.file.parent / path.value))
-            for full in ("devices.profile", "record.file")
-            if self.file is not None
-            and (path := given.get(full)) is not None
-            and path.origin == str(self.file)
-            and isinstance(path.value, str)
-            and (path.value != NO_BOUND if full == "record.file" else path.value.endswith(".toml") or "/" in path.value)
-        }
-        return {**given, **counted}
+        if self.file is None:
+            return given
+        folder, counted = self.file.parent, dict(given)
+        for full, path in given.items():
+            if path.origin != str(self.file) or not isinstance(path.value, str) or path.value == NO_BOUND:
+                continue
+            if full == "record.file" or (
+                full == "devices.profile" and (path.value.endswith(".toml") or "/" in path.value)
+            ):
+                counted[full] = path._replace(value=str(folder / path.value))
+            elif full == "store.url":
+                counted[full] = path._replace(value=_store_from(folder, path.value))
+        return counted
 
     def _made(self, owner: type, make: Callable[..., Made], given: Mapping[str, Given]) -> Made | None:
         keys = [key for key in KEYS if key.owner is owner and key.field != "base"]
@@ -273,18 +276,31 @@ class _Reading:
     def _check_whole(self, config: Config) -> None:
         """What no key alone shows. Only of a configuration whose keys are right, each for itself."""
         settings = config.settings
-        if not self.keyed and settings.beyond_this_machine and not settings.insecure_open:
-            self.say(
-                config.origins.get("server.host", "server.host"),
-                f"server.host {settings.host} is reachable from other machines and no keys are configured: give the "
-                "tenants keys (aps keygen), or say --insecure-open (server.insecure_open)",
-            )
+        if not self.keyed and config.exposed and settings.store is None:  # a store may have keys
+            self.say(config.origins.get("server.host", "server.host"), exposed(config))
         if self.problems:
             return
         try:
             config.scheduler(config.devices.backend())
         except (ValueError, OverflowError, MemoryError) as error:
             self.say(self.file or "configuration", str(error) or type(error).__name__)
+
+
+def exposed(config: Config) -> str:
+    """What is wrong with a configuration that is `Config.exposed`."""
+    return (
+        f"server.host {config.settings.host} is reachable from other machines and no keys are configured: give the "
+        "tenants keys (aps keygen), or say --insecure-open (server.insecure_open)"
+    )
+
+
+def _store_from(folder: Path, url: str) -> str:
+    """A store's address, that of a relative SQLite file from this directory."""
+    scheme = "sqlite:///"
+    name = url.removeprefix(scheme)
+    if "://" in name or name in ("", ":memory:"):
+        return url
+    return url[: len(url) - len(name)] + str(folder / name)
 
 
 def _priced(settings: Settings, devices: Devices, given: Mapping[str, Given]) -> Settings:

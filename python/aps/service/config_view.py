@@ -16,7 +16,7 @@ def plain(config: Config) -> dict[str, Any]:
     """
     tables: dict[str, dict[str, Any]] = {}
     for key in KEYS:
-        tables.setdefault(key.table, {})[key.name] = _finite(value_of(config, key.full))
+        tables.setdefault(key.table, {})[key.name] = _finite(shown(key.full, value_of(config, key.full)))
     return {
         "file": str(config.file) if config.file is not None else None,
         "open": config.open,
@@ -45,6 +45,15 @@ def value_of(config: Config, full: str) -> Any:
     return getattr(next(owner for owner in owners if isinstance(owner, key.owner)), key.field)
 
 
+def shown(full: str, value: Any) -> Any:
+    """The value of `table.name` without its password."""
+    if full != "store.url" or value is None:
+        return value
+    from aps.store.database import address
+
+    return address(value).render_as_string(hide_password=True) if "://" in value else value
+
+
 def words(config: Config) -> Iterator[tuple[str, str]]:
     """What the service is, a topic and a line each."""
     settings, devices = config.settings, config.devices
@@ -65,6 +74,8 @@ def words(config: Config) -> Iterator[tuple[str, str]]:
     if settings.record is not None:
         kept = f"at most {settings.record_files} files of {settings.record_max_mb} MB"
         yield "record", f"every call goes to {settings.record}, {kept}"
+    if settings.store is not None:
+        yield "store", f"tenants, keys and usage are kept in {shown('store.url', settings.store)}"
     yield "roles", roles(config)
 
 
@@ -91,6 +102,8 @@ def limit(tenant: Tenant) -> str:
 
 def notes(config: Config) -> Iterator[str]:
     """What works, and is most likely not meant."""
+    if config.file is not None and config.settings.store is None:
+        yield "without a store (--store FILE) changes of tenants and their usage are lost when the service ends"
     keyless = [tenant.name for tenant in config.tenants if not config.keys.get(tenant.name)]
     whose = "the admin key" if config.admin_key else "nobody"
     if keyless and not config.open:

@@ -12,7 +12,7 @@ from aps.service.access import Access
 from aps.service.config import Config
 from aps.service.config_keys import KEYS, LIVE
 from aps.service.config_reader import ConfigError
-from aps.service.config_view import value_of
+from aps.service.config_view import shown, value_of
 from aps.tenants import Tenant
 
 KNOBS = ("aging_horizon_s", "fairness_window")
@@ -132,7 +132,9 @@ class Running:
             knobs = {name: getattr(target.policy, name) for name in KNOBS if f"policy.{name}" in changes.values}
             if knobs:
                 driver.set_policy(**knobs)
-        self._access.replace(target.keys, admin=target.admin_key, metrics=target.metrics_key)
+        self._access.replace(
+            target.keys, admin=target.admin_key, metrics=target.metrics_key, expiries=target.expiries
+        )
         self._state.settings = target.settings
         self.config = target
         return changes
@@ -199,7 +201,9 @@ def _differences(now: Config, then: Config, *, live: bool) -> dict[str, tuple[An
     pairs = {
         key.full: (value_of(now, key.full), value_of(then, key.full)) for key in KEYS if (key.live == LIVE) is live
     }
-    return {name: (_plain(old), _plain(new)) for name, (old, new) in pairs.items() if old != new}
+    return {
+        name: (_plain(shown(name, old)), _plain(shown(name, new))) for name, (old, new) in pairs.items() if old != new
+    }
 
 
 def _profile(now: Config, then: Config) -> dict[str, tuple[Any, Any]]:

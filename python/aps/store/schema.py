@@ -94,19 +94,22 @@ keys = Table(
 )
 
 # number: rises with every change of tenants or keys, so that a reader sees by one row whether anything has changed.
+# keyed: there has been a key: without any the service is closed, not open to all.
 revision = Table(
     "revision",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("number", BigInteger, nullable=False),
+    Column("keyed", Boolean, nullable=False),
 )
 
-# Who changed what; details: JSON.
+# Who changed what; details: JSON. revision: the number of the change, so that a reader finds what has changed since.
 audit = Table(
     "audit",
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("at", Instant, nullable=False, index=True),
+    Column("revision", BigInteger, nullable=False, index=True),
     Column("actor", Text, nullable=False),
     Column("action", String(64), nullable=False),
     _name("subject", nullable=False),

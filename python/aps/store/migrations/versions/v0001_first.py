@@ -19,6 +19,7 @@ def upgrade() -> None:
         "audit",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("at", INSTANT, nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
         sa.Column("actor", sa.Text(), nullable=False),
         sa.Column("action", sa.String(length=64), nullable=False),
         sa.Column("subject", NAME, nullable=False),
@@ -26,6 +27,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_audit"),
     )
     op.create_index("ix_audit_at", "audit", ["at"])
+    op.create_index("ix_audit_revision", "audit", ["revision"])
     op.create_table(
         "refusals",
         sa.Column("tenant", NAME, nullable=False),
@@ -39,6 +41,7 @@ def upgrade() -> None:
         "revision",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("keyed", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_revision"),
     )
     op.create_table(
@@ -126,4 +129,4 @@ def upgrade() -> None:
         sa.UniqueConstraint("digest", name="uq_keys_digest"),
     )
     op.create_index("ix_keys_tenant", "keys", ["tenant"])
-    op.execute("INSERT INTO revision (id, number) VALUES (1, 0)")
+    op.execute("INSERT INTO revision (id, number, keyed) VALUES (1, 0, false)")

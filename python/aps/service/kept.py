@@ -1,0 +1,86 @@
+"""A service whose tenants and keys are kept in a store: opened, and seeded from the configuration when it is new."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from aps.service.access import Access
+from aps.service.config import Config
+from aps.service.config_reader import ConfigError, exposed
+from aps.store.changing import Conflict
+from aps.store.database import Database, StoreError
+from aps.store.keys import Key
+from aps.store.store import Book, Store
+
+SEEDED_BY = "seed"  # the actor of the first change
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A store that is open. config: the one that was given, with the store's tenants and keys. book: those."""
+
+    store: Store
+    config: Config
+    book: Book
+
+
+def opened(config: Config) -> Kept:
+    """The store that a configuration names: its tables made or brought up to date, its tenants read.
+
+    One that has never been changed gets the configuration's tenants and keys. ConfigError: it cannot be had, or the
+    service cannot be what is in it.
+    """
+    url = config.settings.store
+    assert url is not None
+    try:
+        database = Database(url)
+        database.upgrade()
+        store = Store(database)
+        book = store.read()
+        if book.number == 0:
+            seed(store, config)
+            book = store.read()
+    except (StoreError, Conflict) as error:
+        raise ConfigError([f"store: {error}"]) from error
+    whole = with_book(config, book)
+    try:
+        Access.of(whole)
+    except ValueError as error:
+        raise ConfigError([f"store: {error}"]) from error
+    if whole.exposed:
+        raise ConfigError([exposed(whole)])
+    return Kept(store, whole, book)
+
+
+def seed(store: Store, config: Config) -> None:
+    """The configuration's tenants and keys in a store that has never been changed; in another nothing happens."""
+    origin = "the defaults" if config.file is None else str(config.file)
+    with store.changing(f"{SEEDED_BY}: {origin}") as change:
+        if change.number == 0:
+            change.add(*config.tenants)
+            change.add_keys(config.keys)
+
+
+def with_book(config: Config, book: Book) -> Config:
+    """The configuration with the store's tenants and keys in place of its own."""
+    return replace(
+        config,
+        tenants=tuple(book.tenants.values()),
+        keys={name: digests(keys) for name, keys in book.keys.items()},
+        expiries=expiries(book.keys),
+        keyed=book.keyed,
+    )
+
+
+def digests(keys: tuple[Key, ...]) -> tuple[bytes, ...]:
+    """Of those that may work: expiring ones are looked at when they are used."""
+    return tuple(key.digest for key in keys if key.revoked_at is None)
+
+
+def expiries(keys: Mapping[str, tuple[Key, ...]]) -> dict[bytes, float]:
+    """By digest, of the keys that expire: seconds since the epoch of Unix."""
+    return {
+        key.digest: key.expires_at.timestamp()
+        for some in keys.values()
+        for key in some
+        if key.expires_at is not None and key.revoked_at is None
+    }

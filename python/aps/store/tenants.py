@@ -1,0 +1,43 @@
+"""Tenants as rows: each field of `aps.Tenant` in the column of its name, "no limit" as NULL."""
+
+from dataclasses import fields
+from math import inf
+from typing import Any
+
+from sqlalchemy import Double, RowMapping
+
+from aps.store.database import StoreError
+from aps.store.schema import tenants as table
+from aps.tenants import Tenant
+
+FIELDS = tuple(field.name for field in fields(Tenant) if field.name != "name")
+INFINITE = frozenset(field.name for field in fields(Tenant) if field.default == inf)  # their "no limit"
+COLUMNS = (table.c.name, *(table.c[name] for name in FIELDS))
+_FLOATS = frozenset(name for name in FIELDS if isinstance(table.c[name].type, Double))
+
+
+def plain(tenant: Tenant) -> dict[str, Any]:
+    """Its fields without the name, as JSON and the database have them: None for "no limit"."""
+    return {name: _plain(name, getattr(tenant, name)) for name in FIELDS}
+
+
+def tenant_of(row: RowMapping) -> Tenant:
+    """The tenant in a row of COLUMNS. StoreError: the row is none."""
+    found: dict[str, Any] = dict(row)
+    found |= {name: inf for name in INFINITE if found[name] is None}
+    try:
+        return Tenant(**found)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"tenant {found['name']!r} in the store: {error}") from error
+
+
+def differences(old: Tenant, new: Tenant) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two tenants differ: (old value, new value), None for "no limit"."""
+    pairs = {name: (_plain(name, getattr(old, name)), _plain(name, getattr(new, name))) for name in FIELDS}
+    return {name: (before, after) for name, (before, after) in pairs.items() if before != after}
+
+
+def _plain(name: str, value: Any) -> Any:
+    if value is None or (name in INFINITE and value == inf):
+        return None
+    return float(value) if name in _FLOATS else value

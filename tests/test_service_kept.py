@@ -1,0 +1,163 @@
+"""A service on a store: seeded, read at the start, and what it does when the store cannot be had."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from aps.service.access import Access
+from aps.service.config import Config, Settings
+from aps.service.config_reader import ConfigError
+from aps.service.kept import Kept, opened, seed
+from aps.store.database import Database
+from aps.store.store import Store
+from aps.tenants import Tenant
+from tests.administered import ADMIN, FREE, GOLD, METRICS, OTHER, config, digest
+
+
+def stored(path: Path | str, **changes: object) -> Config:
+    return config(settings=Settings(store=str(path)), **changes)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "aps.db"
+
+
+def reopened(given: Config) -> Kept:
+    kept = opened(given)
+    kept.store.database.close()
+    return kept
+
+
+def test_a_new_store_gets_the_tenants_and_keys_of_the_configuration(database_url: str) -> None:
+    given = stored(database_url)
+    kept = reopened(given)
+    assert set(kept.config.tenants) == set(given.tenants)
+    assert kept.config.keys == given.keys and kept.config.keyed
+    assert kept.book.number == 1
+    assert replace(kept.config, tenants=given.tenants, keyed=False) == given
+
+
+def test_afterwards_the_store_wins(database_url: str) -> None:
+    kept = opened(stored(database_url))
+    with kept.store.changing("test") as change:
+        change.set("gold", {"weight": 7})
+        change.remove("free")
+    kept.store.database.close()
+    other = stored(database_url, tenants=(Tenant("another"),), keys={})
+    again = reopened(other)
+    assert [tenant.name for tenant in again.config.tenants] == ["gold"]
+    assert again.config.tenants[0].weight == 7
+    assert again.config.keys == {"gold": (digest(GOLD),)}
+
+
+def test_a_store_whose_tenants_were_all_removed_is_not_seeded_again(path: Path) -> None:
+    kept = opened(stored(path))
+    with kept.store.changing("test") as change:
+        change.remove("gold")
+        change.remove("free")
+    seed(kept.store, kept.config)
+    kept.store.database.close()
+    again = reopened(stored(path))
+    assert again.config.tenants == ()
+    assert again.book.number == 2
+
+
+def test_it_stays_closed_when_its_last_key_is_gone(path: Path) -> None:
+    given = stored(path, admin_key=None, metrics_key=None)
+    kept = opened(given)
+    with kept.store.changing("test") as change:
+        change.remove("gold")
+        change.remove("free")
+    kept.store.database.close()
+    again = reopened(given).config
+    assert not again.open and not Access.of(again).open
+    assert reopened(stored(path.with_name("b.db"), admin_key=None, metrics_key=None, keys={})).config.open
+
+
+def test_without_keys_it_is_not_exposed_to_other_machines(path: Path) -> None:
+    beyond = Settings(host="0.0.0.0", store=str(path))
+    nobodys = config(settings=beyond, admin_key=None, metrics_key=None, keys={})
+    with pytest.raises(ConfigError, match="reachable from other machines and no keys are configured"):
+        opened(nobodys)
+    store = Store(Database(str(path)))
+    with store.changing("test") as change:
+        change.issue("gold", digest(GOLD))
+    store.database.close()
+    assert not reopened(nobodys).config.exposed
+
+
+def test_revoked_keys_are_left_out_and_expiring_ones_have_their_instant(path: Path) -> None:
+    kept = opened(stored(path))
+    at = datetime.now(UTC)
+    with kept.store.changing("test", at) as change:
+        change.rotate("gold", change.keys("gold")[0].id, digest(OTHER), 60)
+        change.revoke("free", change.keys("free")[0].id)
+    kept.store.database.close()
+    again = reopened(stored(path)).config
+    assert again.keys == {"gold": (digest(GOLD), digest(OTHER)), "free": ()}
+    assert again.expiries == {digest(GOLD): pytest.approx((at + timedelta(seconds=60)).timestamp(), abs=1e-3)}
+
+
+@pytest.mark.parametrize("key", [ADMIN, METRICS])
+def test_a_key_of_two_roles_is_refused_at_the_start(path: Path, key: str) -> None:
+    kept = opened(stored(path))
+    with kept.store.changing("test") as change:
+        change.add_keys({"gold": [digest(key)]})
+    kept.store.database.close()
+    with pytest.raises(ConfigError, match="share one"):
+        opened(stored(path))
+
+
+def test_a_store_that_cannot_be_had_is_a_configuration_that_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("not a database" * 100)
+    for url, said in (
+        (str(tmp_path / "nowhere" / "aps.db"), "there is no directory"),
+        (str(tmp_path / "notes"), "not a database"),
+        ("postgresql://aps:secret@127.0.0.1:1/aps", "127.0.0.1"),
+    ):
+        with pytest.raises(ConfigError, match=said) as error:
+            opened(stored(url))
+        assert "secret" not in str(error.value)
+
+
+def test_serve_without_its_store_ends_with_2_and_says_why(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "aps", "serve", "--port", "0", "--store", str(tmp_path / "nowhere" / "aps.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "store: sqlite:///" in done.stderr and "there is no directory" in done.stderr
+
+
+# Keys that expire
+
+
+def test_a_key_works_until_its_instant() -> None:
+    now = [100.0]
+    keys = {"gold": [digest(GOLD)], "free": [digest(FREE)]}
+    access = Access(keys, expiries={digest(GOLD): 200.0}, clock=lambda: now[0])
+    header = f"Bearer {GOLD}".encode()
+    for now[0] in (100.0, 199.9):
+        assert access.identify(header).tenant == "gold"
+    for now[0] in (200.0, 1e9):
+        with pytest.raises(Exception, match="the key is not known"):
+            access.identify(header)
+    assert access.identify(f"Bearer {FREE}".encode()).tenant == "free"
+    assert not access.open
+
+
+def test_uses_are_told_once() -> None:
+    access = Access({"gold": [digest(GOLD)], "free": [digest(FREE)]}, expiries={digest(FREE): 1e12})
+    assert access.uses() == set()
+    for _ in range(2):
+        for key in (GOLD, FREE):
+            for _ in range(3):
+                access.identify(f"Bearer {key}".encode())
+        assert access.uses() == {digest(GOLD), digest(FREE)}
+    access.identify(f"Bearer {GOLD}".encode())
+    assert access.uses() == {digest(GOLD)}
+    assert access.uses() == set()
