@@ -34,6 +34,7 @@ cdef class Ticket:
     cdef readonly object released
     cdef readonly bint running
     cdef readonly int32_t retries
+    cdef public object trace          # headers of its trace context, for the backend
     cdef public object own
     cdef public int64_t delivered
     cdef public bint listening

@@ -31,6 +31,7 @@ class Ticket:
     retries: int
     computed: int
     output: int
+    trace: Any
     own: Any
     delivered: int
     listening: bool

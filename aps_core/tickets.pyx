@@ -48,9 +48,10 @@ cdef int64_t ROW_MASK = (<int64_t>1 << ROW_BITS) - 1
 cdef class Ticket:
     """One submitted request.
 
-    own: the backend's, None at first. generated, prefill: see `aps.backends.Job`. retries: times that a device lost it
-    and it was started again. delivered: output tokens that its stream was given, `mail` those of them that are not read
-    yet; listening: it has a stream. waiter: a future, or a list of them, to be woken. answer: how it ended; error: why that will never be known.
+    own: the backend's, None at first. trace: None unless the driver sets it. generated, prefill, trace: see
+    `aps.backends.Job`. retries: times that a device lost it and it was started again. delivered: output tokens that its
+    stream was given, `mail` those of them that are not read yet; listening: it has a stream. waiter: a future, or a
+    list of them, to be woken. answer: how it ended; error: why that will never be known.
     """
 
     @property

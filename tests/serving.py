@@ -6,11 +6,11 @@ import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from aps.backends.simulated import SimulatedBackend
+from aps.backends import Backend, SimulatedBackend
 from aps.driver import Driver
 from aps.policy import Limits
 from aps.scheduler import Scheduler
@@ -20,6 +20,9 @@ from aps.service.config import Settings
 from aps.service.server import Server, config, listen
 from aps.service.tenants import DEFAULT_TENANTS, STRESS_TENANTS
 from aps.tenants import Tenant
+
+if TYPE_CHECKING:
+    from aps.service.tracing import Tracing
 
 
 class Service:
@@ -57,12 +60,14 @@ def serving(
     limits: Limits | None = None,
     time_scale: float = 100.0,
     access: Access | None = None,
+    backend: Backend | None = None,
+    tracing: "Callable[[Driver], Tracing] | None" = None,
     **settings: Any,
 ) -> Iterator[Service]:
-    """Serve until the block ends. settings: of `Settings`."""
-    backend = SimulatedBackend("reference", time_scale=time_scale)
+    """Serve until the block ends. backend: a simulated one if None. settings: of `Settings`."""
+    backend = backend or SimulatedBackend("reference", time_scale=time_scale)
     driver = Driver(Scheduler(tenants, devices=backend.devices, limits=limits or Limits()), backend)
-    app = create_app(driver, settings=Settings(**settings), access=access)
+    app = create_app(driver, settings=Settings(**settings), access=access, tracing=tracing and tracing(driver))
     server = Server(config(app), driver, app.state.bodies, 1.0, lambda _: None)
     listener = listen("127.0.0.1", 0)
     loops: list[AbstractEventLoop] = []

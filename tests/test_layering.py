@@ -44,7 +44,7 @@ PYTHON = [
 ]
 # Everything else is written with the standard library, NumPy and aps_core.
 THIRD_PARTY = {
-    "aps.service": {"fastapi", "httptools", "msgspec", "pydantic", "starlette", "uvicorn", "uvloop"},
+    "aps.service": {"fastapi", "httptools", "msgspec", "opentelemetry", "pydantic", "starlette", "uvicorn", "uvloop"},
     "aps.store": {"alembic", "sqlalchemy"},
     "aps.stress": {"httpx", "rich"},
     "aps.lab": {"jinja2", "joblib", "matplotlib", "rich", "scipy"},
@@ -146,7 +146,8 @@ def test_the_event_loop_stays_above_the_scheduler(module: Path) -> None:
 def test_every_third_party_package_is_in_an_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    declared = {re.split(r"[\[<>=~ ]", line)[0] for extra in ("service", "lab") for line in extras[extra]}
+    declared = {re.split(r"[\[<>=~ ]", line)[0] for extra in ("service", "otel", "lab") for line in extras[extra]}
+    declared = {"opentelemetry" if name.startswith("opentelemetry-") else name for name in declared}
     assert set().union(*THIRD_PARTY.values()) - {"starlette"} == declared  # FastAPI brings starlette
 
 

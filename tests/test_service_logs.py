@@ -109,7 +109,7 @@ def test_a_line_a_request_in_json(tmp_path: Path) -> None:
     assert refused >= {(400, "exceeds_burst"), (422, "invalid"), (429, "over_rate"), (401, "unauthorized")}
     assert len(requests) == 10
     gone = [request for request in requests if request.get("ended") == "cancelled"]
-    assert len(gone) == 1
+    assert [request["status"] for request in gone] == [499]
     said = " ".join(event["message"] for event in log.events if event["event"] == "log")
     assert "APS serves http://" in said
     assert "nothing has changed" in said

@@ -4,7 +4,7 @@ With `tickets` the only asyncio code of the library. One owner thread, the loop'
 """
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from inspect import isawaitable
@@ -42,6 +42,7 @@ class Asked(TypedDict, total=False):
     prompt: str | None
     id: Hashable
     simulated_output_tokens: int | None
+    trace: Mapping[str, str] | None
 
 
 class Recorder(Protocol):
@@ -138,9 +139,12 @@ class Driver:
         prompt: str | None = None,
         id: Hashable = None,
         simulated_output_tokens: int | None = None,
+        trace: Mapping[str, str] | None = None,
     ) -> Result:
         """Ask, and wait for the end. Cancelling the waiting task cancels the request. See `submit`."""
-        ticket = self._ask(tenant, prompt_tokens, max_tokens, bid, deadline_s, prompt, id, simulated_output_tokens)
+        ticket = self._ask(
+            tenant, prompt_tokens, max_tokens, bid, deadline_s, prompt, id, simulated_output_tokens, trace
+        )
         if ticket.answer is None:
             ticket.waiter = waiter = self._new_future()  # nobody else can wait for it yet
             try:
@@ -167,16 +171,18 @@ class Driver:
         prompt: str | None = None,
         id: Hashable = None,
         simulated_output_tokens: int | None = None,
+        trace: Mapping[str, str] | None = None,
     ) -> Ticket:
         """Ask now. A "no" is an answer: `ticket.verdict`, and a Result with status "throttled" or "rejected".
 
         max_tokens, bid: the tenant's defaults when None. deadline_s: seconds from now in which it must have started.
         prompt: its text, for the backend; prompt_tokens counts. id: any hashable that no outstanding request has.
-        simulated_output_tokens: what a simulated backend is to generate, at most max_tokens.
+        simulated_output_tokens: what a simulated backend is to generate, at most max_tokens. trace: headers of the
+        request's trace context, for the backend.
 
         KeyError: unknown tenant. ValueError, TypeError: a bad number or id. DriverError: it is closed or has failed.
         """
-        return self._ask(tenant, prompt_tokens, max_tokens, bid, deadline_s, prompt, id, simulated_output_tokens)
+        return self._ask(tenant, prompt_tokens, max_tokens, bid, deadline_s, prompt, id, simulated_output_tokens, trace)
 
     def _ask(
         self,
@@ -188,6 +194,7 @@ class Driver:
         prompt: str | None,
         id: Hashable,
         simulated_output_tokens: int | None,
+        trace: Mapping[str, str] | None,
     ) -> Ticket:
         pump = self._pump
         try:
@@ -220,6 +227,8 @@ class Driver:
             ticket = pump.desk.enter(
                 verdict, tally, prompt, prompt_tokens, max_tokens, simulated_output_tokens, id, now
             )
+            if trace is not None:
+                ticket.trace = trace
             # While every device is in the middle of a step nothing can start before one ends.
             if pump.open or deadline_s is not None:
                 self._player.entered()

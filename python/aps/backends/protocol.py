@@ -1,6 +1,6 @@
 """What the driver needs of whatever runs the requests: a simulated GPU, or a real engine behind a network."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,7 +22,8 @@ class Job(Protocol):
     prompt: its text, None when only the length is known. generated: output tokens before this start, more than 0
     after a preemption. prefill: tokens to compute first; None: its prompt. After a swap, what was left when
     it was displaced (0: all is swapped in). simulated_output_tokens: what a simulation is to generate; None:
-    max_tokens. own: for the backend to keep with it what it likes; None at first.
+    max_tokens. trace: headers of its trace context, `traceparent` for one, for an engine that is called over HTTP;
+    None: it is not traced. own: for the backend to keep with it what it likes; None at first.
     """
 
     own: Any
@@ -47,6 +48,8 @@ class Job(Protocol):
     def prefill(self) -> int | None: ...
     @property
     def simulated_output_tokens(self) -> int | None: ...
+    @property
+    def trace(self) -> Mapping[str, str] | None: ...
 
 
 class Progress(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 SERVICE_EXTRA = ("fastapi", "uvicorn", "httpx", "rich")
+OTEL_EXTRA = ("opentelemetry.sdk", "opentelemetry.exporter")
 LAB_EXTRA = ("jinja2", "joblib", "matplotlib", "rich", "scipy")
 MAX_GPUS = 1024
 
@@ -24,10 +25,22 @@ def need_lab_extra() -> None:
     _need("lab", LAB_EXTRA)
 
 
+def need_otel_extra() -> None:
+    """UsageError, with the pip line, when a package of the extra `otel` is missing."""
+    _need("otel", OTEL_EXTRA)
+
+
 def _need(extra: str, packages: Sequence[str]) -> None:
-    missing = [name for name in packages if find_spec(name) is None]
+    missing = [name for name in packages if not _found(name)]
     if missing:
         raise UsageError(f'needs {", ".join(missing)}: pip install "aps-scheduler[{extra}]"')
+
+
+def _found(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # not even what it is in
+        return False
 
 
 def positive(text: str) -> float:

@@ -9,13 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aps.cli.check_config import counted
-from aps.cli.common import UsageError, count, gpus, need_service_extra, not_negative_or_inf, port, positive
+from aps.cli.common import (
+    UsageError,
+    count,
+    gpus,
+    need_otel_extra,
+    need_service_extra,
+    not_negative_or_inf,
+    port,
+    positive,
+)
 from aps.profiles import PROFILES
 
 if TYPE_CHECKING:
     from aps.driver import Driver
     from aps.record import Recorder
     from aps.service.config import Config
+    from aps.service.telemetry import Telemetry
 
 LOG = logging.getLogger("aps.serve")
 
@@ -57,6 +67,7 @@ FLAGS = {
     "log_level": "logging.level",
     "log_format": "logging.format",
     "store": "store.url",
+    "traces": "telemetry.traces",
     "record": "record.file",
     "record_max_mb": "record.max_mb",
     "record_files": "record.files",
@@ -123,6 +134,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="keep tenants, keys and usage there: an SQLite file, or postgresql://... (default: not kept)",
     )
     seen.add_argument(
+        "--traces",
+        action="store_true",
+        default=None,
+        help="trace each request by OpenTelemetry, as the OTEL_ variables say (default: not)",
+    )
+    seen.add_argument(
         "--record",
         metavar="FILE",
         help="write every call of the scheduler there, without prompts, for aps replay and compare (.gz: packed)",
@@ -159,8 +176,17 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"{config.settings.host} port {config.settings.port}: {error}") from error
     driver, recorder = _driver(config)
     logs = Logs(config.settings.log_level, config.settings.log_format)
+    telemetry = None
     try:
-        app = create_app(driver, settings=config.settings, access=access, log=logs.requests, recorder=recorder)
+        telemetry = _telemetry(config)
+        app = create_app(
+            driver,
+            settings=config.settings,
+            access=access,
+            log=logs.requests,
+            recorder=recorder,
+            tracing=None if telemetry is None else telemetry.tracing(driver),
+        )
         running = Running(config, driver, access, app.state, read if config.file is not None else None)
         if access.admin:
             admin.install(app, running)
@@ -179,6 +205,9 @@ def run(options: argparse.Namespace) -> int:
             kept.store.database.close()
         if recorder is not None:
             recorder.close()
+        if telemetry is not None:
+            telemetry.close()
+        listener.close()
         logs.stop()
     return 0
 
@@ -204,6 +233,18 @@ def _driver(config: "Config") -> "tuple[Driver, Recorder | None]":
         raise UsageError(f"--record: {settings.record} cannot be written: {error.strerror or error}") from error
     except ValueError as error:
         raise UsageError(f"--record: {error}") from error
+
+
+def _telemetry(config: "Config") -> "Telemetry | None":
+    if not config.settings.traces:
+        return None
+    need_otel_extra()
+    try:
+        from aps.service.telemetry import telemetry
+
+        return telemetry(os.environ)
+    except ValueError as error:  # a TelemetryError, or already of the library when it is imported
+        raise UsageError(f"--traces: {error}") from error
 
 
 def _reader(options: argparse.Namespace) -> "Callable[[], Config]":

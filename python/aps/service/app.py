@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.routing import Route
@@ -21,6 +21,9 @@ from aps.service.metrics import Exporter
 from aps.service.requests import Requests
 from aps.service.streaming import Streams
 from aps.service.version import VERSION
+
+if TYPE_CHECKING:
+    from aps.service.tracing import Tracing
 
 DESCRIPTION = """Adaptive Priority Scheduling: several tenants share a few GPUs.
 
@@ -51,11 +54,12 @@ def create_app(
     access: Access | None = None,
     log: RequestLog | None = None,
     recorder: Recorder | None = None,
+    tracing: "Tracing | None" = None,
 ) -> Service:
     """The ASGI application around `driver`, which it opens when the server starts and closes when it stops.
 
     settings: limits and prices; the defaults when None. access: the keys; None: the service is open to all. log: gets
-    a line a request; None: nobody does. recorder: the driver's, to be looked at.
+    a line a request; None: nobody does. recorder: the driver's, to be looked at. tracing: gets every request.
     """
     settings, access = settings or Settings(), access or Access()
 
@@ -68,7 +72,7 @@ def create_app(
     answers = Answers(driver)
     requests = Requests(driver, settings, answers)
     streams = Streams(driver, answers, settings.comment_s)
-    infer = Infer(driver, access, bodies, answers, requests, streams, log)
+    infer = Infer(driver, access, bodies, answers, requests, streams, log, tracing)
     app = Service(infer, title="APS", version=VERSION, description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
     app.state.driver = driver
     app.state.settings = settings

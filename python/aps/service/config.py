@@ -41,6 +41,7 @@ class Settings:
     jain_window_s: seconds of the service's clock over which Jain's index is taken.
     keep_finished_s, max_finished, max_finished_bytes: how long ended requests stay readable, how many, how much text.
     log_level, log_format: of the service's log on stderr.
+    traces: whether each request is traced; the rest is said by the standard OTEL_ variables.
     record: the file that every call of the scheduler is written to; None: it is not. record_max_mb, record_files: the
         size at which a file is moved on, in 2**20 bytes, and how many are kept.
     store: the database of tenants and keys, as `aps.store.database.address` reads it; None: they are not kept.
@@ -71,6 +72,7 @@ class Settings:
     max_finished_bytes: int = 64 << 20
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     log_format: Literal["text", "json"] = "text"
+    traces: bool = False
     record: str | None = None
     record_max_mb: int = 256
     record_files: int = 10
@@ -82,8 +84,9 @@ class Settings:
     def __post_init__(self) -> None:
         check.text("Settings.host", self.host, "an IP address or a host's name", str.isprintable)
         check.integer("Settings.port", self.port, 0, 65535)
-        if not isinstance(self.insecure_open, bool):
-            raise TypeError(f"Settings.insecure_open must be true or false, got {self.insecure_open!r}")
+        for name in ("insecure_open", "traces"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise TypeError(f"Settings.{name} must be true or false, got {value!r}")
         for name in DURATIONS:
             allowed = "seconds above 0 and at most 86400"
             check.number(f"Settings.{name}", getattr(self, name), allowed, lambda x: 0 < x <= DAY_S)

@@ -193,6 +193,12 @@ KEYS = (
         {"level: log_level": "debug, info, warning or error", "format: log_format": "text, or json: one object a line"},
     ),
     *_keys(
+        "telemetry",
+        Settings,
+        RESTART,
+        {"traces": "whether each request is traced; the standard OTEL_ variables say where to, which and as whose"},
+    ),
+    *_keys(
         "record",
         Settings,
         RESTART,

@@ -76,6 +76,8 @@ def words(config: Config) -> Iterator[tuple[str, str]]:
         yield "record", f"every call goes to {settings.record}, {kept}"
     if settings.store is not None:
         yield "store", f"tenants, keys and usage are kept in {shown('store.url', settings.store)}"
+    if settings.traces:
+        yield "traces", "a span a request, as the OTEL_ variables say (to http://localhost:4318 unless they do)"
     yield "roles", roles(config)
 
 

@@ -6,6 +6,7 @@ Nothing here makes a task, and nothing but the types of `wire` checks or encodes
 from asyncio import CancelledError
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 from starlette.requests import ClientDisconnect
@@ -16,16 +17,18 @@ from aps.service.access import OPEN, Access
 from aps.service.answers import Answers
 from aps.service.bodies import infer_request
 from aps.service.connection import Connection, connection_of
+from aps.service.entry import GONE, Entry
 from aps.service.errors import ENDS_CONNECTION, JSON, Headers, Refusal, headers_of, internal
 from aps.service.limits import BodyReader
-from aps.service.logs import Entry, RequestLog
+from aps.service.logs import RequestLog
 from aps.service.refusals import refusal_of, unknown_tenant
 from aps.service.requests import Requests
 from aps.service.streaming import Streams
 from aps.service.watch import Watch
 from aps.service.wire import Accepted, CountedBy, ErrorAnswer, InferRequest, Verdict, encode
 
-GONE = 499  # how logs call a client that hung up
+if TYPE_CHECKING:
+    from aps.service.tracing import Tracing
 
 
 class Infer:
@@ -40,22 +43,24 @@ class Infer:
         requests: Requests,
         streams: Streams,
         log: RequestLog | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self._driver, self._access, self._bodies = driver, access, bodies
         self._answers, self._requests, self._streams = answers, requests, streams
-        self._log = log
+        self._log, self._tracing = log, tracing
+        self._watched = log is not None or tracing is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = connection_of(scope)
         headers: Headers = []
-        log, entry, reason = self._log, None, None
-        if log is not None:
-            entry = Entry()
+        entry, reason = None, None
+        if self._watched:
+            entry = self._begin(scope["headers"])
         try:
             status, body = await self._infer(scope["headers"], receive, send, connection, headers, entry)
         except (ClientDisconnect, CancelledError) as error:
-            if log is not None and entry is not None:
-                log.end(entry, GONE)
+            if entry is not None:
+                self._end(entry, GONE)
             if isinstance(error, ClientDisconnect):
                 return
             raise
@@ -64,8 +69,8 @@ class Infer:
             status, body = refusal.status, encode(ErrorAnswer(refusal.error))
             headers += headers_of(status, refusal.error)
             reason = refusal.error.reason
-        if log is not None and entry is not None and not entry.later:
-            log.end(entry, status or 200, reason)
+        if entry is not None and not entry.later:
+            self._end(entry, status or 200, reason)
         if not status:
             return
         headers.append((b"content-length", b"%d" % len(body)))
@@ -102,6 +107,7 @@ class Infer:
             max_tokens=asked.max_tokens,
             bid=asked.bid,
             deadline_s=deadline_s,
+            trace=None if entry is None else entry.trace,
         )
         if entry is not None:
             entry.asked(ticket, self._answers.id_of(ticket.handle) if ticket.handle else None, asked.stream)
@@ -114,7 +120,7 @@ class Infer:
         if not asked.wait:
             self._answers.rate_headers(tenant, headers)
             return 202, self._accept(ticket, counted_by, headers, entry)
-        cancel = partial(_cancel, driver, ticket)
+        cancel = partial(_cancel, driver, ticket, entry)
         watch = None
         if connection is not None:
             connection.gone = cancel
@@ -138,7 +144,7 @@ class Infer:
                 cancel()
             answer = self._requests.leave(ticket)
             if entry is not None:
-                entry.result = ticket.answer
+                entry.ended(ticket)
         result = ticket.answer
         self._answers.rate_headers(tenant, headers)
         if result.status != "finished":
@@ -172,9 +178,25 @@ class Infer:
 
     def _ended(self, entry: Entry | None, ticket: Ticket) -> None:
         self._requests.leave(ticket)
-        if self._log is not None and entry is not None:
-            entry.result = ticket.answer
-            self._log.end(entry, 202)
+        if entry is not None:
+            entry.ended(ticket)
+            self._end(entry, 202)
+
+    def _begin(self, headers: Headers) -> Entry:
+        """Somebody wants to know what becomes of it."""
+        entry = Entry()
+        if self._tracing is not None:
+            self._tracing.begin(entry, headers)
+        return entry
+
+    def _end(self, entry: Entry, status: int, reason: str | None = None) -> None:
+        """It is over, with that status; reason: of a refusal."""
+        if entry.gone:
+            status = GONE
+        if self._log is not None:
+            self._log.end(entry, status, reason)
+        if self._tracing is not None:
+            self._tracing.end(entry, status, reason)
 
 
 def _authorization(headers: Headers) -> bytes | None:
@@ -184,7 +206,10 @@ def _authorization(headers: Headers) -> bytes | None:
     return None
 
 
-def _cancel(driver: Driver, ticket: Ticket) -> None:
+def _cancel(driver: Driver, ticket: Ticket, entry: Entry | None) -> None:
+    """Its client has gone."""
+    if entry is not None:
+        entry.gone = True
     with suppress(DriverError):
         driver.cancel(ticket.id)
 

@@ -13,31 +13,10 @@ from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import Any, Literal, TextIO
 
-from aps.driver import Result, Ticket
+from aps.service.entry import Entry
 
 MOST_WAITING = 20_000  # lines that nobody reads; further ones are dropped and counted
 CLOSING_S = 5.0  # what a stopping log gives whoever reads it
-
-
-class Entry:
-    """What is known of one `POST /infer` so far."""
-
-    __slots__ = ("began", "id", "later", "max_tokens", "prompt_tokens", "result", "stream", "tenant", "verdict")
-
-    def __init__(self) -> None:
-        self.began = time.perf_counter()
-        self.id: str | None = None
-        self.tenant: str | None = None
-        self.prompt_tokens = self.max_tokens = 0
-        self.stream = False
-        self.verdict: Any = None
-        self.result: Result | None = None
-        self.later = False  # it will end after its answer
-
-    def asked(self, ticket: Ticket, id: str | None, stream: bool) -> None:
-        """The scheduler has answered."""
-        self.id, self.tenant, self.stream = id, ticket.tenant, stream
-        self.prompt_tokens, self.max_tokens, self.verdict = ticket.prompt_tokens, ticket.max_tokens, ticket.verdict
 
 
 class Logs:
@@ -157,6 +136,8 @@ def _request(entry: Entry, status: int, reason: str | None, wall_s: float) -> di
             "e2e_s": _seconds(result.e2e_s),
         }
     fields["wall_s"] = _seconds(wall_s)
+    if entry.trace_id:
+        fields["trace_id"] = f"{entry.trace_id:032x}"
     return fields
 
 
