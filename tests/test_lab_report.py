@@ -250,6 +250,9 @@ def test_the_images_of_the_documents_are_small_and_drawn_by_a_command(root: Path
     images = sorted((root / "docs/images").glob("*.png"))
     drawn = re.findall(r"^take \S+ \S+ (\S+)$", (root / "docs/images/draw").read_text(), re.MULTILINE)
     assert sorted(drawn) == [image.stem for image in images]
+    pages = [(page.parent, page.read_text()) for page in (root / "README.md", *(root / "docs").glob("*.md"))]
+    shown = {(folder / path).resolve() for folder, text in pages for path in re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)}
+    assert shown == {image.resolve() for image in images}
     for image in images:
         content = image.read_bytes()
         assert content[:8] == SIGNATURE and len(content) < 100_000
