@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aps.lab.mixture import MIX
-from aps.lab.scenarios import SCENARIOS, parse_parameters, scenario_named
+from aps.lab.scenarios import SCENARIOS
 from aps.lab.workload import Workload
 from aps.service.tenants import STRESS_TENANTS
 from aps.stress.workloads import burst
@@ -40,7 +40,7 @@ def rows(workload: Workload, tenant: str) -> dict[str, list[float]]:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_scenario_says_what_it_is(name: str) -> None:
     scenario = SCENARIOS[name]
-    assert scenario.name == name == scenario_named(name).name
+    assert scenario.name == name
     assert scenario.says.endswith(".")
     workload = small(name)
     assert len(workload) > 50
@@ -71,16 +71,11 @@ def test_another_process_builds_the_same_bytes() -> None:
 def test_defaults_written_as_text_are_the_defaults(name: str) -> None:
     scenario = SCENARIOS[name]
     texts = [f"{parameter.name}={parameter.shown}" for parameter in scenario.parameters]
-    parsed = parse_parameters(scenario, texts)
+    parsed = scenario.parse(texts)
     assert parsed == {parameter.name: parameter.default for parameter in scenario.parameters}
     assert all(parameter.says and "\n" not in parameter.says for parameter in scenario.parameters)
     if name not in SMALL:
         assert scenario.build(1, **parsed).digest() == scenario.build(1).digest()
-
-
-def test_an_unknown_scenario_is_told_the_known() -> None:
-    with pytest.raises(ValueError, match=r"scenario must be one of burst, vip, noisy, .*, got 'nosy'"):
-        scenario_named("nosy")
 
 
 def test_the_burst_is_the_one_sent_over_http() -> None:
@@ -126,7 +121,7 @@ def test_the_vip_comes_onto_a_full_free_tier() -> None:
 
 
 def test_free_prompts_may_be_long() -> None:
-    parameters = parse_parameters(SCENARIOS["vip"], ["free_prompt=1000-3000", "duration_s=30"])
+    parameters = SCENARIOS["vip"].parse(["free_prompt=1000-3000", "duration_s=30"])
     workload = SCENARIOS["vip"].build(0, **parameters)
     prompts = rows(workload, "free")["prompt_tokens"]
     assert 1000 <= min(prompts) < 1020 and 2980 < max(prompts) <= 3000

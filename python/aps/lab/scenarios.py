@@ -1,6 +1,6 @@
 """Workloads by name: what each is for, its parameters, and how it is built from a seed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -150,15 +150,3 @@ NOISY = Scenario(
 SCENARIOS: Mapping[str, Scenario] = {
     scenario.name: scenario for scenario in (BURST, VIP, NOISY, *mixture.SCENARIOS, *vtc_scenarios.SCENARIOS)
 }
-
-
-def scenario_named(name: str) -> Scenario:
-    """ValueError lists the names there are."""
-    if name not in SCENARIOS:
-        raise ValueError(f"scenario must be one of {', '.join(SCENARIOS)}, got {name!r}")
-    return SCENARIOS[name]
-
-
-def parse_parameters(scenario: Scenario, texts: Iterable[str]) -> dict[str, Any]:
-    """Parameters from `key=value` texts, for `scenario.build`. ValueError names what is wrong and what is allowed."""
-    return scenario.parse(texts)
