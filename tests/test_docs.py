@@ -95,6 +95,38 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert not missing
 
 
+NUMBER = re.compile(r"-?[\d,]*\.?\d+")
+
+
+def numbers(cell: str) -> list[float]:
+    return [float(found.replace(",", "")) for found in NUMBER.findall(cell)]
+
+
+def table(document: str, heading: str) -> list[list[str]]:
+    """The rows of the first table behind some words, without its head."""
+    text = (ROOT / document).read_text().partition(heading)[2]
+    lines = re.search(r"(^\|.*\n)+", text, re.MULTILINE)
+    assert lines, heading
+    return [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in lines[0].splitlines()[2:]]
+
+
+def test_the_readme_has_the_figures_of_the_pages() -> None:
+    """Those that the pages' own tests hold: the README rounds them."""
+    shown = table("README.md", "all five promised figures are judged")
+    measured = table("docs/promised-figures.md", "aps stress --virtual --out promised")
+    assert len(shown) == len(measured) == 5
+    for (_, best, ends, _), (_, _, mean, spread, workload) in zip(shown, measured, strict=True):
+        unit = 1000 if workload == "W2" else 1  # ms
+        assert numbers(best)[0] == pytest.approx(unit * numbers(mean)[0], abs=1e-9)
+        assert numbers(ends) == pytest.approx([unit * end for end in numbers(spread)], abs=1e-9)
+    vip = table("docs/promised-figures.md", "## VIP over a saturated free tier")
+    shown = table("README.md", "`aps study vip`")
+    for column, rows in ((1, vip[: len(vip) // 2]), (3, vip[len(vip) // 2 :])):
+        for row, (_, _, p99, seeds, _, _, beyond, *_) in zip(shown, rows, strict=True):
+            assert numbers(row[column]) == pytest.approx([*numbers(p99), *numbers(seeds)], rel=0.01)
+            assert not row[column + 1] or numbers(row[column + 1]) == pytest.approx(numbers(beyond), abs=0.051)
+
+
 def test_the_changelog_tops_with_this_version() -> None:
     versions = re.findall(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert versions[0] == importlib.metadata.version("aps-scheduler")
