@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 
 from aps.stress.counters import Counters
@@ -27,16 +28,16 @@ def astray(text: str) -> dict[str, float]:
     return found
 
 
-async def outstanding(service: Service) -> int:
+async def outstanding(service: Service, headers: Mapping[str, str] = {}) -> int:
     """Requests that are admitted and have not ended."""
-    counters = Counters(await asyncio.to_thread(service.get, "/metrics"))
+    counters = Counters(await asyncio.to_thread(service.get, "/metrics", headers))
     return int(counters.total("aps_waiting_requests") + counters.total("aps_running_requests"))
 
 
-async def idle(service: Service, within_s: float) -> float:
-    """Wait until nothing is outstanding; the seconds it took. TimeoutError."""
+async def idle(service: Service, within_s: float, headers: Mapping[str, str] = {}) -> float:
+    """Wait until nothing is outstanding; the seconds it took. TimeoutError. headers: a key that reads the metrics."""
     began = time.monotonic()
-    while await outstanding(service):
+    while await outstanding(service, headers):
         if time.monotonic() - began > within_s:
             raise TimeoutError(f"requests are still outstanding after {within_s:g} s")
         await asyncio.sleep(0.2)

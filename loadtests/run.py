@@ -8,27 +8,19 @@ Starts `aps serve` with keys for four tenants, runs Locust on it for each profil
 
 import argparse
 import json
-import re
-import subprocess
 import sys
-import tempfile
 from html import escape
-from os import environ
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
-    sys.path.append(str(ROOT))
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from aps.service.keys import hash_line, new_key  # noqa: E402
-from loadtests.figures import Check  # noqa: E402
-from loadtests.plan import ROLES, PlanError, read_profiles  # noqa: E402
-from loadtests.serving import Service, serving  # noqa: E402
+from loadtests.figures import Check
+from loadtests.plan import PlanError, read_profiles
+from loadtests.playing import loaded_service, play
 
 PROFILES = ("steady", "burst", "noisy", "ramp")
-CONFIG = ROOT / "loadtests/aps.toml"
-METRICS_VARIABLE = "APS_METRICS_KEY"
 
 
 def main() -> int:
@@ -44,18 +36,8 @@ def main() -> int:
         print(f"loadtests: there is no profile {unknown[0]!r}; there are {', '.join(known)}", file=sys.stderr)
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
-    keys = {role: new_key() for role in ROLES}
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "aps.toml"
-        config.write_text(_with_keys(CONFIG.read_text(), keys))
-        metrics_key = new_key()
-        with serving("--config", str(config), env={METRICS_VARIABLE: metrics_key}) as service:
-            given = {
-                "APS_KEYS": ",".join(f"{role}={key}" for role, key in keys.items()),
-                METRICS_VARIABLE: metrics_key,
-                "APS_LOAD_TENANTS": str(_roles(Path(folder))),
-            }
-            found = [_play(service, name, options.seconds, options.out, given) for name in names]
+    with loaded_service() as loaded:
+        found = [play(loaded, name, options.seconds, options.out) for name in names]
     _write(options.out, found)
     for data in found:
         print(f"{'PASSED' if data['met'] else 'FAILED'}  {data['profile']}: {data['says']}")
@@ -72,46 +54,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, metavar="N", help="of each, in place of the profile's")
     parser.add_argument("--out", type=Path, default=Path("build/load"), metavar="DIR", help="(default %(default)s)")
     return parser.parse_args()
-
-
-def _with_keys(text: str, keys: dict[str, str]) -> str:
-    """The configuration with a key for each tenant."""
-    for role, key in keys.items():
-        head = f"[tenants.{role}]\n"
-        assert head in text, head
-        text = text.replace(head, f'{head}keys = ["{hash_line(key)}"]\n')
-    return text
-
-
-def _roles(folder: Path) -> Path:
-    file = folder / "tenants.toml"
-    file.write_text("".join(f'{role} = "{role}"\n' for role in ROLES))
-    return file
-
-
-def _play(service: Service, name: str, seconds: float | None, out: Path, given: dict[str, str]) -> dict[str, Any]:
-    """One profile; its figures. Those of a Locust that failed say so."""
-    print(f"== {name}", flush=True)
-    figures, report = out / f"{name}.json", out / f"{name}.html"
-    figures.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests/locustfile.py"), "--headless"]
-    command += ["--host", service.url, "--only-summary", "--loglevel", "ERROR", "--load-profile", name]
-    command += ["--figures", str(figures), "--html", str(report)]
-    if seconds is not None:
-        command += ["--seconds", str(seconds)]
-    done = subprocess.run(
-        command, env={**environ, **given}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    (out / f"{name}.log").write_text(done.stdout)
-    own = re.search(rf"^{re.escape(name)}: .*^{re.escape(name)}: \w+$", done.stdout, re.MULTILINE | re.DOTALL)
-    print(own[0] if own else done.stdout, flush=True)
-    if not figures.exists():
-        message = f"Locust ended with exit code {done.returncode} and no figures"
-        checks = [Check(message, None, 0.0, False, False)._asdict()]
-        return {"profile": name, "says": message, "rows": [], "checks": checks, "met": False}
-    data: dict[str, Any] = json.loads(figures.read_text())
-    data["resident_mb"] = service.resident_bytes() / 2**20
-    return data
 
 
 COLUMNS = {

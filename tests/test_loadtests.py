@@ -14,6 +14,7 @@ from loadtests.callers import DEFAULT, callers, metrics_headers
 from loadtests.figures import Tally, jain, judge, percentile, rows, weighted_jain
 from loadtests.plan import ROLES, PlanError, Thresholds, chosen, read_profiles
 from loadtests.run import PROFILES
+from loadtests.soak import level
 from tests.serving import serving
 
 STEPS = '[profiles.x]\nsteps = [{ at = 0.0, role = "vip", users = 2 }]\n'
@@ -227,6 +228,15 @@ def test_memory_is_back_when_rounds_do_not_add_up() -> None:
     assert memory_verdict([50 * mb, 100 * mb, 123 * mb, 124 * mb], 200 * mb)[1]
     line, back = memory_verdict([50 * mb, 100 * mb, 115 * mb, 130 * mb], 200 * mb)
     assert not back and "50 before, 200 at the peak, 100, 115, 130 after each round" in line
+
+
+def test_memory_is_level_when_a_late_part_of_the_run_takes_no_more_than_an_earlier_one() -> None:
+    mb = 2**20
+    warming_up = [(float(at), 60 * mb) for at in range(100)]
+    line, met = level([*warming_up, *((float(at), 90 * mb) for at in range(100, 400))])
+    assert met and "90.0 from 50% to 65% of the run, 90.0 from 85% on; grew by 0.0 <= 8" in line
+    assert not level([(float(at), 60 * mb + at * mb // 10) for at in range(400)])[1]
+    assert not level([])[1]
 
 
 FEW = ("--rounds", "2", "--wait-s", "60")

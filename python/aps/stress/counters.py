@@ -24,6 +24,14 @@ class Counters:
             raise KeyError(f"the service's metrics have no {name}")
         return sum(value for own, value in values if labels.items() <= own.items())
 
+    def by(self, name: str, label: str) -> dict[str, float]:
+        """The sums of the samples of this name by the value of a label; empty when there are none."""
+        sums: dict[str, float] = {}
+        for sample, own, value in self._samples:
+            if sample == name and label in own:
+                sums[own[label]] = sums.get(own[label], 0.0) + value
+        return sums
+
     def has(self, name: str, **labels: str) -> bool:
         """Whether there is a sample of this name that carries these labels."""
         return any(sample == name and labels.items() <= own.items() for sample, own, _ in self._samples)
