@@ -105,10 +105,14 @@ class Check(NamedTuple):
     at_least: bool
     met: bool
 
-    def __str__(self) -> str:
+    @property
+    def says(self) -> str:
+        """What was measured, beside its limit."""
         measured = "not measured" if self.measured is None else f"{self.measured:.4g}"
-        sign = ">=" if self.at_least else "<="
-        return f"{'met   ' if self.met else 'MISSED'}  {self.what}: {measured} ({sign} {self.limit:g})"
+        return f"{self.what}: {measured} ({'>=' if self.at_least else '<='} {self.limit:g})"
+
+    def __str__(self) -> str:
+        return f"{'met   ' if self.met else 'MISSED'}  {self.says}"
 
 
 def judge(tally: Tally, thresholds: Thresholds, seconds: float, fairness: float | None) -> list[Check]:

@@ -92,7 +92,8 @@ def draw(samples: Samples, profile: Profile, seconds: float, file: Path) -> None
             at = step.at * seconds / 60
             axes.axvline(at, color="#888888", linewidth=0.8, linestyle=":")
             axes.annotate(f" {step.phase}", (at, 0.03), xycoords=("data", "axes fraction"), color="#444444")
-    axes.set(xlabel="minutes", ylabel="resident size, MiB", ylim=(0, None), xlim=(0, None))
+    top = 1.25 * max((size for _, size in samples), default=MEGABYTE) / MEGABYTE
+    axes.set(xlabel="minutes", ylabel="resident size, MiB", ylim=(0, top), xlim=(0, None))
     axes.set_title(f"The service's memory: {profile.says}", loc="left", fontsize="medium")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=150)
@@ -101,7 +102,7 @@ def draw(samples: Samples, profile: Profile, seconds: float, file: Path) -> None
 
 def after(loaded: Loaded, data: dict[str, Any], samples: Samples) -> list[tuple[str, bool]]:
     """What must hold once the load has gone, in lines."""
-    lines = [(str(check), check.met) for check in (Check(**each) for each in data["checks"])]
+    lines = [(check.says, check.met) for check in (Check(**each) for each in data["checks"])]
     took = asyncio.run(idle(loaded.service, IDLE_WITHIN_S, loaded.admin))
     text = loaded.service.get("/metrics", loaded.admin)
     refused, found = Counters(text).by("aps_refused_total", "reason"), astray(text)

@@ -249,10 +249,13 @@ FEW = ("--rounds", "2", "--wait-s", "60")
         (("vanish.py", "--clients", "20", "--rounds", "2"), "met     40 requests cancelled of 40"),
         (("flood.py", "--over", "driver", "--requests", "2000", *FEW), "met     the quiet tenant's p99"),
         (("flood.py", "--over", "http", "--requests", "400", *FEW), "met     the quiet tenant's p99"),
+        (("soak.py", "--profile", "mixed", "--seconds", "5"), "met     errors: none"),
     ],
-    ids=["vanish", "flood-driver", "flood-http"],
+    ids=["vanish", "flood-driver", "flood-http", "soak"],
 )
-def test_the_long_proofs_in_small(root: Path, program: tuple[str, ...], says: str) -> None:
+def test_the_long_proofs_in_small(root: Path, tmp_path: Path, program: tuple[str, ...], says: str) -> None:
+    if program[0] == "soak.py":
+        program = (*program, "--out", str(tmp_path))
     command = [sys.executable, str(root / "loadtests" / program[0]), *program[1:]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
