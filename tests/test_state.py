@@ -214,7 +214,7 @@ def test_a_tenant_to_whom_nothing_happens_has_the_same_row() -> None:
     after = core.state(30.0)
     same = [all(a == b for a, b in zip(*rows, strict=True)) for rows in zip(table(before), table(after), strict=True)]
     assert same == [False, True]
-    assert core.level(2) == 500.0
+    assert plain(core.snapshot(30.0)["tenants"]["level"])[1] == 500.0
 
 
 def table(state: dict[str, Any]) -> list[tuple[Any, ...]]:
