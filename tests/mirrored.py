@@ -149,4 +149,5 @@ class Mirrored(Pair):
             assert plain(went_on["devices"][name]) == plain(restored["devices"][name]), name
         for name in ("virtual_time", "waiting", "waiting_tokens", "contending", "returning"):
             assert went_on[name] == restored[name], name
+        self.collect()
         return dict(went_on)
