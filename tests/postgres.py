@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name), reverse=True)
-FAST = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=40 -c shared_buffers=16MB"
+FAST = "-c fsync=off -c full_page_writes=off -c max_connections=40 -c shared_buffers=16MB"
 
 
 class Missing(Exception):

@@ -12,11 +12,13 @@ import httpx
 
 from aps.backends import Backend, SimulatedBackend
 from aps.driver import Driver
-from aps.policy import Limits
+from aps.policy import Limits, Policy
 from aps.scheduler import Scheduler
+from aps.service import usage
 from aps.service.access import Access
 from aps.service.app import create_app
 from aps.service.config import Settings
+from aps.service.keeper import Keeper
 from aps.service.server import Server, config, listen
 from aps.service.tenants import DEFAULT_TENANTS, STRESS_TENANTS
 from aps.tenants import Tenant
@@ -57,17 +59,29 @@ def until(true: Callable[[], object], within_s: float = 5.0) -> None:
 def serving(
     tenants: Iterable[Tenant] = DEFAULT_TENANTS + STRESS_TENANTS,
     *,
+    policy: Policy | None = None,
     limits: Limits | None = None,
     time_scale: float = 100.0,
     access: Access | None = None,
     backend: Backend | None = None,
     tracing: "Callable[[Driver], Tracing] | None" = None,
+    keep: Callable[[Driver], Keeper] | None = None,
     **settings: Any,
 ) -> Iterator[Service]:
-    """Serve until the block ends. backend: a simulated one if None. settings: of `Settings`."""
+    """Serve until the block ends. backend: a simulated one if None. keep: makes its keeper. settings: of `Settings`."""
     backend = backend or SimulatedBackend("reference", time_scale=time_scale)
-    driver = Driver(Scheduler(tenants, devices=backend.devices, limits=limits or Limits()), backend)
-    app = create_app(driver, settings=Settings(**settings), access=access, tracing=tracing and tracing(driver))
+    scheduler = Scheduler(tenants, policy=policy or Policy(), devices=backend.devices, limits=limits or Limits())
+    driver = Driver(scheduler, backend)
+    keeper = None if keep is None else keep(driver)
+    app = create_app(
+        driver,
+        settings=Settings(**settings),
+        access=access,
+        tracing=tracing and tracing(driver),
+        keeper=keeper,
+    )
+    if keeper is not None:
+        usage.install(app)
     server = Server(config(app), driver, app.state.bodies, 1.0, lambda _: None)
     listener = listen("127.0.0.1", 0)
     loops: list[AbstractEventLoop] = []

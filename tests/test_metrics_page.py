@@ -15,10 +15,12 @@ from aps import Policy, Tenant
 from aps.driver import Driver
 from aps.record import Recorder
 from aps.service.config import Settings
+from aps.service.keeper import Keeper
 from aps.service.labels import OTHER
 from aps.service.metrics import Exporter
 from aps.service.pages import wants_json
 from aps.service.prometheus import Page
+from aps.store.database import Database
 from tests.driving import opened
 from tests.scrapes import Scrape, assert_nothing_fell
 from tests.serving import serving
@@ -35,20 +37,22 @@ def full_page() -> Page:
     """A page with every family that there is."""
     with TemporaryDirectory() as folder:
         recorder = Recorder(Path(folder) / "record.jsonl")
+        database = Database(str(Path(folder) / "aps.db"))
         try:
-            return run(lambda loop: crowded_page(loop, recorder))
+            return run(lambda loop: crowded_page(loop, recorder, database))
         finally:
             recorder.close()
+            database.close()
 
 
-async def crowded_page(loop: VirtualLoop, recorder: Recorder) -> Page:
+async def crowded_page(loop: VirtualLoop, recorder: Recorder, database: Database) -> Page:
     policy = Policy(preemption="recompute", fairness_window=1e6)
     tenants = (Tenant("a", rate=100.0, burst=60_000.0, max_bid=3), Tenant("b", weight=3.0))
     async with opened(loop, *tenants, policy=policy, profile="a100-llama2-7b") as driver:
         asked = [("a", 3), ("b", 9)] * 120
         tickets = [driver.submit(name, prompt_tokens=500, max_tokens=100, bid=bid) for name, bid in asked]
         driver.metrics.faults["late"] += 1
-        exporter = Exporter(driver, recorder)
+        exporter = Exporter(driver, recorder, Keeper(database, driver))
         await asyncio.sleep(11)
         page = exporter.page(DEFAULTS)
         for ticket in tickets:

@@ -19,6 +19,7 @@ from aps.cli import (
     stress,
     study,
     sweep,
+    usage,
     validate,
 )
 from aps.cli.common import UsageError
@@ -28,6 +29,7 @@ VERBS = (
     serve,
     check_config,
     keygen,
+    usage,
     stress,
     demo,
     simulate,

@@ -24,8 +24,11 @@ from aps.profiles import PROFILES
 if TYPE_CHECKING:
     from aps.driver import Driver
     from aps.record import Recorder
+    from aps.service.access import Access
     from aps.service.config import Config
+    from aps.service.keeper import Keeper
     from aps.service.telemetry import Telemetry
+    from aps.store.database import Database
 
 LOG = logging.getLogger("aps.serve")
 
@@ -179,6 +182,7 @@ def run(options: argparse.Namespace) -> int:
     telemetry = None
     try:
         telemetry = _telemetry(config)
+        keeper = None if kept is None else _keeper(config, kept.store.database, driver, access)
         app = create_app(
             driver,
             settings=config.settings,
@@ -186,10 +190,15 @@ def run(options: argparse.Namespace) -> int:
             log=logs.requests,
             recorder=recorder,
             tracing=None if telemetry is None else telemetry.tracing(driver),
+            keeper=keeper,
         )
         running = Running(config, driver, access, app.state, read if config.file is not None else None)
         if access.admin:
             admin.install(app, running)
+            if keeper is not None:
+                from aps.service import usage
+
+                usage.install(app)
         serve(
             app,
             driver,
@@ -245,6 +254,26 @@ def _telemetry(config: "Config") -> "Telemetry | None":
         return telemetry(os.environ)
     except ValueError as error:  # a TelemetryError, or already of the library when it is imported
         raise UsageError(f"--traces: {error}") from error
+
+
+def _keeper(config: "Config", database: "Database", driver: "Driver", access: "Access") -> "Keeper":
+    """The driver goes on from where the service's last run stood."""
+    from aps.service.keeper import Keeper
+    from aps.store.database import StoreError
+
+    settings = config.settings
+    keeper = Keeper(
+        database,
+        driver,
+        service=settings.store_service,
+        interval_s=settings.store_interval_s,
+        uses=access.uses,
+    )
+    try:
+        keeper.restore()
+    except StoreError as error:
+        raise UsageError(f"store: {error}") from error
+    return keeper
 
 
 def _reader(options: argparse.Namespace) -> "Callable[[], Config]":

@@ -1,7 +1,7 @@
 """The application: a driver behind HTTP."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -23,6 +23,7 @@ from aps.service.streaming import Streams
 from aps.service.version import VERSION
 
 if TYPE_CHECKING:
+    from aps.service.keeper import Keeper  # SQLAlchemy: not for those who keep nothing
     from aps.service.tracing import Tracing
 
 DESCRIPTION = """Adaptive Priority Scheduling: several tenants share a few GPUs.
@@ -55,17 +56,22 @@ def create_app(
     log: RequestLog | None = None,
     recorder: Recorder | None = None,
     tracing: "Tracing | None" = None,
+    keeper: "Keeper | None" = None,
 ) -> Service:
     """The ASGI application around `driver`, which it opens when the server starts and closes when it stops.
 
     settings: limits and prices; the defaults when None. access: the keys; None: the service is open to all. log: gets
-    a line a request; None: nobody does. recorder: the driver's, to be looked at. tracing: gets every request.
+    a line a request; None: nobody does. recorder: the driver's, to be looked at. tracing: gets every request. keeper:
+    the driver's, whose run has begun; None: nothing is kept.
     """
     settings, access = settings or Settings(), access or Access()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with driver:
+        async with AsyncExitStack() as stack:
+            if keeper is not None:
+                await stack.enter_async_context(keeper)  # the first, so that its last save has all that there was
+            await stack.enter_async_context(driver)
             yield
 
     bodies = BodyReader(settings.max_body_bytes, settings.body_s)
@@ -80,7 +86,8 @@ def create_app(
     app.state.bodies = bodies
     app.state.recorder = recorder
     app.state.requests = requests
-    app.state.exporter = Exporter(driver, recorder)
+    app.state.keeper = keeper
+    app.state.exporter = Exporter(driver, recorder, keeper)
     driver.window_s = settings.jain_window_s
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     errors.install(app)

@@ -43,6 +43,7 @@ STATUS = {
     "queue_full": 503,
     "queue_tokens_full": 503,
     "draining": 503,
+    "store_failed": 503,
     "deadline_expired": 504,
 }
 

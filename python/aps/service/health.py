@@ -1,11 +1,15 @@
 """Whether the service lives, and whether it takes requests: `GET /health`, `/health/live`, `/health/ready`."""
 
-from typing import Annotated, Literal
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, Field
 
 from aps.driver import Driver
 from aps.service.version import VERSION
+
+if TYPE_CHECKING:
+    from aps.service.keeper import Keeper  # SQLAlchemy: not for those who keep nothing
 
 
 class DeviceHealth(BaseModel):
@@ -14,6 +18,18 @@ class DeviceHealth(BaseModel):
     name: str
     ok: Annotated[bool, Field(description="Whether it takes requests.")]
     detail: Annotated[str, Field(description="If not, why.")]
+
+
+class StoreHealth(BaseModel):
+    """Whether usage and the scheduler's state are written down. Scheduling goes on while they are not."""
+
+    status: Annotated[Literal["ok", "failing"], Field(description="Of the last try.")]
+    since: Annotated[datetime, Field(description="When it became so.")]
+    saved_at: Annotated[datetime, Field(description="Everything up to then is in the store.")]
+    unsaved_s: Annotated[
+        float, Field(description="Wall seconds since then: what is lost if the process is killed now.")
+    ]
+    error: Annotated[str | None, Field(description="Why it fails.")]
 
 
 class Health(BaseModel):
@@ -41,10 +57,11 @@ class Health(BaseModel):
             "are requests; null while there are none. It grows when a device hangs."
         ),
     ]
+    store: Annotated[StoreHealth | None, Field(description="null: nothing is kept.")]
 
 
-def health_of(driver: Driver) -> Health:
-    """As it is now. Does not raise when the driver has failed."""
+def health_of(driver: Driver, keeper: "Keeper | None" = None) -> Health:
+    """As it is now. Does not raise when the driver has failed. A store that fails does not make it unready."""
     scheduler, backend = driver.scheduler, driver.backend
     devices = []
     for at, device in enumerate(scheduler.devices):
@@ -69,4 +86,16 @@ def health_of(driver: Driver) -> Health:
         time_scale=backend.time_scale,
         now_s=now - driver.opened_at,
         since_progress_s=now - driver.progressed_at if driver.outstanding else None,
+        store=None if keeper is None else _store(keeper),
+    )
+
+
+def _store(keeper: "Keeper") -> StoreHealth:
+    status = keeper.writer.status
+    return StoreHealth.model_construct(
+        status=status.status,
+        since=datetime.fromtimestamp(status.since, UTC),
+        saved_at=datetime.fromtimestamp(status.saved_at, UTC),
+        unsaved_s=keeper.unsaved_s,
+        error=status.error,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from aps.service.prometheus import Page
 from aps.service.version import VERSION
 from aps.verdicts import Snapshot, TenantRows
 
+if TYPE_CHECKING:
+    from aps.service.keeper import Keeper
+
 FAMILIES_OF_TIMES = (
     ("queue_wait", "queue_wait_seconds", "Arrival to first scheduled step."),
     ("ttft", "time_to_first_token_seconds", "Arrival to first output token."),
@@ -29,8 +32,8 @@ USED = "of requests that have ended, as far as they were computed."
 class Exporter:
     """Makes the scrapes of one driver; it remembers which tenants have labels."""
 
-    def __init__(self, driver: Driver, recorder: Recorder | None = None) -> None:
-        self._driver, self._recorder = driver, recorder
+    def __init__(self, driver: Driver, recorder: Recorder | None = None, keeper: "Keeper | None" = None) -> None:
+        self._driver, self._recorder, self._keeper = driver, recorder, keeper
         self._labels = Labels()
         self._bound = 0.0
 
@@ -63,6 +66,8 @@ class Exporter:
         lately(out, driver, recent, settings)
         if self._recorder is not None:
             _record(out, self._recorder)
+        if self._keeper is not None:
+            _store(out, self._keeper)
         return out
 
 
@@ -223,6 +228,28 @@ def _record(out: Page, recorder: Recorder) -> None:
     out.counter("aps_record_lines_total", "Lines of the record: calls of the scheduler.", recorder.lines)
     out.counter("aps_record_bytes_total", "Bytes of the record.", recorder.bytes)
     out.gauge("aps_record_stopped", "1 when recording has stopped: the log says why.", int(recorder.failed is not None))
+
+
+def _store(out: Page, keeper: "Keeper") -> None:
+    writer, status = keeper.writer, keeper.writer.status
+    out.gauge("aps_store_up", "1 unless the last try to save usage and state failed.", int(status.status == "ok"))
+    out.gauge(
+        "aps_store_unsaved_seconds",
+        "Of your clock, since everything was saved: what is lost if the process is killed now.",
+        keeper.unsaved_s,
+    )
+    out.gauge(
+        "aps_store_pending_rows",
+        "Rows of usage that are being saved, or wait because that failed.",
+        writer.pending_rows,
+    )
+    out.counter("aps_store_saves_total", "Saves that did.", status.saves)
+    out.counter("aps_store_errors_total", "Saves that failed.", status.errors)
+    took = writer.seconds
+    counts = took.counts(EDGES)
+    out.histogram(
+        "aps_store_save_seconds", "Seconds of your clock that a save took.", EDGES, [({}, counts, took.total)]
+    )
 
 
 def _fairness(out: Page, snapshot: Snapshot, shared_s: float, bound: float) -> None:

@@ -37,14 +37,14 @@ async def metrics(request: Request) -> Response:
 @router.get("/health/live", response_model=Health, responses={503: {"model": Health, "description": "It has failed."}})
 async def health(request: Request) -> Response:
     """Whether it runs. 200 while it does, draining included: start it again when it does not."""
-    state = health_of(request.app.state.driver)
+    state = health_of(request.app.state.driver, request.app.state.keeper)
     return Response(state.model_dump_json(), 200 if state.live else 503, media_type=JSON)
 
 
 @router.get("/health/ready", response_model=Health, responses={503: {"model": Health, "description": "Not ready."}})
 async def ready(request: Request) -> Response:
     """200 while it takes requests, else 503: send requests elsewhere."""
-    state = health_of(request.app.state.driver)
+    state = health_of(request.app.state.driver, request.app.state.keeper)
     return Response(state.model_dump_json(), 200 if state.ready else 503, media_type=JSON)
 
 

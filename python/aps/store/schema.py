@@ -164,28 +164,29 @@ runs = Table(
     Column("saves", BigInteger, nullable=False, server_default="0"),
 )
 
-# Where the scheduler of a service stood at saved_at; in_use: something was under way.
+# Where the scheduler of a service stood at saved_at; see aps.SchedulerState. fairness_window NULL: infinite.
 scheduler_states = Table(
     "scheduler_states",
     metadata,
     _name("service", primary_key=True),
     Column("saved_at", Instant, nullable=False),
-    Column("in_use", Boolean, nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
     Column("virtual_time", Double, nullable=False),
     Column("fairness_window", Double),
     _name("last_contender"),
 )
 
-# level, request_level: of the buckets, at saved_at of the service; NULL: no limit. A row that would be the same is not
-# written again.
+# NULL: infinite. service_received: its S.
 tenant_states = Table(
     "tenant_states",
     metadata,
     _name("service", primary_key=True),
     _name(primary_key=True),
-    Column("level", Double),
-    Column("request_level", Double),
+    Column("weight", Double, nullable=False),
     Column("service_received", Double, nullable=False),
     Column("credit", Double, nullable=False),
-    Column("weight", Double, nullable=False),
+    Column("rate", Double),
+    Column("burst", Double),
+    Column("base", Double),
+    Column("base_at_ns", BigInteger, nullable=False),
 )

@@ -1,93 +1,79 @@
-"""Where the scheduler of a service stood: one row for it, and one for each tenant. A save writes what has changed."""
+"""Where the scheduler of a service stood: a row for it, and one for each tenant. A save writes the rows that differ."""
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import NamedTuple
+from math import inf
+from typing import Any
 
+import numpy as np
 from sqlalchemy import Connection, bindparam, delete, select
 
+from aps.state import COLUMNS, SchedulerState
 from aps.store import schema
 from aps.store.upserts import replacing
 
-
-class TenantState(NamedTuple):
-    """level, request_level: of its buckets; None: no limit. service, credit, weight: as in docs/rules.md."""
-
-    level: float | None
-    request_level: float | None
-    service: float
-    credit: float
-    weight: float
-
-
-class State(NamedTuple):
-    """A scheduler at one instant.
-
-    virtual_time: V. fairness_window: D; None: infinite. last_contender: a tenant, or None. in_use: something was under
-    way.
-    """
-
-    virtual_time: float
-    fairness_window: float | None
-    last_contender: str | None
-    in_use: bool
-    tenants: Mapping[str, TenantState]
+NAMES = {name: "service_received" if name == "service" else name for name in COLUMNS}  # of the columns in the table
+INFINITE = [name for name in COLUMNS if schema.tenant_states.c[NAMES[name]].nullable]  # NULL there: infinite
 
 
 def save(
-    connection: Connection, service: str, at: datetime, state: State, known: Mapping[str, TenantState] | None
+    connection: Connection, service: str, at: datetime, state: SchedulerState, known: SchedulerState | None
 ) -> None:
-    """known: the tenants' rows as they are; None: nobody knows, and all are written."""
+    """known: that whose rows are there; None: nobody knows which are, and all are written."""
     header = {
         "service": service,
         "saved_at": at,
-        "in_use": state.in_use,
+        "at_ns": state.at_ns,
         "virtual_time": state.virtual_time,
-        "fairness_window": state.fairness_window,
+        "fairness_window": _or_null(state.fairness_window),
         "last_contender": state.last_contender,
     }
     connection.execute(replacing(connection, schema.scheduler_states), header)
     table = schema.tenant_states
+    its = table.c.service == service
     if known is None:
-        connection.execute(delete(table).where(table.c.service == service))
-        known = {}
-    gone = [{"gone": name} for name in known.keys() - state.tenants.keys()]
-    if gone:
-        connection.execute(delete(table).where(table.c.service == service, table.c.tenant == bindparam("gone")), gone)
-    changed = [
-        {
-            "service": service,
-            "tenant": name,
-            "level": row.level,
-            "request_level": row.request_level,
-            "service_received": row.service,
-            "credit": row.credit,
-            "weight": row.weight,
-        }
-        for name, row in state.tenants.items()
-        if known.get(name) != row
+        connection.execute(delete(table).where(its))
+    elif gone := set(known.tenants).difference(state.tenants):
+        theirs = [{"gone": name} for name in sorted(gone)]
+        connection.execute(delete(table).where(its, table.c.tenant == bindparam("gone")), theirs)
+    changed = np.arange(len(state.tenants)) if known is None else state.changed_since(known)
+    columns: dict[str, list[Any]] = {NAMES[name]: getattr(state, name)[changed].tolist() for name in COLUMNS}
+    for name in INFINITE:
+        columns[NAMES[name]] = list(map(_or_null, columns[NAMES[name]]))
+    values = zip(*columns.values(), strict=True)
+    rows = [
+        {"service": service, "tenant": state.tenants[place], **dict(zip(columns, row, strict=True))}
+        for place, row in zip(changed.tolist(), values, strict=True)
     ]
-    if changed:
-        connection.execute(replacing(connection, table), changed)
+    if rows:
+        connection.execute(replacing(connection, table), rows)
 
 
-def load(connection: Connection, service: str) -> tuple[State, datetime] | None:
-    """The last that was saved, and when; None: never."""
-    head = schema.scheduler_states
+def load(connection: Connection, service: str) -> tuple[SchedulerState, datetime] | None:
+    """The last that was saved, and when; None: never. ValueError: the rows are no state."""
+    head, table = schema.scheduler_states, schema.tenant_states
     found = connection.execute(select(head).where(head.c.service == service)).one_or_none()
     if found is None:
         return None
-    table = schema.tenant_states
-    rows = connection.execute(
-        select(
-            table.c.tenant,
-            table.c.level,
-            table.c.request_level,
-            table.c.service_received,
-            table.c.credit,
-            table.c.weight,
-        ).where(table.c.service == service)
+    columns = [table.c[NAMES[name]] for name in COLUMNS]
+    rows = connection.execute(select(table.c.tenant, *columns).where(table.c.service == service)).all()
+    values = dict(zip(COLUMNS, zip(*(row[1:] for row in rows), strict=True), strict=True)) if rows else {}
+    state = SchedulerState(
+        at_ns=found.at_ns,
+        virtual_time=found.virtual_time,
+        fairness_window=_or_inf(found.fairness_window),
+        last_contender=found.last_contender,
+        tenants=tuple(row[0] for row in rows),
+        **{
+            name: np.array([_or_inf(value) for value in values.get(name, ())], None if rows else np.float64)
+            for name in COLUMNS
+        },
     )
-    tenants = {name: TenantState(*values) for name, *values in rows}
-    state = State(found.virtual_time, found.fairness_window, found.last_contender, found.in_use, tenants)
     return state, found.saved_at
+
+
+def _or_null(value: float) -> float | None:
+    return None if value == inf else value
+
+
+def _or_inf(value: float | None) -> float:
+    return inf if value is None else value

@@ -81,6 +81,32 @@ def add(connection: Connection, deltas: Deltas) -> None:
 # Reading
 
 
+def charged(micro: int) -> str:
+    """Millionths of tokens as tokens, exactly: 1234.5."""
+    whole, rest = divmod(micro, 1_000_000)
+    return f"{whole}.{rest:06}".rstrip("0").rstrip(".")
+
+
+class TooMany(ValueError):
+    """More rows than were to be read."""
+
+
+def instant_of(name: str, text: str) -> datetime:
+    """A full hour, written as ISO 8601 has it: 2026-11-28, 2026-11-28T14, 2026-11-28T14:00+01:00; else in UTC.
+
+    ValueError: it is none. name: what it is called.
+    """
+    try:
+        at = datetime.fromisoformat(text)
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        at = None
+    if at is None or (at.minute, at.second, at.microsecond) != (0, 0, 0):
+        allowed = "a full hour, as 2026-11-28 or 2026-11-28T14:00, in UTC unless it says otherwise"
+        raise ValueError(f"{name} must be {allowed}, got {text[:60]!r}")
+    return at
+
+
 @dataclass(frozen=True, slots=True)
 class Used:
     """What a tenant used: requests, refusals by reason, tokens, micro-tokens charged, nanoseconds of devices.
@@ -102,16 +128,16 @@ class Used:
     gpu_ns: int = 0
     refused: Mapping[str, int] = field(default_factory=dict)
 
-    @property
-    def charged(self) -> str:
-        """Bucket tokens, exactly: 1234.5."""
-        whole, micro = divmod(self.charged_micro, 1_000_000)
-        return f"{whole}.{micro:06}".rstrip("0").rstrip(".")
-
-    @property
-    def gpu_s(self) -> float:
-        """Seconds of devices."""
-        return self.gpu_ns / 1e9
+    def plain(self) -> dict[str, Any]:
+        """As JSON. Charges and times of devices are there as whole numbers, which are exact, and as what they mean."""
+        return {
+            "tenant": self.tenant,
+            "period": self.period,
+            **dict(zip(NUMBERS, numbers_of(self), strict=True)),
+            "charged_tokens": self.charged_micro / 1e6,
+            "gpu_s": self.gpu_ns / 1e9,
+            "refused": dict(self.refused),
+        }
 
 
 def read(
@@ -121,8 +147,12 @@ def read(
     since: datetime | None = None,
     until: datetime | None = None,
     by: By = "tenant",
+    most: int | None = None,
 ) -> list[Used]:
-    """What was used in the hours that begin at or after `since` and before `until`; by tenant, then by hour or day."""
+    """What was used in the hours that begin at or after `since` and before `until`; by tenant, then by hour or day.
+
+    most: rows; TooMany when there are more.
+    """
 
     def query(table: Table, *columns: ColumnElement[Any]) -> Select[Any]:
         """Sums of a table, by what is asked for."""
@@ -135,7 +165,9 @@ def read(
             sums = sums.where(name == tenant)
         if since is not None:
             sums = sums.where(hour >= since)
-        return sums if until is None else sums.where(hour < until)
+        if until is not None:
+            sums = sums.where(hour < until)
+        return sums if most is None else sums.limit(most + 1)
 
     counted = query(schema.usage, *(func.sum(schema.usage.c[name]) for name in NUMBERS))
     found = {(row[0], row[1]): row[2:] for row in connection.execute(counted)}
@@ -143,6 +175,8 @@ def read(
     refused: dict[tuple[str, str | None], dict[str, int]] = {}
     for row in connection.execute(query(schema.refusals, reason, count).group_by(reason)):
         refused.setdefault((row[0], row[1]), {})[row[2]] = int(row[3])
+    if most is not None and max(len(found), len(refused)) > most:
+        raise TooMany(f"there are more than {most} rows: ask for one tenant, a shorter time, or by day or tenant")
     nothing = [0] * len(NUMBERS)
     return [
         _used(key[0], key[1], map(int, found.get(key, nothing)), refused.get(key, {}))
