@@ -14,6 +14,7 @@ cdef class Admission:
     cdef Contention contention
     cdef RequestTable table
     cdef TokenBuckets buckets
+    cdef TokenBuckets request_buckets
     cdef TenantTable tenants
     cdef KVCache kv
     cdef int64_t max_context

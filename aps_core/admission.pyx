@@ -1,24 +1,28 @@
-"""Whether a request may join, and at what bid: the verdicts, and the bucket they are paid from. rules.md, sections
-4 and 8."""
+"""Whether a request may join, and at what bid: the verdicts, and the buckets they are paid from. rules.md, sections
+3, 4 and 8."""
 from libc.stdint cimport INT64_MAX
 
 from aps_core.clock cimport MAX_SECONDS, wait_until
 from aps_core.request_table cimport PAID, TIMED, Request
 from aps_core.tenant_table cimport ALL, Tenant
 from aps_core.types cimport (
-    ADMITTED, DEADLINE_EXPIRED, EXCEEDS_BURST, EXCEEDS_CONTEXT, EXCEEDS_KV_CACHE, EXCEEDS_KV_SHARE, NONE, OVER_RATE,
-    QUEUE_FULL,
-    QUEUE_TOKENS_FULL, TENANT_QUEUE_FULL, TENANT_QUEUE_TOKENS_FULL, Reason, int32_t, int64_t, uint8_t,
+    ADMITTED, DEADLINE_EXPIRED, EXCEEDS_BURST, EXCEEDS_CONTEXT, EXCEEDS_KV_CACHE, EXCEEDS_KV_SHARE,
+    EXCEEDS_MAX_REQUEST, NONE, OVER_RATE, OVER_REQUEST_RATE, QUEUE_FULL, QUEUE_TOKENS_FULL, TENANT_QUEUE_FULL,
+    TENANT_QUEUE_TOKENS_FULL, Reason, int32_t, int64_t, uint8_t,
 )
 
 
 cdef class Admission:
     """Judges and admits; "no" is a value, with `retry_after` or `largest` beside it."""
 
-    def __cinit__(self, Contention contention not None, int64_t max_context, int64_t expected_output, double epoch):
+    def __cinit__(
+        self, Contention contention not None, TokenBuckets request_buckets not None, int64_t max_context,
+        int64_t expected_output, double epoch,
+    ):
         self.contention = contention
         self.table = contention.table
         self.buckets = contention.buckets
+        self.request_buckets = request_buckets
         self.tenants = contention.tenants
         self.kv = contention.kv
         self.max_context = max_context
@@ -60,6 +64,8 @@ cdef class Admission:
             return self.too_large(EXCEEDS_CONTEXT, self.max_context - prompt)
         if blocks > self.kv.largest_limit:
             return self.too_large(EXCEEDS_KV_CACHE, self.kv.largest_limit * self.kv.block_tokens - prompt)
+        if tokens > tenant.max_request_tokens:
+            return self.too_large(EXCEEDS_MAX_REQUEST, tenant.max_request_tokens - prompt)
         if blocks > tenant.kv_blocks:
             return self.too_large(EXCEEDS_KV_SHARE, tenant.kv_blocks * self.kv.block_tokens - prompt)
         if cost > self.buckets.burst[slot]:
@@ -74,6 +80,8 @@ cdef class Admission:
             return self.later(TENANT_QUEUE_FULL, self.tenants.queue_wait_s(slot))
         if tenant.waiting_tokens + tokens > tenant.max_queued_tokens:
             return self.later(TENANT_QUEUE_TOKENS_FULL, self.tenants.queue_wait_s(slot))
+        if tenant.counts_requests and not self.request_buckets.affords(slot, 1.0, now_ns):
+            return self.later(OVER_REQUEST_RATE, self.wait_s(self.request_buckets.affordable_ns(slot, 1.0, now_ns), now))
         if not tenant.queue_over_rate and not self.buckets.affords(slot, cost, now_ns):
             return self.later(OVER_RATE, self.wait_s(self.buckets.affordable_ns(slot, cost, now_ns), now))
         return ADMITTED
@@ -106,6 +114,8 @@ cdef class Admission:
         if forecast == NONE:
             forecast = self.expected_output
         request.expected_output = <int32_t>(most if forecast == NONE else min(most, forecast))
+        if tenant.counts_requests:
+            self.request_buckets.charge(slot, 1.0, now_ns)
         if not tenant.queue_over_rate:
             request.flags |= PAID
             self.buckets.charge(slot, self.contention.bucket_cost(row), now_ns)

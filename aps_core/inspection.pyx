@@ -115,14 +115,14 @@ cdef dict explain(Contention contention, BatchAssembler assembler, int32_t row, 
     }
 
 
-cdef dict snapshot(Contention contention, BatchAssembler assembler, int64_t now_ns):
+cdef dict snapshot(Contention contention, BatchAssembler assembler, TokenBuckets request_buckets, int64_t now_ns):
     cdef int32_t slot, device
     cdef Py_ssize_t at
     cdef Share* share
     slots = np.flatnonzero(contention.tenants.records["state"][1:] != VACANT).astype(np.int32) + 1
     records = contention.tenants.records[slots]
     tenants = {"slot": slots, "state": records["state"].copy()}
-    numbers = np.empty((5, len(slots)), np.float64)
+    numbers = np.empty((6, len(slots)), np.float64)
     answers = np.empty((2, len(slots)), np.bool_)
     cdef double[:, ::1] number = numbers
     cdef uint8_t[:, ::1] answer = answers.view(np.uint8)
@@ -135,11 +135,12 @@ cdef dict snapshot(Contention contention, BatchAssembler assembler, int64_t now_
         number[2, at] = share.credit
         number[3, at] = share.threshold
         number[4, at] = contention.buckets.level_at(slot, now_ns)
+        number[5, at] = request_buckets.level_at(slot, now_ns)
         answer[0, at] = share.contends
         answer[1, at] = contention.fair.in_window(slot)
     tenants |= zip(("weight", "service", "credit", "threshold"), numbers[:4], strict=True)
     tenants |= zip(("contending", "in_window"), answers, strict=True)
-    tenants["level"] = numbers[4]
+    tenants |= zip(("level", "request_level"), numbers[4:], strict=True)
     for name in TENANT_COUNTS:
         tenants[name] = records[name].copy()
     devices = [

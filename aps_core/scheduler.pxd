@@ -22,6 +22,7 @@ cdef class Scheduler:
     cdef Lanes lanes
     cdef DeadlineWheel wheel
     cdef TokenBuckets buckets
+    cdef TokenBuckets request_buckets
     cdef FairShare fair
     cdef TenantTable tenants
     cdef KVCache kv

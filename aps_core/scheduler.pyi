@@ -43,6 +43,9 @@ class Scheduler:
         rate: float = ...,
         burst: float = ...,
         queue_over_rate: bool = False,
+        request_rate: float = ...,
+        request_burst: float = ...,
+        max_request_tokens: int = ...,
         max_bid: int = 10,
         max_in_flight: int = ...,
         max_queued: int = ...,
@@ -58,6 +61,9 @@ class Scheduler:
         rate: float = ...,
         burst: float = ...,
         queue_over_rate: bool = False,
+        request_rate: float = ...,
+        request_burst: float = ...,
+        max_request_tokens: int = ...,
         max_bid: int = 10,
         max_in_flight: int = ...,
         max_queued: int = ...,
@@ -73,6 +79,9 @@ class Scheduler:
         rate: float = ...,
         burst: float = ...,
         queue_over_rate: bool = False,
+        request_rate: float = ...,
+        request_burst: float = ...,
+        max_request_tokens: int = ...,
         max_bid: int = 10,
         max_in_flight: int = ...,
         max_queued: int = ...,
@@ -106,6 +115,7 @@ class Scheduler:
     def next_wakeup(self, now: float, without: Iterable[int] = ()) -> float: ...
     def ended(self) -> list[tuple[int, int]]: ...
     def level(self, tenant: int) -> float: ...
+    def request_level(self, tenant: int) -> float: ...
     def explain(self, handle: int, now: float) -> dict[str, Any]: ...
     def snapshot(self, now: float) -> dict[str, Any]: ...
     def state(self, now: float) -> dict[str, Any]: ...

@@ -56,6 +56,7 @@ cdef class Scheduler:
         self.lanes = Lanes(self.table, 16, aging_horizon_s)
         self.wheel = DeadlineWheel(self.table)
         self.buckets = TokenBuckets(16)
+        self.request_buckets = TokenBuckets(16)
         self.fair = FairShare(16, real(fairness_window, "fairness_window", 0.0, FOREVER))
         self.tenants = TenantTable(16)
         self.kv = KVCache(slots, kv_blocks, token_budgets, block_tokens, kv_high_watermark)
@@ -79,7 +80,7 @@ cdef class Scheduler:
         total.max_queued_tokens = whole(max_queued_tokens, "max_queued_tokens", 0, UNBOUNDED_TOKENS)
         self.settlement = Settlement(self.assembler)
         self.timeline = Timeline(self.settlement, epoch)
-        self.admission = Admission(self.contention, context, forecast, self.timeline.epoch)
+        self.admission = Admission(self.contention, self.request_buckets, context, forecast, self.timeline.epoch)
 
     # Time
 
@@ -146,17 +147,19 @@ cdef class Scheduler:
     # Tenants
 
     def add_tenant(self, *, double now, **limits):
-        """A new tenant with a full bucket; its slot. The limits are those of `parse_limits`."""
+        """A new tenant with full buckets; its slot. The limits are those of `parse_limits`."""
         cdef Limits parsed = parse_limits(limits)
         self.timeline.play(now, self.timeline.check(now))
         cdef int32_t slot = self.tenants.vacant()
         if slot == NONE:
             slot = self.tenants.capacity
             self.assembler.reserve(2 * slot)
+            self.request_buckets.reserve(2 * slot)
             self.contention.reserve(2 * slot)         # last: it makes the slots
         self.tenants.open(slot, &parsed, self.kv.total_blocks)
         self.fair.open(slot, parsed.weight)
         self.buckets.open(slot, parsed.rate, parsed.burst, self.timeline.now_ns)
+        self.request_buckets.open(slot, parsed.request_rate, parsed.request_burst, self.timeline.now_ns)
         return slot
 
     def set_tenant(self, tenant, *, double now, **limits):
@@ -179,7 +182,7 @@ cdef class Scheduler:
         return self.tenants.rows[slot].state == VACANT
 
     def readmit_tenant(self, tenant, *, double now, **limits):
-        """A draining tenant comes back with its service, credit and bucket level. ValueError when it is not
+        """A draining tenant comes back with its service, credit and buckets. ValueError when it is not
         draining."""
         cdef Limits parsed = parse_limits(limits)
         cdef int64_t now_ns = self.timeline.check(now)
@@ -199,8 +202,8 @@ cdef class Scheduler:
         cdef Tenant* tenant = &self.tenants.rows[slot]
         if limits.weight != self.fair.shares[slot].weight:
             self.fair.reweigh(slot, limits.weight)
-        if limits.rate != self.buckets.rate[slot] or limits.burst != self.buckets.burst[slot]:
-            self.buckets.configure(slot, limits.rate, limits.burst, self.timeline.now_ns)
+        self.buckets.configure(slot, limits.rate, limits.burst, self.timeline.now_ns)
+        self.request_buckets.configure(slot, limits.request_rate, limits.request_burst, self.timeline.now_ns)
         self.tenants.apply(slot, limits, self.kv.total_blocks)
         if tenant.waiting:
             self.settlement.end_impossible(slot, self.timeline.now_ns)
@@ -317,6 +320,10 @@ cdef class Scheduler:
     def level(self, tenant):
         """What a tenant's bucket can pay at the latest instant, in tokens; negative: debt, inf: it has no limit."""
         return self.buckets.level_at(self.slot_of(tenant, self.timeline.now_ns), self.timeline.now_ns)
+
+    def request_level(self, tenant):
+        """The requests that a tenant's request bucket holds at the latest instant; inf: it has no limit."""
+        return self.request_buckets.level_at(self.slot_of(tenant, self.timeline.now_ns), self.timeline.now_ns)
 
     @property
     def release_reason(self):
@@ -468,7 +475,7 @@ cdef class Scheduler:
     def snapshot(self, double now):
         """All tenants and devices as columns (a dict of NumPy arrays; aps.Snapshot names them)."""
         self.timeline.play(now, self.timeline.check(now))
-        return snapshot(self.contention, self.assembler, self.timeline.now_ns)
+        return snapshot(self.contention, self.assembler, self.request_buckets, self.timeline.now_ns)
 
     # Across restarts
 

@@ -5,7 +5,7 @@ from libc.stdint cimport INT32_MAX
 from aps_core.request_table cimport PAID, TIMED, Request
 from aps_core.tenant_table cimport ALL, DRAINING, VACANT, Tenant
 from aps_core.types cimport (
-    ADMITTED, ENDED, EXCEEDS_BURST, EXCEEDS_KV_SHARE, NONE, RUNNING, WAITING, Reason, int32_t, int64_t, uint8_t,
+    ADMITTED, ENDED, EXCEEDS_BURST, EXCEEDS_KV_SHARE, EXCEEDS_MAX_REQUEST, NONE, RUNNING, WAITING, Reason, int32_t, int64_t, uint8_t,
 )
 
 
@@ -62,7 +62,9 @@ cdef class Settlement:
             request = &self.table.rows[row]
             if request.state != WAITING or request.tenant != slot:
                 continue
-            if self.contention.blocks(row) > tenant.kv_blocks:
+            if <int64_t>request.prompt_tokens + request.max_tokens > tenant.max_request_tokens:
+                doomed.append((request.number, row, <int>EXCEEDS_MAX_REQUEST))
+            elif self.contention.blocks(row) > tenant.kv_blocks:
                 doomed.append((request.number, row, <int>EXCEEDS_KV_SHARE))
             elif not request.flags & PAID and self.contention.bucket_cost(row) > burst:
                 doomed.append((request.number, row, <int>EXCEEDS_BURST))

@@ -17,6 +17,7 @@ cdef struct Tenant:
     double start_interval_s   # smoothed, between first dispatches
     int64_t last_start_ns
     int64_t max_queued_tokens
+    int64_t max_request_tokens
     int64_t kv_blocks         # its share
     int64_t waiting_tokens
     int64_t waiting_blocks
@@ -39,14 +40,18 @@ cdef struct Tenant:
     int32_t max_bid
     uint8_t state             # TenantState
     uint8_t queue_over_rate
-    uint8_t unused[6]
+    uint8_t counts_requests   # has a request rate
+    uint8_t unused[5]
 
 cdef struct Limits:           # what the operator sets
     double weight
     double rate               # tokens/s; infinity: unlimited
     double burst              # tokens
+    double request_rate       # requests/s; infinity: unlimited
+    double request_burst      # requests
     double kv_share           # of all devices' blocks; 1 is no cap
     int64_t max_queued_tokens
+    int64_t max_request_tokens
     int32_t max_queued
     int32_t max_in_flight
     int32_t max_bid

@@ -9,6 +9,8 @@ from aps_core.arguments cimport positive, real, whole
 from aps_core.clock cimport FOREVER
 from aps_core.types cimport BIDS, NONE, int32_t, int64_t
 
+cdef int64_t UNBOUNDED = <int64_t>1 << 62     # tokens
+
 
 cdef object record_type():
     """The NumPy dtype of `Tenant`, taken from the C declaration."""
@@ -20,7 +22,7 @@ cdef object record_type():
 
 cdef frozenset KEYWORDS = frozenset(
     (
-        "weight", "rate", "burst", "queue_over_rate", "max_bid",
+        "weight", "rate", "burst", "queue_over_rate", "request_rate", "request_burst", "max_request_tokens", "max_bid",
         "max_in_flight", "max_queued", "max_queued_tokens", "kv_share",
     )
 )
@@ -40,10 +42,18 @@ cdef Limits parse_limits(dict given) except *:
         raise ValueError(
             f"rate and burst must be both finite or both infinite, got {limits.rate!r} and {limits.burst!r}"
         )
+    limits.request_rate = real(given.get("request_rate", FOREVER), "request_rate", 1e-6, FOREVER)
+    limits.request_burst = real(given.get("request_burst", FOREVER), "request_burst", 1.0, FOREVER)
+    if (limits.request_rate == FOREVER) != (limits.request_burst == FOREVER):
+        raise ValueError(
+            "request_rate and request_burst must be both finite or both infinite, "
+            f"got {limits.request_rate!r} and {limits.request_burst!r}"
+        )
+    limits.max_request_tokens = whole(given.get("max_request_tokens", UNBOUNDED), "max_request_tokens", 2, UNBOUNDED)
     limits.kv_share = positive(given.get("kv_share", 1.0), "kv_share", False)
     if limits.kv_share > 1.0:
         raise ValueError(f"kv_share must be above 0 and at most 1, got {limits.kv_share!r}")
-    limits.max_queued_tokens = whole(given.get("max_queued_tokens", 1 << 62), "max_queued_tokens", 0, <int64_t>1 << 62)
+    limits.max_queued_tokens = whole(given.get("max_queued_tokens", UNBOUNDED), "max_queued_tokens", 0, UNBOUNDED)
     limits.max_queued = <int32_t>whole(given.get("max_queued", INT32_MAX), "max_queued", 0, INT32_MAX)
     limits.max_in_flight = <int32_t>whole(given.get("max_in_flight", INT32_MAX), "max_in_flight", 1, INT32_MAX)
     limits.max_bid = <int32_t>whole(given.get("max_bid", BIDS), "max_bid", 1, BIDS)
@@ -81,7 +91,9 @@ cdef class TenantTable:
         row.max_in_flight = limits.max_in_flight
         row.max_queued = limits.max_queued
         row.max_queued_tokens = limits.max_queued_tokens
+        row.max_request_tokens = limits.max_request_tokens
         row.queue_over_rate = limits.queue_over_rate
+        row.counts_requests = limits.request_rate != FOREVER
         row.kv_blocks = INT64_MAX
         if limits.kv_share < 1.0:
             row.kv_blocks = <int64_t>(limits.kv_share * <double>total_blocks)

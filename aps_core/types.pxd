@@ -17,14 +17,16 @@ cdef enum Reason:             # why the answer is not "admitted", or why a reque
     ADMITTED = 0
     EXCEEDS_CONTEXT = 1
     EXCEEDS_KV_CACHE = 2
-    EXCEEDS_KV_SHARE = 3
-    EXCEEDS_BURST = 4
-    QUEUE_FULL = 5
-    QUEUE_TOKENS_FULL = 6
-    TENANT_QUEUE_FULL = 7
-    TENANT_QUEUE_TOKENS_FULL = 8
-    OVER_RATE = 9
-    DEADLINE_EXPIRED = 10
+    EXCEEDS_MAX_REQUEST = 3
+    EXCEEDS_KV_SHARE = 4
+    EXCEEDS_BURST = 5         # the last that says "never"
+    QUEUE_FULL = 6
+    QUEUE_TOKENS_FULL = 7
+    TENANT_QUEUE_FULL = 8
+    TENANT_QUEUE_TOKENS_FULL = 9
+    OVER_REQUEST_RATE = 10
+    OVER_RATE = 11
+    DEADLINE_EXPIRED = 12
 
 cdef enum Release:            # why a batch was released
     NOT_RELEASED = 0

@@ -73,6 +73,11 @@ def tenant_keywords(rng: random.Random) -> dict[str, Any]:
         keywords["rate"] = rng.choice((5.0, 33.3, 400.0, 1e4))
         keywords["burst"] = rng.choice((40.0, 77.7, 200.0, 1000.0))
         keywords["queue_over_rate"] = rng.random() < 0.6
+    if rng.random() < 0.3:
+        keywords["request_rate"] = rng.choice((0.3, 7.7, 60.0, 1e3))
+        keywords["request_burst"] = rng.choice((1.0, 1.5, 4.0, 20.0))
+    if rng.random() < 0.15:
+        keywords["max_request_tokens"] = min(rng.choice((2, 17, 40, 60)), int(keywords.get("burst", 60)))
     if rng.random() < 0.2:
         keywords["max_in_flight"] = rng.randint(1, 3)
     if rng.random() < 0.2:

@@ -91,7 +91,17 @@ def test_calls_in_between_change_nothing(name: str) -> None:
         expected, found = plainly.play(), nosily.play()
         assert nosily.log == plainly.log
         assert found["virtual_time"] == expected["virtual_time"]
-        for column in ("service", "credit", "threshold", "contending", "level", "waiting", "expired", "charged_tokens"):
+        for column in (
+            "service",
+            "credit",
+            "threshold",
+            "contending",
+            "level",
+            "request_level",
+            "waiting",
+            "expired",
+            "charged_tokens",
+        ):
             assert plain(found["tenants"][column]) == plain(expected["tenants"][column]), column
         starts += sum(len(started) for _, _, started in plainly.log)
     assert starts > 40  # something was compared

@@ -21,8 +21,8 @@ from tests.recording import recorded, traffic
 
 # What the recorded scheduler passes on unseen: it changes nothing, or the face writes it down.
 UNSEEN = {
-    "bid_of", "explain", "is_live", "largest", "level", "next_wakeup", "now", "restored", "retry_after", "snapshot",
-    "state", "tenant_state",
+    "bid_of", "explain", "is_live", "largest", "level", "next_wakeup", "now", "request_level", "restored",
+    "retry_after", "snapshot", "state", "tenant_state",
 }  # fmt: skip
 BY_THE_FACE = {
     "add_tenant",

@@ -27,9 +27,10 @@ tenants = st.fixed_dictionaries(
         "max_queued": st.integers(0, 4),
         "max_queued_tokens": st.integers(0, 150),
         "kv_share": st.sampled_from([0.2, 0.5, 1.0]),
+        "max_request_tokens": st.integers(2, 80),
     },
 )
-buckets: st.SearchStrategy[dict[str, Any]] = st.one_of(
+token_buckets: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.builds(dict),
     st.fixed_dictionaries(
         {
@@ -39,6 +40,13 @@ buckets: st.SearchStrategy[dict[str, Any]] = st.one_of(
         }
     ),
 )
+request_buckets: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    st.builds(dict),
+    st.fixed_dictionaries(
+        {"request_rate": st.sampled_from([0.3, 7.7, 900.0]), "request_burst": st.sampled_from([1.0, 2.5, 12.0])}
+    ),
+)
+buckets = st.builds(lambda tokens, requests: {**tokens, **requests}, token_buckets, request_buckets)
 
 
 class Beside(RuleBasedStateMachine):

@@ -175,6 +175,16 @@ def test_larger_than_the_kv_cache_is_400(service: Service) -> None:
     assert "burst" not in refusal
 
 
+def test_larger_than_the_tenants_largest_request_is_400() -> None:
+    with serving((Tenant("x", rate=1e-3, burst=1000.0, max_request_tokens=500),)) as service:
+        refusal = error(service.infer(tenant_id="x", prompt_tokens=400, max_tokens=101), 400, "exceeds_max_request")
+        assert (refusal["largest_max_tokens"], refusal["field"]) == (100, "max_tokens")
+        assert "x's largest request of 500 tokens: max_tokens may be at most 100" in refusal["message"]
+        refusal = error(service.infer(tenant_id="x", prompt_tokens=400, max_tokens=61_000), 400, "exceeds_kv_cache")
+        assert refusal["largest_max_tokens"] == 100
+        assert service.infer(tenant_id="x", prompt_tokens=400, max_tokens=100).status_code == 200
+
+
 def test_the_largest_max_tokens_passes_every_test() -> None:
     tight = Tenant("tight", rate=1e-3, burst=1000.0, kv_share=0.03)  # 114 blocks: 1,824 tokens
     with serving((tight,)) as service:
@@ -392,12 +402,15 @@ LINE = re.compile(r'(# (HELP|TYPE) aps_\w+ .+)|(aps_\w+(\{(\w+="([^"\\\n]|\\.)*"
 
 
 def test_metrics_count_what_happened() -> None:
-    with serving((Tenant("x", rate=1.0, burst=1000.0), Tenant('odd "name"\\'))) as service:
+    odd = Tenant('odd "name"\\', request_rate=1e-3, request_burst=1, max_request_tokens=15)
+    with serving((Tenant("x", rate=1.0, burst=1000.0), odd)) as service:
         for _ in range(2):
             assert service.infer(tenant_id="x", prompt_tokens=200, max_tokens=100).status_code == 200
         error(service.infer(tenant_id="x", prompt_tokens=900, max_tokens=90), 429, "over_rate")
         error(service.infer(tenant_id="x", prompt_tokens=1900, max_tokens=90), 400, "exceeds_burst")
         assert service.infer(tenant_id='odd "name"\\', prompt_tokens=10, max_tokens=5).status_code == 200
+        error(service.infer(tenant_id=odd.name, prompt_tokens=10, max_tokens=6), 400, "exceeds_max_request")
+        error(service.infer(tenant_id=odd.name, prompt_tokens=10, max_tokens=5), 429, "over_request_rate")
         reply = service.client.get("/metrics")
         assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
         assert all(LINE.fullmatch(line) for line in reply.text.splitlines())
@@ -409,6 +422,9 @@ def test_metrics_count_what_happened() -> None:
         assert counters.total("aps_requests_total", tenant='odd "name"\\', outcome="finished") == 1
         assert counters.total("aps_refused_total", tenant="x", reason="over_rate") == 1
         assert counters.total("aps_refused_total", tenant="x", reason="exceeds_burst") == 1
+        assert counters.total("aps_refused_total", tenant=odd.name, reason="exceeds_max_request") == 1
+        assert counters.total("aps_refused_total", tenant=odd.name, reason="over_request_rate") == 1
+        assert 0 <= counters.total("aps_request_bucket_level", tenant=odd.name) < 1
         assert counters.total("aps_time_to_first_token_seconds_count", tenant="x") == 2
         busy = 2 * (200 / 1024 + 100 / 128) + 10 / 1024 + 5 / 128  # one at a time: never more than one slot
         assert counters.total("aps_device_busy_seconds_total") == pytest.approx(busy, rel=1e-6)

@@ -159,6 +159,9 @@ async def test_the_effective_configuration_has_no_secrets() -> None:
             "max_queued": None,
             "max_queued_tokens": None,
             "kv_share": 1,
+            "request_rate": None,
+            "request_burst": None,
+            "max_request_tokens": None,
             "keys": 1,
         }
         assert (found["admin_key"], found["metrics_key"], found["open"]) == (True, True, False)
@@ -224,8 +227,16 @@ async def test_a_key_that_somebody_has_is_409_and_changes_nothing(key: str) -> N
     [
         ({"weight": 0}, "weight"),
         ({"weight": "1"}, "weight"),
-        ({"rate": 5}, "body"),
-        ({"rate": 5, "burst": None}, "body"),
+        ({"rate": 5}, "burst"),
+        ({"rate": 5, "burst": None}, "burst"),
+        ({"burst": 5}, "burst"),
+        ({"request_rate": 5}, "request_burst"),
+        ({"request_burst": 5}, "request_burst"),
+        ({"request_rate": 5, "request_burst": 0.5}, "request_burst"),
+        ({"request_rate": 0, "request_burst": 5}, "request_rate"),
+        ({"max_request_tokens": 1}, "max_request_tokens"),
+        ({"rate": 5, "burst": 50, "max_request_tokens": 51}, "max_request_tokens"),
+        ({"max_request_tokens": 51, "default_max_tokens": 51}, "default_max_tokens"),
         ({"over_rate": "never"}, "over_rate"),
         ({"max_bid": 11}, "max_bid"),
         ({"max_bid": 5.5}, "max_bid"),
@@ -346,6 +357,7 @@ async def test_the_document_describes_administration() -> None:
         ]
         assert schema["additionalProperties"] is False
         assert schema["properties"]["max_bid"]["type"] == "integer"
-        assert [set(rule) for rule in schema["oneOf"]] == [{"required", "properties"}, {"properties"}]  # rate and burst
+        for pair in schema["allOf"]:  # rate and burst
+            assert [set(rule) for rule in pair["oneOf"]] == [{"required", "properties"}, {"properties"}]
         assert json.dumps(schema).count("$ref") == 0
         assert "ErrorAnswer" in document["components"]["schemas"]

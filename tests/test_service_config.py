@@ -392,18 +392,21 @@ def test_beyond_this_machine_it_takes_keys_or_the_word(file: Path) -> None:
 def test_notes_say_what_is_most_likely_not_meant(file: Path) -> None:
     config = read(
         file,
-        f'[limits]\nmax_context = 100\n[tenants.x]\nkeys = ["{HASH}"]\ndefault_max_tokens = 50\n'
-        "[tenants.y]\ndefault_bid = 9\nmax_bid = 3\nrate = 1\nburst = 20\ndefault_max_tokens = 20\n"
-        "[tenants.z]\nkv_share = 0.0001\ndefault_max_tokens = 1\n[tenants.w]\n",
+        "[policy]\nbid_premium = 0.1\n[limits]\nmax_context = 100\n"
+        f'[tenants.x]\nkeys = ["{HASH}"]\ndefault_max_tokens = 50\nmax_request_tokens = 101\n'
+        "[tenants.y]\ndefault_bid = 9\nmax_bid = 3\nrate = 1\nburst = 24\ndefault_max_tokens = 20\n"
+        "[tenants.z]\nkv_share = 0.0001\ndefault_max_tokens = 1\n[tenants.w]\n[tenants.v]\nmax_request_tokens = 90\n",
     )
     assert list(notes(config)) == [
         "without a store (--store FILE) changes of tenants and their usage are lost when the service ends",
-        "without keys, nobody can use y, z, w",
+        "without keys, nobody can use y, z, w, v",
         "without a metrics key and an admin key nobody can read GET /metrics",
+        "tenants.x.max_request_tokens 101 never binds: limits.max_context is 100 tokens",
         "tenants.y.default_bid 9 is above its max_bid: 3 counts",
         "tenants.y.default_max_tokens 20 never fits its burst at that bid of 20 tokens",
         "tenants.z.default_max_tokens 1 never fits its share of the KV cache of 0 tokens",
         "tenants.w.default_max_tokens 256 never fits limits.max_context of 100 tokens",
+        "tenants.v.default_max_tokens 256 never fits its max_request_tokens of 90 tokens",
     ]
 
 

@@ -229,3 +229,20 @@ def test_answers_say_what_is_left_of_the_rate() -> None:
         reply = service.infer(tenant_id="x", prompt_tokens=1, max_tokens=1, wait=False)
         assert reply.headers["x-ratelimit-limit-tokens"] == "1000"
         assert not [name for name in service.infer(tenant_id="free", prompt_tokens=1).headers if "ratelimit" in name]
+
+
+def test_answers_say_what_is_left_of_the_request_rate() -> None:
+    with serving((Tenant("x", request_rate=1e-3, request_burst=2.5),), time_scale=10.0) as service:
+        reply = service.infer(tenant_id="x", prompt_tokens=1, max_tokens=1)
+        assert (reply.status_code, reply.headers["x-ratelimit-limit-requests"]) == (200, "2")
+        assert reply.headers["x-ratelimit-remaining-requests"] == "1"
+        assert 0 < float(reply.headers["x-ratelimit-reset-requests"]) <= 100  # one request at a hundredth a second
+        assert "x-ratelimit-limit-tokens" not in reply.headers
+        assert service.infer(tenant_id="x", prompt_tokens=1, max_tokens=1, wait=False).status_code == 202
+        reply = service.infer(tenant_id="x", prompt_tokens=1, max_tokens=1)
+        refusal = reply.json()["error"]
+        assert (reply.status_code, refusal["reason"]) == (429, "over_request_rate")
+        assert "x is over its rate of 0.001 requests/s" in refusal["message"]
+        assert 0 < refusal["retry_after_s"] <= 50
+        assert int(reply.headers["retry-after"]) >= 1
+        assert reply.headers["x-ratelimit-remaining-requests"] == "0"

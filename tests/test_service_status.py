@@ -41,6 +41,7 @@ def test_over_http_it_fits_its_schema() -> None:
             "typical_tokens": None,
             "typical_requests": None,
         }
+        assert fresh["request_bucket"] == {"rate": None, "burst": None, "level": None}
         assert fresh["share"] == {"weight": 3, "promised": 0.75, "received": None, "promised_then": None}
         assert (fresh["queue_wait_s"], fresh["refused"], fresh["gpu_s"]) == (None, {}, 0)
         assert service.infer(tenant_id="x", prompt_tokens=300, max_tokens=100).status_code == 200
@@ -57,6 +58,19 @@ def test_over_http_it_fits_its_schema() -> None:
         unlimited = service.status("y")
         assert unlimited["bucket"]["rate"] is unlimited["bucket"]["typical_requests"] is None
         assert service.client.get("/tenants/nobody/status").status_code == 404
+
+
+def test_a_request_bucket_and_the_wait_for_it() -> None:
+    tenants = (Tenant("x", rate=1e-3, burst=1e4, request_rate=1e-3, request_burst=2.0),)
+    with serving(tenants, time_scale=10.0) as service:
+        assert service.status("x")["request_bucket"] == {"rate": 1e-3, "burst": 2, "level": 2}
+        for _ in range(2):
+            assert service.infer(tenant_id="x", prompt_tokens=10, max_tokens=10).status_code == 200
+        assert service.infer(tenant_id="x", prompt_tokens=10, max_tokens=10).status_code == 429
+        status = service.status("x")
+        assert 0 <= status["request_bucket"]["level"] < 1
+        assert status["refused"] == {"over_request_rate": 1}
+        assert status["estimated_wait_s"] == pytest.approx(1000 * (1 - status["request_bucket"]["level"]))
 
 
 def test_a_burst_in_typical_requests_pays_the_premium_of_the_default_bid() -> None:

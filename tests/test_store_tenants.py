@@ -6,6 +6,7 @@ from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from math import inf
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -65,11 +66,22 @@ def test_tenants_come_back_as_they_were(store: Store) -> None:
     assert row.created_at == row.changed_at == AT
 
 
+RATES = st.floats(1e-6, 1e300)
+
+
+def tenant(name: str, requests: dict[str, Any], **fields: Any) -> Tenant:
+    """One whose default fits its largest request and its queue."""
+    bounds = [bound for bound in (fields["max_request_tokens"], fields["max_queued_tokens"]) if bound]
+    fields["default_max_tokens"] = max(1, min([fields["default_max_tokens"], *(bound - 1 for bound in bounds)]))
+    return Tenant(name, **fields, **requests)
+
+
 TENANTS = st.builds(
-    Tenant,
+    tenant,
     st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=20).filter(
         lambda name: name.isprintable() and "/" not in name
     ),
+    st.just({}) | st.fixed_dictionaries({"request_rate": RATES, "request_burst": st.floats(1, 1e300)}),
     weight=st.floats(1e-9, 1e9) | st.integers(1, 10**9),
     rate=st.just(inf),
     over_rate=st.sampled_from(["refuse", "queue"]),
@@ -78,12 +90,13 @@ TENANTS = st.builds(
     default_max_tokens=st.integers(1, 2**31 - 1),
     max_in_flight=st.none() | st.integers(1, 2**31 - 1),
     max_queued=st.none() | st.integers(0, 2**31 - 1),
-    max_queued_tokens=st.none() | st.integers(0, 2**62),
+    max_queued_tokens=st.none() | st.just(0) | st.integers(2, 2**62),
+    max_request_tokens=st.none() | st.integers(2, 2**62),
     kv_share=st.floats(1e-300, 1),
 )
 
 
-@given(st.lists(TENANTS, max_size=5), st.floats(1e-6, 1e300), st.floats(5e-324, 1e300))
+@given(st.lists(TENANTS, max_size=5), RATES, st.floats(5e-324, 1e300))
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_tenants_come_back_as_they_were(store: Store, tenants: list[Tenant], rate: float, burst: float) -> None:
     wanted = {tenant.name: tenant for tenant in [*tenants, Tenant("shaped", rate=rate, burst=burst)]}

@@ -11,7 +11,12 @@ from aps.tenants import MAX_WEIGHT, MIN_WEIGHT, Roster, Tenant, core_options
 
 NAME = 'Tenant.name must be a str of 1 to 256 printable characters without "/", got '
 RATE = "Tenant.rate must be tokens/s, at least 1e-6 (inf: unlimited), got "
+REQUEST_RATE = "Tenant.request_rate must be requests/s, at least 1e-6 (inf: unlimited), got "
+REQUEST_BURST = (
+    "Tenant.request_burst must be a number of requests >= 1, finite exactly when Tenant.request_rate is, got "
+)
 BURST = "Tenant.burst must be a number of tokens > 0, finite exactly when Tenant.rate is, got "
+LESS = "Tenant.default_max_tokens must be less than Tenant.{}, {} tokens, by a prompt of 1 or more, got "
 
 
 @pytest.mark.parametrize(
@@ -53,6 +58,12 @@ BURST = "Tenant.burst must be a number of tokens > 0, finite exactly when Tenant
         ("kv_share", 0, "Tenant.kv_share must be a number in (0, 1], got 0"),
         ("kv_share", 1.01, "Tenant.kv_share must be a number in (0, 1], got 1.01"),
         ("kv_share", nan, "Tenant.kv_share must be a number in (0, 1], got nan"),
+        ("request_rate", 0, REQUEST_RATE + "0"),
+        ("request_rate", nan, REQUEST_RATE + "nan"),
+        ("request_rate", 10.0, REQUEST_BURST + "inf"),
+        ("request_burst", 10.0, REQUEST_BURST + "10.0"),
+        ("request_burst", 0.5, REQUEST_BURST + "0.5"),
+        ("max_request_tokens", 1, f"Tenant.max_request_tokens must be an int in 2..{2**62} or None, got 1"),
     ],
 )
 def test_a_value_out_of_range_is_named(field: str, value: Any, message: str) -> None:
@@ -78,11 +89,49 @@ def test_a_value_out_of_range_is_named(field: str, value: Any, message: str) -> 
         ("max_queued", False),
         ("max_queued_tokens", "9"),
         ("kv_share", None),
+        ("request_rate", None),
+        ("request_burst", "1"),
+        ("max_request_tokens", 9.5),
     ],
 )
 def test_a_wrong_type_is_named(field: str, value: Any) -> None:
     with pytest.raises(TypeError, match=f"^Tenant.{field} must be .*, got {value!r}$"):
         Tenant(**{"name": "acme", field: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"rate": 1, "burst": 99.5, "max_request_tokens": 100},
+            "Tenant.max_request_tokens must be at most Tenant.burst, 99.5 tokens (no larger request is ever admitted), "
+            "got 100",
+        ),
+        ({"rate": 1, "burst": 100, "default_max_tokens": 100}, LESS.format("burst", 100) + "100"),
+        ({"rate": 1, "burst": 100.5, "default_max_tokens": 100}, LESS.format("burst", 100.5) + "100"),
+        ({"max_request_tokens": 512, "default_max_tokens": 600}, LESS.format("max_request_tokens", 512) + "600"),
+        ({"max_queued_tokens": 64, "default_max_tokens": 64}, LESS.format("max_queued_tokens", 64) + "64"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        Tenant("acme", **settings)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rate": 1, "burst": 100},  # requests that say max_tokens are served
+        {"max_request_tokens": 100},
+        {"rate": 1, "burst": 100, "default_max_tokens": 99},
+        {"rate": 1, "burst": 100, "max_request_tokens": 100},
+        {"max_queued_tokens": 0, "default_max_tokens": 64},  # takes nothing for now
+        {"default_bid": 5, "max_bid": 3},  # lowered
+    ],
+)
+def test_settings_that_are_unusual_and_possible(settings: dict[str, Any]) -> None:
+    assert Tenant("acme", **settings)
 
 
 @pytest.mark.parametrize("name", ["n" * 256, "Zoë & söhne, 東京 #1", "0", ".", "a b"])
@@ -123,8 +172,10 @@ def test_core_options_leave_out_what_has_no_bound() -> None:
         "queue_over_rate": False,
         "max_bid": 10,
         "kv_share": 1.0,
+        "request_rate": inf,
+        "request_burst": inf,
     }
-    bounds = {"max_in_flight": 1, "max_queued": 2, "max_queued_tokens": 3, "max_bid": 4}
+    bounds = {"max_in_flight": 1, "max_queued": 2, "max_queued_tokens": 3, "max_bid": 4, "max_request_tokens": 5}
     options = core_options(Tenant("acme", over_rate="queue", **bounds))
     assert options["queue_over_rate"] is True
     assert bounds.items() <= options.items()

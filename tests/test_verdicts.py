@@ -1,6 +1,7 @@
 """Verdicts: each reason, what goes with it, and mistakes that are errors instead."""
 
-from math import nan
+from dataclasses import replace
+from math import inf, nan
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,9 @@ def test_integers_of_any_type_will_do() -> None:
         (A, {"limits": Limits(max_context=90)}, "exceeds_context", 30),
         (A, {"limits": Limits(max_context=60)}, "exceeds_context", 0),
         (A, {"devices": (Device(kv_blocks=5),)}, "exceeds_kv_cache", 20),
+        (Tenant("a", max_request_tokens=90), {}, "exceeds_max_request", 30),
+        (Tenant("a", max_request_tokens=60), {}, "exceeds_max_request", 0),
+        (Tenant("a", max_request_tokens=90, rate=1, burst=95), {}, "exceeds_max_request", 30),
         (Tenant("a", kv_share=0.5), {"devices": (Device(kv_blocks=10),)}, "exceeds_kv_share", 20),
         (Tenant("a", rate=1, burst=90), {}, "exceeds_burst", 30),
         (Tenant("a", rate=1, burst=150), {"policy": Policy(bid_premium=0.25)}, "exceeds_burst", 15),
@@ -83,6 +87,9 @@ def test_rejected_for_good(tenant: Tenant, options: dict[str, Any], reason: str,
         (Tenant("a", max_queued=1), {}, "tenant_queue_full", 1.0),
         (Tenant("a", max_queued_tokens=199), {}, "tenant_queue_tokens_full", 1.0),
         (Tenant("a", rate=10, burst=150), {}, "over_rate", 5.0),
+        (Tenant("a", request_rate=0.25, request_burst=1), {}, "over_request_rate", 4.0),
+        (Tenant("a", request_rate=0.25, request_burst=1.5, over_rate="queue"), {}, "over_request_rate", 2.0),
+        (Tenant("a", request_rate=0.25, request_burst=1, rate=10, burst=150), {}, "over_request_rate", 4.0),
     ],
 )
 def test_throttled_for_now(tenant: Tenant, options: dict[str, Any], reason: str, retry_after_s: float) -> None:
@@ -105,6 +112,58 @@ def test_over_rate_may_wait_instead() -> None:
     assert scheduler.explain(second, now=0.0).waits_for == "rate"
     assert scheduler.next_wakeup(now=0.0) == pytest.approx(10.0)
     assert scheduler.next_batch(now=10.0).started == (second,)
+
+
+def test_what_arrived_is_never_given_back() -> None:
+    scheduler = make(Tenant("a", request_rate=0.125, request_burst=3))
+    waiting = admitted(scheduler.submit("a", **ROOMY))
+    scheduler.cancel(waiting, now=0.0)
+    running = admitted(scheduler.submit("a", **ROOMY))
+    scheduler.next_batch(now=0.0)
+    scheduler.settle(running, 0, now=0.0)
+    assert scheduler.request_level("a") == 1.0
+    assert scheduler.snapshot(now=4.0).tenants["a"].request_level == 1.5
+    scheduler.next_wakeup(now=1e3)
+    assert scheduler.request_level("a") == 3.0
+    assert make().request_level("a") == inf
+    with pytest.raises(KeyError, match="unknown tenant 'c'"):
+        scheduler.request_level("c")
+
+
+def test_a_request_that_is_refused_takes_nothing_from_either_bucket() -> None:
+    scheduler = make(Tenant("a", rate=10, burst=200, request_rate=1, request_burst=5, max_queued=1))
+    admitted(scheduler.submit("a", prompt_tokens=50, max_tokens=50, now=0.0))
+    refused = {
+        "exceeds_burst": {"max_tokens": 151},
+        "tenant_queue_full": {"max_tokens": 50},
+        "deadline_expired": {"max_tokens": 50, "deadline_at": 0.0},
+    }
+    for reason, asked in refused.items():
+        assert scheduler.submit("a", prompt_tokens=50, now=0.0, **asked).reason == reason  # type: ignore[arg-type]
+    scheduler.set_tenant(replace(scheduler.tenants["a"], max_queued=None), now=0.0)
+    assert scheduler.submit("a", prompt_tokens=50, max_tokens=60, now=0.0).reason == "over_rate"
+    assert (scheduler.level("a"), scheduler.request_level("a")) == (100.0, 4.0)
+
+
+def test_a_changed_request_rate_keeps_the_level_and_none_gives_none() -> None:
+    scheduler = make(Tenant("a", request_rate=1, request_burst=4))
+    for _ in range(3):
+        admitted(scheduler.submit("a", **ROOMY))
+    scheduler.set_tenant(Tenant("a", request_rate=2, request_burst=8), now=0.5)
+    assert scheduler.request_level("a") == 1.5
+    scheduler.set_tenant(Tenant("a"), now=1.0)
+    assert scheduler.request_level("a") == inf
+    scheduler.set_tenant(Tenant("a", request_rate=2, request_burst=8), now=1.0)
+    assert scheduler.request_level("a") == 8.0
+
+
+def test_a_smaller_largest_request_ends_what_waits() -> None:
+    scheduler = make(Tenant("a", rate=1, burst=500))
+    for most in (10, 50, 100):
+        scheduler.submit("a", prompt_tokens=50, max_tokens=most, id=most, now=0.0)
+    scheduler.set_tenant(Tenant("a", rate=1, burst=500, max_request_tokens=99), now=0.0)
+    assert scheduler.ended() == [(50, "exceeds_max_request"), (100, "exceeds_max_request")]
+    assert scheduler.level("a") == 440.0  # they had paid, and got it back
 
 
 def test_a_submission_s_own_forecast_and_deadline() -> None:

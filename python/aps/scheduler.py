@@ -286,6 +286,13 @@ class Scheduler:
             raise self._roster.unknown(tenant)
         return self._core.level(account[0])
 
+    def request_level(self, tenant: str) -> float:
+        """What an active tenant's request bucket holds at `now`, in requests; inf: it has no limit."""
+        account = self._accounts.get(tenant)
+        if account is None:
+            raise self._roster.unknown(tenant)
+        return self._core.request_level(account[0])
+
     @property
     def tenants(self) -> Mapping[str, Tenant]:
         """The active tenants by name, read-only and live."""

@@ -1,15 +1,18 @@
 """Who shares the GPUs, by which limits and under which names."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from math import inf
+from operator import ge
 from typing import Any, Literal
 
 from aps import _checks as check
 
 NAME = 'a str of 1 to 256 printable characters without "/"'
 MIN_WEIGHT, MAX_WEIGHT = 1e-9, 1e9  # within these no service, and no sum of it, overflows
-MIN_RATE = 1e-6  # tokens/s: a request is paid for in a foreseeable time
+MIN_RATE = 1e-6  # tokens/s, requests/s: a request is paid for in a foreseeable time
+DEFAULT_MAX_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +31,15 @@ class Tenant:
     max_in_flight: requests started and not yet ended, at most; None: no bound.
     max_queued, max_queued_tokens: waiting requests, and their prompt + max tokens, at most; None: no bound.
     kv_share: the part (0, 1] of all devices' KV blocks that its running requests may hold.
+    request_rate, request_burst: its request bucket, requests a second (at least 1e-6) and requests (at least 1); or
+        both infinite (unlimited). An admitted request takes 1 from it and never gives it back. Over it a request is
+        throttled, whatever `over_rate` says.
+    max_request_tokens: the largest `prompt_tokens + max_tokens` of one request, at least 2; None: no bound.
 
-    Raises ValueError (TypeError for a wrong type) naming the field, the value and what is allowed.
+    Raises ValueError (TypeError for a wrong type) naming the field, the value and what is allowed. That is so too for
+    limits that contradict each other: a max_request_tokens above the burst could never bind; with a default_max_tokens
+    that leaves no room for a prompt in burst, max_request_tokens or max_queued_tokens every request that does not say
+    would be refused (256, which is there unless it is set, is let pass: such a tenant's requests have to say).
     """
 
     name: str
@@ -39,11 +49,14 @@ class Tenant:
     over_rate: Literal["refuse", "queue"] = "refuse"
     default_bid: int = 5
     max_bid: int = 10
-    default_max_tokens: int = 256
+    default_max_tokens: int = DEFAULT_MAX_TOKENS
     max_in_flight: int | None = None
     max_queued: int | None = None
     max_queued_tokens: int | None = None
     kv_share: float = 1.0
+    request_rate: float = inf
+    request_burst: float = inf
+    max_request_tokens: int | None = None
 
     def __post_init__(self) -> None:
         check.text("Tenant.name", self.name, NAME, lambda x: len(x) <= 256 and x.isprintable() and "/" not in x)
@@ -59,6 +72,25 @@ class Tenant:
         check.integer("Tenant.max_queued", self.max_queued, 0, check.INT32_MAX, optional=True)
         check.integer("Tenant.max_queued_tokens", self.max_queued_tokens, 0, check.TOKENS_MAX, optional=True)
         check.number("Tenant.kv_share", self.kv_share, "a number in (0, 1]", lambda x: 0 < x <= 1)
+        allowed = "requests/s, at least 1e-6 (inf: unlimited)"
+        check.number("Tenant.request_rate", self.request_rate, allowed, lambda x: x >= MIN_RATE)
+        allowed = "a number of requests >= 1, finite exactly when Tenant.request_rate is"
+        unlimited = self.request_rate == inf
+        check.number("Tenant.request_burst", self.request_burst, allowed, lambda x: x >= 1 and (x == inf) == unlimited)
+        check.integer("Tenant.max_request_tokens", self.max_request_tokens, 2, check.TOKENS_MAX, optional=True)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Limits that are certainly a mistake together. A default bid above max_bid is none: it is lowered."""
+        if self.max_request_tokens is not None:
+            allowed = f"at most Tenant.burst, {self.burst:.10g} tokens (no larger request is ever admitted)"
+            check.number("Tenant.max_request_tokens", self.max_request_tokens, allowed, lambda x: x <= self.burst)
+        if self.default_max_tokens == DEFAULT_MAX_TOKENS:
+            return
+        for name in ("burst", "max_request_tokens", "max_queued_tokens"):
+            bound = getattr(self, name) or inf  # 0 queued tokens: none at all, whatever they ask for
+            allowed = f"less than Tenant.{name}, {bound:.10g} tokens, by a prompt of 1 or more"
+            check.number("Tenant.default_max_tokens", self.default_max_tokens, allowed, partial(ge, bound - 1))
 
 
 class Roster:
@@ -121,5 +153,8 @@ def core_options(tenant: Tenant) -> dict[str, Any]:
         "max_queued": tenant.max_queued,
         "max_queued_tokens": tenant.max_queued_tokens,
         "kv_share": tenant.kv_share,
+        "request_rate": tenant.request_rate,
+        "request_burst": tenant.request_burst,
+        "max_request_tokens": tenant.max_request_tokens,
     }
     return {name: value for name, value in options.items() if value is not None}

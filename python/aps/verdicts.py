@@ -10,12 +10,14 @@ REASONS = (  # by the codes of aps_core/types.pxd
     "admitted",
     "exceeds_context",
     "exceeds_kv_cache",
+    "exceeds_max_request",
     "exceeds_kv_share",
     "exceeds_burst",
     "queue_full",
     "queue_tokens_full",
     "tenant_queue_full",
     "tenant_queue_tokens_full",
+    "over_request_rate",
     "over_rate",
     "deadline_expired",
 )
@@ -23,8 +25,8 @@ REASONS = (  # by the codes of aps_core/types.pxd
 Status = Literal["admitted", "throttled", "rejected"]
 STATUSES: tuple[Status, ...] = (  # of the same codes: what can never fit is rejected, what may do later throttled
     "admitted",
-    *("rejected",) * 4,
-    *("throttled",) * 6,
+    *("rejected",) * 5,
+    *("throttled",) * 7,
 )
 
 Released = Literal["continuous", "window", "fill"]
@@ -37,9 +39,9 @@ class Verdict(NamedTuple):
     """The answer to a submission or a new bid.
 
     status: "admitted"; "throttled" (now is a bad time); "rejected" (this request can never go).
-    reason: "admitted", or the first test that failed: "exceeds_context", "exceeds_kv_cache", "exceeds_kv_share",
-        "exceeds_burst" (rejected); "queue_full", "queue_tokens_full", "tenant_queue_full",
-        "tenant_queue_tokens_full", "over_rate", "deadline_expired" (throttled).
+    reason: "admitted", or the first test that failed: "exceeds_context", "exceeds_kv_cache", "exceeds_max_request",
+        "exceeds_kv_share", "exceeds_burst" (rejected); "queue_full", "queue_tokens_full", "tenant_queue_full",
+        "tenant_queue_tokens_full", "over_request_rate", "over_rate", "deadline_expired" (throttled).
     id: the caller's own, or else the number by which an admitted request is known; None when there is none.
     bid: the bid that counts, after clamping; of a refused new bid, the one the request keeps.
     clamped: whether the bid asked for was lowered to the tenant's max_bid.
@@ -123,7 +125,7 @@ class TenantSnapshot(NamedTuple):
     state: "active", or "draining" (removed, its accepted requests are still being served).
     service: S, cost units divided by weight. credit: cost units charged and not used. threshold: S - D / weight.
     contending: its first request may go by its own limits. in_window: and threshold <= virtual time.
-    level: tokens in its bucket (negative: debt; inf: unlimited).
+    level: tokens in its bucket (negative: debt; inf: unlimited). request_level: requests in its request bucket.
     waiting, waiting_tokens, in_flight, held_blocks: what it has in the queue and on the devices.
     The rest counts since it was added: requests by outcome, tokens used, bucket tokens charged for ended requests.
     """
@@ -137,6 +139,7 @@ class TenantSnapshot(NamedTuple):
     contending: bool
     in_window: bool
     level: float
+    request_level: float
     waiting: int
     waiting_tokens: int
     in_flight: int

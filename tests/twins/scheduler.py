@@ -122,7 +122,8 @@ class Scheduler(Requests):
         limits = Limits(**tenant_keywords(**keywords))
         at = self._play(now)
         slot = next(s for s in range(1, len(self._tenants) + 2) if s not in self._tenants)
-        tenant = Tenant(slot, limits, Bucket(limits.rate, limits.burst, at))
+        requests = Bucket(limits.request_rate, limits.request_burst, at)
+        tenant = Tenant(slot, limits, Bucket(limits.rate, limits.burst, at), requests)
         self._tenants[slot] = tenant
         self._set_threshold(tenant)
         return slot
@@ -148,8 +149,11 @@ class Scheduler(Requests):
             tenant.service = self._virtual_time + ahead * weight / limits.weight
             self._set_threshold(tenant)
         tenant.bucket.configure(limits.rate, limits.burst, at)
+        tenant.request_bucket.configure(limits.request_rate, limits.request_burst, at)
         for request in sorted(self._waiting(tenant), key=lambda r: r.number):
-            if request.max_blocks > self._share(tenant):
+            if request.tokens > limits.max_request_tokens:
+                self._end_waiting(request, Reason.EXCEEDS_MAX_REQUEST, at)
+            elif request.max_blocks > self._share(tenant):
                 self._end_waiting(request, Reason.EXCEEDS_KV_SHARE, at)
             elif not request.paid and self._bucket_cost(request) > tenant.bucket.burst:
                 self._end_waiting(request, Reason.EXCEEDS_BURST, at)

@@ -48,6 +48,9 @@ def tenant_keywords(
     max_queued: Any = 2**31 - 1,
     max_queued_tokens: Any = 2**62,
     kv_share: Any = 1.0,
+    request_rate: Any = math.inf,
+    request_burst: Any = math.inf,
+    max_request_tokens: Any = 2**62,
 ) -> dict[str, Any]:
     checked: dict[str, Any] = {
         "weight": real("weight", weight, 1e-9, 1e9),
@@ -59,7 +62,15 @@ def tenant_keywords(
         "max_queued": whole("max_queued", max_queued, 0, 2**31 - 1),
         "max_queued_tokens": whole("max_queued_tokens", max_queued_tokens, 0, 2**62),
         "kv_share": real("kv_share", kv_share, 0.0, 1.0, above=True),
+        "request_rate": real("request_rate", request_rate, 1e-6),
+        "request_burst": real("request_burst", request_burst, 1.0),
+        "max_request_tokens": whole("max_request_tokens", max_request_tokens, 2, 2**62),
     }
     if math.isinf(checked["rate"]) != math.isinf(checked["burst"]):
         raise ValueError(f"rate and burst must be both finite or both infinite, not {rate} and {burst}")
+    if math.isinf(checked["request_rate"]) != math.isinf(checked["request_burst"]):
+        raise ValueError(
+            "request_rate and request_burst must be both finite or both infinite, "
+            f"not {request_rate} and {request_burst}"
+        )
     return checked

@@ -15,14 +15,16 @@ class Reason(IntEnum):
     ADMITTED = 0
     EXCEEDS_CONTEXT = 1
     EXCEEDS_KV_CACHE = 2
-    EXCEEDS_KV_SHARE = 3
-    EXCEEDS_BURST = 4
-    QUEUE_FULL = 5
-    QUEUE_TOKENS_FULL = 6
-    TENANT_QUEUE_FULL = 7
-    TENANT_QUEUE_TOKENS_FULL = 8
-    OVER_RATE = 9
-    DEADLINE_EXPIRED = 10
+    EXCEEDS_MAX_REQUEST = 3
+    EXCEEDS_KV_SHARE = 4
+    EXCEEDS_BURST = 5
+    QUEUE_FULL = 6
+    QUEUE_TOKENS_FULL = 7
+    TENANT_QUEUE_FULL = 8
+    TENANT_QUEUE_TOKENS_FULL = 9
+    OVER_REQUEST_RATE = 10
+    OVER_RATE = 11
+    DEADLINE_EXPIRED = 12
 
 
 class Release(IntEnum):
@@ -43,7 +45,7 @@ class State(IntEnum):
 
 
 class Bucket:
-    """One token bucket (section 3). Instants in ns, levels and costs in tokens."""
+    """One bucket (section 3). Instants in ns; levels and costs in tokens, or in requests."""
 
     def __init__(self, rate: float, burst: float, at: int) -> None:
         self.rate = rate
@@ -110,6 +112,9 @@ class Limits:
     max_queued: int
     max_queued_tokens: int
     kv_share: float
+    request_rate: float
+    request_burst: float
+    max_request_tokens: int
 
 
 @dataclass
@@ -149,6 +154,7 @@ class Tenant:
     slot: int
     limits: Limits
     bucket: Bucket
+    request_bucket: Bucket
     draining: bool = False
     service: float = 0.0
     credit: float = 0.0

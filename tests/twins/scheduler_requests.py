@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tests.twins.scheduler_checks import MAX_SECONDS, MAX_TOKENS, real, whole
 from tests.twins.scheduler_dispatch import Dispatch
-from tests.twins.scheduler_model import NEVER, Reason, Request, State, Tenant
+from tests.twins.scheduler_model import NEVER, Bucket, Reason, Request, State, Tenant
 
 
 class Requests(Dispatch):
@@ -137,6 +137,7 @@ class Requests(Dispatch):
             rejected = reason in (
                 Reason.EXCEEDS_CONTEXT,
                 Reason.EXCEEDS_KV_CACHE,
+                Reason.EXCEEDS_MAX_REQUEST,
                 Reason.EXCEEDS_KV_SHARE,
                 Reason.EXCEEDS_BURST,
             )
@@ -145,6 +146,7 @@ class Requests(Dispatch):
         self._handles += 1
         self._arrivals += 1
         owner.counters["admitted"] += 1
+        owner.request_bucket.take(1.0, at)
         if not owner.limits.queue_over_rate:
             self._pay(request, at)
         self._requests[request.handle] = request
@@ -160,6 +162,7 @@ class Requests(Dispatch):
         possible: dict[Reason, Callable[[int], bool]] = {
             Reason.EXCEEDS_CONTEXT: lambda m: p + m <= self._max_context,
             Reason.EXCEEDS_KV_CACHE: lambda m: self._blocks(p + m) <= largest_limit,
+            Reason.EXCEEDS_MAX_REQUEST: lambda m: p + m <= limits.max_request_tokens,
             Reason.EXCEEDS_KV_SHARE: lambda m: self._blocks(p + m) <= self._share(tenant),
             Reason.EXCEEDS_BURST: lambda m: (p + m) * self._premium(request.bid) <= tenant.bucket.burst,
         }
@@ -185,14 +188,17 @@ class Requests(Dispatch):
                 of_tenant = reason in (Reason.TENANT_QUEUE_FULL, Reason.TENANT_QUEUE_TOKENS_FULL)
                 self.retry_after = (tenant.interval if of_tenant else self._interval).retry_after()
                 return reason
+        if not tenant.request_bucket.affords(1.0, at):
+            self._retry_when_affordable(tenant.request_bucket, 1.0, at)
+            return Reason.OVER_REQUEST_RATE
         cost = self._bucket_cost(request)
         if not limits.queue_over_rate and not tenant.bucket.affords(cost, at):
-            self._retry_when_affordable(tenant, cost, at)
+            self._retry_when_affordable(tenant.bucket, cost, at)
             return Reason.OVER_RATE
         return Reason.ADMITTED
 
-    def _retry_when_affordable(self, tenant: Tenant, cost: float, at: int) -> None:
-        self.retry_after = min(self._wait_s(tenant.bucket.affordable_at(cost, at)), MAX_SECONDS)
+    def _retry_when_affordable(self, bucket: Bucket, cost: float, at: int) -> None:
+        self.retry_after = min(self._wait_s(bucket.affordable_at(cost, at)), MAX_SECONDS)
 
     def progress(self, handle: int, computed: int, generated: int, now: float) -> None:
         request = self._check_running(handle, now)
@@ -303,7 +309,7 @@ class Requests(Dispatch):
                 if not tenant.bucket.affords(extra, at):
                     if cost > tenant.bucket.burst:
                         return -int(Reason.EXCEEDS_BURST)
-                    self._retry_when_affordable(tenant, extra, at)
+                    self._retry_when_affordable(tenant.bucket, extra, at)
                     return -int(Reason.OVER_RATE)
                 tenant.bucket.take(extra, at)
             elif request.paid and extra < 0:

@@ -81,6 +81,7 @@ def snapshot(s: Scheduler, at: int) -> dict[str, Any]:
         "contending": [t.contending for t in tenants],
         "in_window": [s._in_window(t) for t in tenants],
         "level": [t.bucket.level(at) for t in tenants],
+        "request_level": [t.request_bucket.level(at) for t in tenants],
         "waiting": [len(s._waiting(t)) for t in tenants],
         "waiting_tokens": [sum(r.tokens for r in s._waiting(t)) for t in tenants],
         "in_flight": [s._in_flight(t) for t in tenants],

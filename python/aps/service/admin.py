@@ -5,7 +5,15 @@ from math import inf
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.config import JsonDict
 
 from aps._checks import INT32_MAX, TOKENS_MAX
@@ -16,9 +24,10 @@ from aps.service.config_view import plain, plain_tenant
 from aps.service.errors import Refusal
 from aps.service.keys import parse_hash
 from aps.service.running import Changes, Running
-from aps.tenants import Tenant
+from aps.tenants import DEFAULT_MAX_TOKENS, Tenant
 
 UNLIMITED = "null: no limit."
+BUCKETS = ("rate", "burst", "request_rate", "request_burst")  # null is infinite there
 
 
 def _whole(value: object) -> object:
@@ -32,13 +41,19 @@ AtLeastOne = Annotated[int, Field(ge=1, le=INT32_MAX), WHOLE]
 Requests = Annotated[int, Field(ge=0, le=INT32_MAX), WHOLE]
 Tokens = Annotated[int, Field(ge=0, le=TOKENS_MAX), WHOLE]
 
-# Both numbers, or neither: what the fields alone do not say.
-WHOLE_BUCKET: JsonDict = {
-    "oneOf": [
-        {"required": ["rate", "burst"], "properties": {"rate": {"type": "number"}, "burst": {"type": "number"}}},
-        {"properties": {"rate": {"type": "null"}, "burst": {"type": "null"}}},
-    ]
-}
+
+def _whole_bucket(rate: str, burst: str) -> JsonDict:
+    """Both numbers, or neither: what the fields alone do not say."""
+    return {
+        "oneOf": [
+            {"required": [rate, burst], "properties": {rate: {"type": "number"}, burst: {"type": "number"}}},
+            {"properties": {rate: {"type": "null"}, burst: {"type": "null"}}},
+        ]
+    }
+
+
+WHOLE_BUCKETS: JsonDict = {"allOf": [_whole_bucket("rate", "burst"), _whole_bucket("request_rate", "request_burst")]}
+BURST = Field(validate_default=True)  # that it is missing beside a rate is an error of its own
 
 router = APIRouter(prefix="/admin", tags=["administration"], dependencies=[Depends(administers)], responses=REFUSALS)
 
@@ -46,34 +61,48 @@ router = APIRouter(prefix="/admin", tags=["administration"], dependencies=[Depen
 class TenantBody(BaseModel):
     """A tenant; what is left out has its default. As `[tenants.NAME]` in docs/configuration.md, with null for inf."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, json_schema_extra=WHOLE_BUCKET)
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, json_schema_extra=WHOLE_BUCKETS)
 
     weight: Annotated[float, Field(ge=1e-9, le=1e9)] = 1.0
     rate: Annotated[float | None, Field(ge=1e-6, description=f"Tokens a second, with `burst`; {UNLIMITED}")] = None
-    burst: Annotated[float | None, Field(gt=0, description=f"Tokens, with `rate`; {UNLIMITED}")] = None
+    burst: Annotated[float | None, Field(gt=0, description=f"Tokens, with `rate`; {UNLIMITED}"), BURST] = None
     over_rate: Annotated[str, Field(pattern="^(refuse|queue)$")] = "refuse"
     default_bid: Bid = 5
     max_bid: Bid = 10
-    default_max_tokens: AtLeastOne = 256
+    default_max_tokens: AtLeastOne = DEFAULT_MAX_TOKENS
     max_in_flight: Annotated[AtLeastOne | None, Field(description=UNLIMITED)] = None
     max_queued: Annotated[Requests | None, Field(description=UNLIMITED)] = None
     max_queued_tokens: Annotated[Tokens | None, Field(description=UNLIMITED)] = None
     kv_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    request_rate: Annotated[
+        float | None, Field(ge=1e-6, description=f"Requests a second, with `request_burst`; {UNLIMITED}")
+    ] = None
+    request_burst: Annotated[
+        float | None, Field(ge=1, description=f"Requests, with `request_rate`; {UNLIMITED}"), BURST
+    ] = None
+    max_request_tokens: Annotated[
+        int | None,
+        Field(ge=2, le=TOKENS_MAX, description=f"Prompt + max tokens of one request, at most `burst`; {UNLIMITED}"),
+        WHOLE,
+    ] = None
     keys: Annotated[
         list[Annotated[str, Field(pattern="^sha256:[0-9a-fA-F]{64}$")]] | None,
         Field(max_length=1000, description="Hashes as `aps keygen` prints them; absent or null: those it has stay."),
     ] = None
 
-    @model_validator(mode="after")
-    def _whole_bucket(self) -> "TenantBody":
-        if (self.rate is None) != (self.burst is None):
-            raise ValueError("give both rate and burst, or neither")
-        return self
+    @field_validator("burst", "request_burst")
+    @classmethod
+    def _in_pairs(cls, burst: float | None, info: ValidationInfo) -> float | None:
+        name = str(info.field_name)
+        rate = name.replace("burst", "rate")
+        if rate in info.data and (info.data[rate] is None) != (burst is None):
+            raise ValueError(f"give both {rate} and {name}, or neither")
+        return burst
 
     def tenant(self, name: str) -> Tenant:
-        """ValueError: the name is none."""
+        """ValueError: the name is none, or settings contradict each other."""
         fields: dict[str, Any] = self.model_dump(exclude={"keys"})
-        return Tenant(name, **fields | {key: inf if fields[key] is None else fields[key] for key in ("rate", "burst")})
+        return Tenant(name, **fields | {key: inf for key in BUCKETS if fields[key] is None})
 
 
 class PolicyBody(BaseModel):
@@ -153,8 +182,9 @@ async def put_tenant(request: Request, response: Response, tenant_id: str) -> di
     try:
         tenant = body.tenant(tenant_id)
     except ValueError as error:
-        message = str(error).replace("Tenant.name", "the tenant's name")
-        raise Refusal("invalid", message, field="tenant_id", problems=[message]) from error
+        message = str(error).replace("Tenant.name", "the tenant's name").replace("Tenant.", "")
+        field = next((name for name in TenantBody.model_fields if message.startswith(f"{name} ")), "tenant_id")
+        raise Refusal("invalid", message, field=field, problems=[message]) from error
     keys = None if body.keys is None else tuple(map(parse_hash, body.keys))
     try:
         changes = running.put_tenant(tenant, keys)

@@ -1,4 +1,4 @@
-"""What a request gets back: ids, answers, and the headers that tell a tenant what is left of its rate."""
+"""What a request gets back: ids, answers, and the headers that tell a tenant what is left of its rates."""
 
 import secrets
 from math import inf
@@ -58,19 +58,23 @@ class Answers:
         )
 
     def rate_headers(self, settings: Tenant, headers: Headers) -> None:
-        """Add `x-ratelimit-*` of a tenant that has a bucket: tokens, and wall seconds until it is full."""
-        burst = settings.burst
-        if burst == inf:
-            return
+        """Add `x-ratelimit-*` of a tenant with limits: what its buckets hold, and wall seconds until they are full."""
+        scheduler = self._driver.scheduler
         try:
-            level = self._driver.scheduler.level(settings.name)
+            if settings.burst != inf:
+                self._put(headers, b"tokens", settings.rate, settings.burst, scheduler.level(settings.name))
+            if settings.request_burst != inf:
+                level = scheduler.request_level(settings.name)
+                self._put(headers, b"requests", settings.request_rate, settings.request_burst, level)
         except KeyError:  # the tenant has been removed
             return
-        full_in_s = (burst - level) / settings.rate / self._time_scale
+
+    def _put(self, headers: Headers, unit: bytes, rate: float, burst: float, level: float) -> None:
+        full_in_s = (burst - level) / rate / self._time_scale
         headers += (
-            (b"x-ratelimit-limit-tokens", b"%d" % burst),
-            (b"x-ratelimit-remaining-tokens", b"%d" % level if level > 0.0 else b"0"),
-            (b"x-ratelimit-reset-tokens", b"%.3f" % (full_in_s if full_in_s < LONGEST_RETRY_S else LONGEST_RETRY_S)),
+            (b"x-ratelimit-limit-" + unit, b"%d" % burst),
+            (b"x-ratelimit-remaining-" + unit, b"%d" % level if level > 0.0 else b"0"),
+            (b"x-ratelimit-reset-" + unit, b"%.3f" % (full_in_s if full_in_s < LONGEST_RETRY_S else LONGEST_RETRY_S)),
         )
 
 

@@ -96,10 +96,17 @@ def roles(config: Config) -> str:
 
 
 def limit(tenant: Tenant) -> str:
-    """A tenant's bucket in words."""
-    if tenant.rate == inf:
-        return "no rate limit"
-    return f"{tenant.rate:,g} tokens/s, burst {tenant.burst:,.10g}"
+    """A tenant's buckets and its largest request in words."""
+    parts = []
+    if tenant.rate < inf:
+        parts.append(f"{tenant.rate:,g} tokens/s, burst {tenant.burst:,.10g}")
+    if tenant.request_rate < inf:
+        parts.append(f"{tenant.request_rate:,g} requests/s, burst {tenant.request_burst:,.10g}")
+    if not parts:
+        parts.append("no rate limit")
+    if tenant.max_request_tokens is not None:
+        parts.append(f"at most {tenant.max_request_tokens:,} tokens a request")
+    return ", ".join(parts)
 
 
 def notes(config: Config) -> Iterator[str]:
@@ -116,6 +123,9 @@ def notes(config: Config) -> Iterator[str]:
         where = f"tenants.{tenant.name}"
         if tenant.default_bid > tenant.max_bid:
             yield f"{where}.default_bid {tenant.default_bid} is above its max_bid: {tenant.max_bid} counts"
+        most, why = min(_bounds(config, tenant))
+        if tenant.max_request_tokens is not None and tenant.max_request_tokens > most:
+            yield f"{where}.max_request_tokens {tenant.max_request_tokens:,} never binds: {why} is {most:g} tokens"
         most, why = _largest_request(config, tenant)
         if tenant.default_max_tokens >= most:
             yield f"{where}.default_max_tokens {tenant.default_max_tokens} never fits {why} of {most:g} tokens"
@@ -123,12 +133,19 @@ def notes(config: Config) -> Iterator[str]:
 
 def _largest_request(config: Config, tenant: Tenant) -> tuple[float, str]:
     """Prompt + max tokens that can ever be admitted at the default bid, and what bounds them."""
-    policy = config.policy
-    bid = min(tenant.default_bid, tenant.max_bid)
-    blocks, block = config.devices.device.kv_blocks, config.devices.block_tokens
+    premium = 1 + config.policy.bid_premium * (min(tenant.default_bid, tenant.max_bid) - 1)
     return min(
-        (tenant.burst / (1 + policy.bid_premium * (bid - 1)), "its burst at that bid"),
-        (floor(policy.kv_high_watermark * blocks) * block, "the KV cache"),
+        (tenant.burst / premium, "its burst at that bid"),
+        (tenant.max_request_tokens or inf, "its max_request_tokens"),
+        *_bounds(config, tenant),
+    )
+
+
+def _bounds(config: Config, tenant: Tenant) -> tuple[tuple[float, str], ...]:
+    """Of prompt + max tokens, by what the service is."""
+    blocks, block = config.devices.device.kv_blocks, config.devices.block_tokens
+    return (
+        (floor(config.policy.kv_high_watermark * blocks) * block, "the KV cache"),
         (floor(tenant.kv_share * blocks * config.devices.gpus) * block, "its share of the KV cache"),
         (config.limits.max_context or inf, "limits.max_context"),
     )

@@ -118,6 +118,12 @@ class _Tenants:
         out.gauge(
             "aps_bucket_debt_tokens", "What the tenant owes its bucket.", self._sums(np.maximum(0.0, -level), limited)
         )
+        level = columns["request_level"]
+        out.gauge(
+            "aps_request_bucket_level",
+            "Requests that the tenant may send at once now. Of tenants with a request rate.",
+            self._sums(level, level < inf),
+        )
         service = columns["service"]
         out.gauge(
             "aps_tenant_service",

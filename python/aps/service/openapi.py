@@ -26,11 +26,14 @@ RETRY_AFTER = {
     "Retry-After": {"description": "Whole seconds, at least 1.", "schema": {"type": "integer", "minimum": 1}}
 }
 RATE = {
-    f"x-ratelimit-{name}-tokens": {"description": f"{text} Only of a tenant with a bucket.", "schema": {"type": kind}}
-    for name, text, kind in (
-        ("limit", "The tenant's burst.", "integer"),
-        ("remaining", "What its bucket can pay now.", "integer"),
-        ("reset", "Seconds of your clock until it is full.", "number"),
+    f"x-ratelimit-{name}": {"description": f"{text} Only of a tenant with {whose}.", "schema": {"type": kind}}
+    for name, text, whose, kind in (
+        ("limit-tokens", "The tenant's burst.", "a bucket", "integer"),
+        ("remaining-tokens", "What its bucket can pay now.", "a bucket", "integer"),
+        ("reset-tokens", "Seconds of your clock until it is full.", "a bucket", "number"),
+        ("limit-requests", "The tenant's request burst.", "a request rate", "integer"),
+        ("remaining-requests", "How many it may send at once now.", "a request rate", "integer"),
+        ("reset-requests", "Seconds of your clock until its request bucket is full.", "a request rate", "number"),
     )
 }
 EVENT = {

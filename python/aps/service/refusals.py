@@ -72,6 +72,7 @@ def _largest(scheduler: Scheduler, tenant: Tenant, result: Result) -> int:
         min(max(blocks), share) * scheduler.block_tokens,
         tenant.burst / premium,
         scheduler.limits.max_context or inf,
+        tenant.max_request_tokens or inf,
     ]
     most = int(min(tokens))
     if most * premium > tenant.burst:  # the quotient was rounded up
@@ -83,6 +84,7 @@ def _never(result: Result, asked: int | None, by_text: bool, tenant: Tenant, lar
     over = {
         "exceeds_context": CONTEXT,
         "exceeds_kv_cache": KV_CACHE,
+        "exceeds_max_request": f"{tenant.name}'s largest request of {tenant.max_request_tokens} tokens",
         "exceeds_kv_share": KV_SHARE,
         "exceeds_burst": f"{tenant.name}'s burst of {tenant.burst:g} tokens",
     }[result.reason]
@@ -99,6 +101,7 @@ def _never(result: Result, asked: int | None, by_text: bool, tenant: Tenant, lar
 
 def _later(result: Result, tenant: Tenant, retry_after_s: float) -> Refusal:
     why = {
+        "over_request_rate": f"{tenant.name} is over its rate of {tenant.request_rate:g} requests/s",
         "over_rate": f"{tenant.name} is over its rate of {tenant.rate:g} tokens/s",
         "tenant_queue_full": f"{tenant.name} has {tenant.max_queued} requests waiting, its most",
         "tenant_queue_tokens_full": f"{tenant.name} has no room for so many tokens in its queue",

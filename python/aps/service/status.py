@@ -43,6 +43,16 @@ class Bucket(BaseModel):
     ]
 
 
+class RequestBucket(BaseModel):
+    """The tenant's request bucket, in requests: one for each that is admitted. Null: no limit."""
+
+    rate: Annotated[float | None, Field(description="Requests a second of the service's clock.")]
+    burst: float | None
+    level: Annotated[
+        float | None, Field(description="How many it may send at once now; a part of one counts for none.")
+    ]
+
+
 class Share(BaseModel):
     """Parts of the service, 0 to 1."""
 
@@ -74,6 +84,7 @@ class TenantStatus(BaseModel):
     tenant_id: str
     state: Literal["active", "draining"]
     bucket: Bucket
+    request_bucket: RequestBucket
     waiting: int
     waiting_tokens: Annotated[int, Field(description="Prompt and max tokens of what waits.")]
     in_flight: Annotated[int, Field(description="Started and not ended.")]
@@ -95,7 +106,7 @@ class TenantStatus(BaseModel):
         float | None,
         Field(
             description="What a typical request at its default bid would wait if it came now, in seconds of the "
-            "service's clock: the longer of two. Its bucket: until it can pay for what waits unpaid and for this "
+            "service's clock: the longer of two. Its buckets: until they can pay for what waits unpaid and for this "
             "request. The queue: 0 while a slot is free and nobody waits; else the tokens ahead of it and one typical "
             "request, over the tokens/s in the window; ahead is what the tenant has waiting over its share among those "
             "who contend, at most all that waits, as if each used its max_tokens. Null: not known."
@@ -121,6 +132,7 @@ def status_of(driver: Driver, name: str) -> TenantStatus:
         tenant_id=name,
         state=row.state,
         bucket=_bucket(driver, row, settings, typical),
+        request_bucket=_request_bucket(row, settings),
         waiting=row.waiting,
         waiting_tokens=row.waiting_tokens,
         in_flight=row.in_flight,
@@ -155,6 +167,14 @@ def _bucket(driver: Driver, row: TenantSnapshot, settings: Tenant | None, typica
     )
 
 
+def _request_bucket(row: TenantSnapshot, settings: Tenant | None) -> RequestBucket:
+    return RequestBucket(
+        rate=_finite(settings.request_rate if settings else inf),
+        burst=_finite(settings.request_burst if settings else inf),
+        level=_finite(row.request_level),
+    )
+
+
 def _share(snapshot: Snapshot, row: TenantSnapshot, lately: Lately) -> Share:
     found = lately.shares.get(row.name)
     return Share(
@@ -176,13 +196,13 @@ def _estimated_wait_s(
     """See the field."""
     if settings is None:
         return None  # it takes no new requests
-    bucket_s = 0.0
+    bucket_s = max(0.0, (1.0 - row.request_level) / settings.request_rate) if settings.request_rate < inf else 0.0
     if row.level < inf:
         if typical is None:
             return None
         unpaid = row.waiting_tokens if settings.over_rate == "queue" else 0
         cost = (unpaid + typical) * _premium(driver, settings)
-        bucket_s = max(0.0, (cost - row.level) / settings.rate)
+        bucket_s = max(bucket_s, (cost - row.level) / settings.rate)
     free = any(device.running < device.slots for device in snapshot.devices.values())
     if free and not snapshot.waiting:
         return bucket_s
