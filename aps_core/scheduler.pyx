@@ -482,7 +482,7 @@ cdef class Scheduler:
     def state(self, double now):
         """What outlives the process, as columns (a dict; aps.SchedulerState names them)."""
         self.timeline.play(now, self.timeline.check(now))
-        return taken(self.fair, self.tenants, self.buckets, self.timeline.now_ns)
+        return taken(self.fair, self.tenants, self.buckets, self.request_buckets, self.timeline.now_ns)
 
     def restore(self, dict state not None, slots, passed_s, double now):
         """Go on from a state that was `passed_s` ago. slots: for each of its rows the tenant's slot here, 0: unknown.
@@ -495,5 +495,5 @@ cdef class Scheduler:
         cdef Saved saved = Saved(state, slots, passed_s, self.tenants)
         self.timeline.play(now, now_ns)
         self.restored = True
-        saved.put_back(self.fair, self.buckets, now_ns)
+        saved.put_back(self.fair, self.buckets, self.request_buckets, now_ns)
         self.contention.finish(now_ns)

@@ -4,7 +4,9 @@ from aps_core.tenant_table cimport TenantTable
 from aps_core.token_buckets cimport TokenBuckets
 from aps_core.types cimport int32_t, int64_t
 
-cdef dict taken(FairShare fair, TenantTable tenants, TokenBuckets buckets, int64_t now_ns)
+cdef dict taken(
+    FairShare fair, TenantTable tenants, TokenBuckets buckets, TokenBuckets request_buckets, int64_t now_ns
+)
 
 
 cdef class Saved:             # a checked state and who is who in it
@@ -18,8 +20,11 @@ cdef class Saved:             # a checked state and who is who in it
     cdef const double[::1] service
     cdef const double[::1] credit
     cdef BucketRows tokens
+    cdef BucketRows requests
 
-    cdef void put_back(self, FairShare fair, TokenBuckets buckets, int64_t now_ns) noexcept nogil
+    cdef void put_back(
+        self, FairShare fair, TokenBuckets buckets, TokenBuckets request_buckets, int64_t now_ns
+    ) noexcept nogil
 
 
 cdef class BucketRows:        # buckets as a state has them

@@ -16,7 +16,9 @@ cdef int64_t OLDEST_NS = -(1 << 61)       # an instant before the epoch, from be
 cdef object INT32 = np.dtype(np.int32), INT64 = np.dtype(np.int64)
 
 
-cdef dict taken(FairShare fair, TenantTable tenants, TokenBuckets buckets, int64_t now_ns):
+cdef dict taken(
+    FairShare fair, TenantTable tenants, TokenBuckets buckets, TokenBuckets request_buckets, int64_t now_ns
+):
     """At the latest instant. What is outstanding stays taken and charged."""
     slots = np.flatnonzero(tenants.records["state"][1:] != VACANT).astype(np.int32) + 1
     shares = np.empty((3, len(slots)), np.float64)
@@ -30,7 +32,7 @@ cdef dict taken(FairShare fair, TenantTable tenants, TokenBuckets buckets, int64
         share[1, row] = account.service
         share[2, row] = account.credit
     columns = {"slot": slots} | dict(zip(("weight", "service", "credit"), shares, strict=True))
-    columns |= bucket_columns(buckets, live, "")
+    columns |= bucket_columns(buckets, live, "") | bucket_columns(request_buckets, live, "request_")
     return {
         "at_ns": now_ns,
         "virtual_time": fair.virtual_time,
@@ -76,9 +78,12 @@ cdef class Saved:
         self.service = column(columns, "service", self.slots.shape[0], 0.0, MOST)
         self.credit = column(columns, "credit", self.slots.shape[0], 0.0, MOST)
         self.tokens = BucketRows(columns, "", self.slots.shape[0], self.at_ns)
+        self.requests = BucketRows(columns, "request_", self.slots.shape[0], self.at_ns)
         must_be_tenants(self.slots, tenants)
 
-    cdef void put_back(self, FairShare fair, TokenBuckets buckets, int64_t now_ns) noexcept nogil:
+    cdef void put_back(
+        self, FairShare fair, TokenBuckets buckets, TokenBuckets request_buckets, int64_t now_ns
+    ) noexcept nogil:
         """Into parts that nothing has happened to."""
         cdef double window = fair.window
         cdef Py_ssize_t row
@@ -97,6 +102,7 @@ cdef class Saved:
         fair.window = self.fairness_window
         fair.set_window(window)
         self.tokens.put_back(buckets, self, now_ns)
+        self.requests.put_back(request_buckets, self, now_ns)
 
 
 cdef class BucketRows:

@@ -52,8 +52,8 @@ class Mirrored(Pair):
     """
 
     SAME = (
-        "slot", "state", "weight", "service", "credit", "threshold", "contending", "in_window", "level", "waiting",
-        "waiting_tokens", "in_flight", "held_blocks",
+        "slot", "state", "weight", "service", "credit", "threshold", "contending", "in_window", "level",
+        "request_level", "waiting", "waiting_tokens", "in_flight", "held_blocks",
     )  # fmt: skip
 
     def __init__(self, before: Tracked, passed_s: float, shift: float) -> None:
@@ -133,7 +133,7 @@ class Mirrored(Pair):
     def same_refusal(self, went_on: tuple[int, float, int], restored: tuple[int, float, int]) -> None:
         """But for the waits: those for a place follow from starts, which are counted anew, and another clock rounds."""
         assert (went_on[0], went_on[2]) == (restored[0], restored[2])
-        if went_on[0] == -Reason.OVER_RATE:
+        if went_on[0] in (-Reason.OVER_RATE, -Reason.OVER_REQUEST_RATE):
             assert went_on[1] == (restored[1] if self.shift == 0.0 else pytest.approx(restored[1], abs=1e-6))
 
     def next_wakeup(self, without: Any = ()) -> float:

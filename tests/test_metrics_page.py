@@ -47,7 +47,10 @@ def full_page() -> Page:
 
 async def crowded_page(loop: VirtualLoop, recorder: Recorder, database: Database) -> Page:
     policy = Policy(preemption="recompute", fairness_window=1e6)
-    tenants = (Tenant("a", rate=100.0, burst=60_000.0, max_bid=3), Tenant("b", weight=3.0, request_rate=1e3, request_burst=1e3))
+    tenants = (
+        Tenant("a", rate=100.0, burst=60_000.0, max_bid=3),
+        Tenant("b", weight=3.0, request_rate=1e3, request_burst=1e3),
+    )
     async with opened(loop, *tenants, policy=policy, profile="a100-llama2-7b") as driver:
         asked = [("a", 3), ("b", 9)] * 120
         tickets = [driver.submit(name, prompt_tokens=500, max_tokens=100, bid=bid) for name, bid in asked]

@@ -72,27 +72,34 @@ def test_after_a_clean_stop_nothing_tells_that_there_was_one(
 
 
 @quick
-@given(seed=seeds, name=names, passed_s=st.sampled_from([0.0, 1e-9, 0.25, 3.0, 1e4, 1e300]))
-def test_no_bucket_is_fuller_than_it_was_and_what_it_got_since(seed: int, name: str, passed_s: float) -> None:
+@given(
+    seed=seeds,
+    name=names,
+    passed_s=st.sampled_from([0.0, 1e-9, 0.25, 3.0, 1e4, 1e300]),
+    kind=st.sampled_from(["", "request_"]),
+)
+def test_no_bucket_is_fuller_than_it_was_and_what_it_got_since(
+    seed: int, name: str, passed_s: float, kind: str
+) -> None:
     rng = random.Random(seed)
     driver = Driver(rng, configured(name, rng), Solo)
     pair = driver.pair
     drive(driver, rng.randint(0, 150), every=1000)
     before = pair.compare_snapshot()
-    level = dict(zip(plain(before["tenants"]["slot"]), plain(before["tenants"]["level"]), strict=True))
-    rates = {slot: (pair.limits[slot].get("rate", INF), pair.limits[slot].get("burst", INF)) for slot in level}
-    tenants = [(slot, pair.limits[slot] if rng.random() < 0.5 else limited(rng)) for slot in level]
+    level = dict(zip(plain(before["tenants"]["slot"]), plain(before["tenants"][f"{kind}level"]), strict=True))
+    rates = {slot: pair.limits[slot].get(f"{kind}rate", INF) for slot in level}
+    tenants = [(slot, pair.limits[slot] if rng.random() < 0.5 else limited(rng, kind)) for slot in level]
     pair.kill(tenants, passed_s)
     after = pair.compare_snapshot()
     assert after["virtual_time"] >= before["virtual_time"]
     for slot, (was, keywords), now in zip(
-        plain(after["tenants"]["slot"]), tenants, plain(after["tenants"]["level"]), strict=True
+        plain(after["tenants"]["slot"]), tenants, plain(after["tenants"][f"{kind}level"]), strict=True
     ):
-        rate, burst = keywords.get("rate", INF), keywords.get("burst", INF)
+        rate, burst = keywords.get(f"{kind}rate", INF), keywords.get(f"{kind}burst", INF)
         assert pair.limits[slot] == keywords
         if rate == INF:
             assert now == INF
-        elif rates[was] == (INF, INF):
+        elif rates[was] == INF:
             assert now == burst  # it had no limit
         else:
             most = min(burst, level[was] + rate * min(passed_s, 4e8))
@@ -100,8 +107,8 @@ def test_no_bucket_is_fuller_than_it_was_and_what_it_got_since(seed: int, name: 
             assert now >= min(most, level[was]) - 1e-9 * abs(level[was]) - 1e-9  # and debts and tokens are kept
 
 
-def limited(rng: random.Random) -> dict[str, Any]:
-    return rng.choice(({}, {"rate": rng.choice((1.0, 50.0)), "burst": rng.choice((30.0, 500.0))}))
+def limited(rng: random.Random, kind: str) -> dict[str, Any]:
+    return rng.choice(({}, {f"{kind}rate": rng.choice((1.0, 50.0)), f"{kind}burst": rng.choice((30.0, 500.0))}))
 
 
 class GapAcrossRestarts(Gap):
@@ -239,18 +246,19 @@ def changed(column: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("weight", 0.0), ("weight", INF), ("service", -1.0), ("service", INF), ("service", math.nan), ("credit", -1.0),
         ("credit", 1e101), ("rate", 0.0), ("rate", INF), ("burst", 0.0), ("burst", INF), ("base", 500.1),
         ("base", -INF), ("base", math.nan), ("base_at_ns", 2 * 10**9), ("base_at_ns", -(2**61) - 1),
+        ("request_rate", 0.0), ("request_burst", INF), ("request_base", 5.1), ("request_base_at_ns", 2 * 10**9),
     ],
 )  # fmt: skip
 def test_a_state_that_cannot_be_is_refused_and_nothing_changed(column: str, value: Any) -> None:
     pair = Pair({"slots": [1], "kv_blocks": [100], "token_budgets": [0]})
     for _ in range(2):
-        pair.add_tenant(rate=10.0, burst=500.0)
+        pair.add_tenant(rate=10.0, burst=500.0, request_rate=1.0, request_burst=5.0)
     pair.now = 1.0
     state = pair.state()
     changed(column, value)(state)
     pair.build()
     for _ in range(2):
-        pair.add_tenant(rate=10.0, burst=500.0)
+        pair.add_tenant(rate=10.0, burst=500.0, request_rate=1.0, request_burst=5.0)
     before = pair.compare_snapshot()
     with pytest.raises(ValueError, match="at_ns" if column == "at_ns" else "must"):
         pair.same(lambda s, _: s.restore(state, [1, 2], 0.0, 1.0))

@@ -24,7 +24,9 @@ FLOATS = {  # columns and what is allowed in them
     "burst": ("above 0, finite exactly when the rate is", 5e-324, inf),
     "base": ("at most the burst, finite exactly when the rate is", -MOST, inf),
 }
-COLUMNS = (*FLOATS, "base_at_ns")
+BUCKETS = ("", "request_")  # what the columns of a bucket begin with
+FLOATS |= {f"request_{name}": FLOATS[name] for name in ("rate", "burst", "base")}
+COLUMNS = (*FLOATS, *(f"{bucket}base_at_ns" for bucket in BUCKETS))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +40,7 @@ class SchedulerState:
     weight. service: S, cost units divided by weight. credit: cost units charged and not used.
     rate, burst: of the bucket, tokens a second and tokens (both inf: unlimited). base: tokens that were in it at
     base_at_ns, an instant like at_ns (negative: before the epoch). `level` is what they come to at at_ns.
+    request_rate, request_burst, request_base, request_base_at_ns, `request_level`: the same of the request bucket.
 
     What time alone does changes no column, so `changed_since` names the tenants that something has happened to.
     Columns are read-only copies. Raises ValueError (TypeError for a wrong type) naming column, tenant and value.
@@ -55,6 +58,10 @@ class SchedulerState:
     burst: Floats
     base: Floats
     base_at_ns: Integers
+    request_rate: Floats
+    request_burst: Floats
+    request_base: Floats
+    request_base_at_ns: Integers
 
     def __post_init__(self) -> None:
         check.integer("SchedulerState.at_ns", self.at_ns, 0, MOST_NS)
@@ -70,18 +77,27 @@ class SchedulerState:
         for name, (allowed, least, most) in FLOATS.items():
             column = self._column(name, np.float64)
             self._must(name, allowed, column, (least <= column) & (column <= most))
-        unlimited = self.rate == inf
-        self._must("burst", FLOATS["burst"][0], self.burst, (self.burst == inf) == unlimited)
-        self._must("base", FLOATS["base"][0], self.base, ((self.base == inf) == unlimited) & (self.base <= self.burst))
-        at_ns = self._column("base_at_ns", np.int64)
-        self._must("base_at_ns", f"in {OLDEST_NS}..at_ns", at_ns, (OLDEST_NS <= at_ns) & (at_ns <= self.at_ns))
+        for bucket in BUCKETS:
+            self._check_bucket(bucket)
+
+    def _check_bucket(self, bucket: str) -> None:
+        rate, burst, base = (getattr(self, bucket + name) for name in ("rate", "burst", "base"))
+        unlimited = rate == inf
+        self._must(f"{bucket}burst", FLOATS["burst"][0], burst, (burst == inf) == unlimited)
+        self._must(f"{bucket}base", FLOATS["base"][0], base, ((base == inf) == unlimited) & (base <= burst))
+        at_ns = self._column(f"{bucket}base_at_ns", np.int64)
+        self._must(f"{bucket}base_at_ns", f"in {OLDEST_NS}..at_ns", at_ns, (OLDEST_NS <= at_ns) & (at_ns <= self.at_ns))
 
     @property
     def level(self) -> Floats:
         """What each bucket can pay at `at_ns`, in tokens; negative: debt, inf: unlimited."""
-        age_s = (self.at_ns - self.base_at_ns) * 1e-9
-        with np.errstate(invalid="ignore"):  # inf * 0
-            return np.where(self.rate == inf, inf, np.minimum(self.burst, self.base + self.rate * age_s))
+        return _levels(self.rate, self.burst, self.base, self.at_ns - self.base_at_ns)
+
+    @property
+    def request_level(self) -> Floats:
+        """What each request bucket holds at `at_ns`, in requests; inf: unlimited."""
+        age_ns = self.at_ns - self.request_base_at_ns
+        return _levels(self.request_rate, self.request_burst, self.request_base, age_ns)
 
     def changed_since(self, earlier: Self) -> NDArray[np.intp]:
         """Places of the tenants that are new since an earlier state of the same scheduler, or whose row is another."""
@@ -117,6 +133,11 @@ class SchedulerState:
             raise ValueError(
                 f"SchedulerState.{name} must be {allowed}, got {column[place].item()!r} of {self.tenants[place]!r}"
             )
+
+
+def _levels(rate: Floats, burst: Floats, base: Floats, age_ns: Integers) -> Floats:
+    with np.errstate(invalid="ignore"):  # inf * 0
+        return np.where(rate == inf, inf, np.minimum(burst, base + rate * (age_ns * 1e-9)))
 
 
 def state_of(view: Mapping[str, Any], names: Mapping[int, str]) -> SchedulerState:

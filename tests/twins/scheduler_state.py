@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MOST = 1e100
 LONGEST_AGE = 2**61  # ns
-BUCKETS = {"": "bucket"}  # the prefix of the columns, and where a tenant has it
+BUCKETS = {"": "bucket", "request_": "request_bucket"}  # the prefix of the columns, and where a tenant has it
 
 
 def state(s: Scheduler, at: int) -> dict[str, Any]:
