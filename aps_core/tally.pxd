@@ -13,11 +13,11 @@ cdef enum:
 cdef class Tally:
     cdef readonly str name
     cdef readonly int32_t account
-    cdef public int64_t admitted, finished, cancelled, expired, dropped, failed, retried, preempted
-    cdef public int64_t waiting, outstanding
-    cdef public int64_t asked_tokens, prompt_tokens, output_tokens
-    cdef readonly int64_t charged_micro
-    cdef public double waits_since
+    cdef readonly int64_t admitted, finished, cancelled, expired, dropped, failed, retried
+    cdef public int64_t preempted
+    cdef readonly int64_t waiting, outstanding
+    cdef readonly int64_t asked_tokens, prompt_tokens, output_tokens, charged_micro
+    cdef readonly double waits_since
     cdef readonly object refused
     cdef readonly Histogram queue_wait
     cdef readonly Histogram ttft

@@ -51,6 +51,10 @@ def assert_nothing_held(driver: Driver) -> None:
         ended = counted.finished + counted.cancelled + counted.expired + counted.dropped + counted.failed
         assert ended == counted.admitted
         assert counted.charged == pytest.approx(tenant.charged_tokens)
+    times = driver.metrics.time
+    assert times is not None
+    for tallies in (driver.metrics.tenants, driver.metrics.bids):
+        assert sum(tally.gpu_ns for tally in tallies.values()) == sum(times.busy_ns) - sum(times.left_ns)
     for i in range(len(driver.backend.devices)):
         usage = driver.backend.usage(i)
         assert usage is not None
