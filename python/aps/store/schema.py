@@ -189,4 +189,8 @@ tenant_states = Table(
     Column("burst", Double),
     Column("base", Double),
     Column("base_at_ns", BigInteger, nullable=False),
+    Column("request_rate", Double),
+    Column("request_burst", Double),
+    Column("request_base", Double),
+    Column("request_base_at_ns", BigInteger, nullable=False, server_default="0"),
 )

@@ -76,6 +76,10 @@ def upgrade() -> None:
         sa.Column("burst", sa.Double(), nullable=True),
         sa.Column("base", sa.Double(), nullable=True),
         sa.Column("base_at_ns", sa.BigInteger(), nullable=False),
+        sa.Column("request_rate", sa.Double(), nullable=True),
+        sa.Column("request_burst", sa.Double(), nullable=True),
+        sa.Column("request_base", sa.Double(), nullable=True),
+        sa.Column("request_base_at_ns", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("service", "tenant", name="pk_tenant_states"),
     )
     op.create_table(
