@@ -26,8 +26,9 @@ if __name__ == "__main__":
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from aps.store import schema, states
+from aps.store.book import Book
 from aps.store.database import Database
-from aps.store.store import Book, Store
+from aps.store.store import Store
 from aps.store.usage import Used, read
 from aps.stress.counters import Counters
 from loadtests.books import FIGURE

@@ -1,8 +1,9 @@
 """A service with keys and administration, called within the test's loop, without sockets."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import httpx
@@ -13,8 +14,10 @@ from aps.service import admin
 from aps.service.access import Access
 from aps.service.app import create_app
 from aps.service.config import Config, Devices, Settings
+from aps.service.kept import Kept, compare_with
 from aps.service.keys import digest_of, hash_line
 from aps.service.running import Running
+from aps.service.tenancy import InStore
 from aps.tenants import Tenant
 
 ADMIN, METRICS, GOLD, FREE, OTHER = (f"aps_{letter * 43}" for letter in "amgfo")
@@ -46,7 +49,7 @@ class Administered:
         self._client, self.running, self.driver, self.access = client, running, driver, access
 
     async def call(self, method: str, path: str, key: str | None = ADMIN, **options: Any) -> httpx.Response:
-        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        headers = dict(options.pop("headers", {})) | ({} if key is None else {"authorization": f"Bearer {key}"})
         return await self._client.request(method, path, headers=headers, **options)
 
     async def infer(self, key: str | None, **fields: Any) -> httpx.Response:
@@ -60,19 +63,26 @@ class Administered:
 
 @asynccontextmanager
 async def administered(
-    given: Config | None = None, load: Callable[[], Config] | None = None
+    given: Config | None = None, load: Callable[[], Config] | None = None, kept: Kept | None = None
 ) -> AsyncIterator[Administered]:
-    """Serve until the block ends."""
-    whole = given or config()
+    """Serve until the block ends. kept: the tenants' store, which the service follows."""
+    whole = kept.config if kept is not None else given or config()
     backend = whole.devices.backend()
     driver = Driver(whole.scheduler(backend), backend)
     access = Access.of(whole)
     app = create_app(driver, settings=whole.settings, access=access)
-    running = Running(whole, driver, access, app.state, load)
+    running = Running(
+        whole, driver, access, app.state, load, None if kept is None else partial(compare_with, kept.store)
+    )
+    tenancy = None if kept is None else InStore(kept.store, kept.book.number, running, whole.settings.store_poll_s)
     if access.admin:
-        admin.install(app, running)
+        admin.install(app, running, tenancy)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with driver, httpx.AsyncClient(transport=transport, base_url="http://aps") as client:
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(driver)
+        if tenancy is not None:
+            await stack.enter_async_context(tenancy.following())
+        client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://aps"))
         yield Administered(client, running, driver, access)
 
 

@@ -42,7 +42,7 @@ async def put(service: Administered, name: str, **fields: Any) -> httpx.Response
 async def test_another_method_is_405_and_says_which_there_are() -> None:
     async with administered() as service:
         for path, allow in (
-            ("/admin/tenants/gold", "DELETE, GET, PUT"),
+            ("/admin/tenants/gold", "DELETE, GET, PATCH, PUT"),
             ("/admin/tenants", "GET"),
             ("/admin/policy", "PATCH"),
         ):
@@ -64,6 +64,12 @@ ROUTES: dict[tuple[str, str], set[str | None]] = {
     ("GET", "/admin/tenants"): {ADMIN},
     ("GET", "/admin/tenants/gold"): {ADMIN},
     ("PUT", "/admin/tenants/gold"): {ADMIN},
+    ("PATCH", "/admin/tenants/gold"): {ADMIN},
+    ("GET", "/admin/tenants/gold/keys"): {ADMIN},
+    ("POST", "/admin/tenants/gold/keys"): {ADMIN},
+    ("DELETE", "/admin/tenants/gold/keys/{key_id}"): {ADMIN},
+    ("POST", "/admin/tenants/gold/keys/{key_id}/rotate"): {ADMIN},
+    ("GET", "/admin/audit"): {ADMIN},
     ("PATCH", "/admin/policy"): {ADMIN},
     ("POST", "/admin/reload"): {ADMIN},
     ("DELETE", "/admin/tenants/gold"): {ADMIN},

@@ -184,3 +184,4 @@ def test_a_locked_file_is_an_error_after_a_while(tmp_path: Path, monkeypatch: py
 def test_versions_are_one_line() -> None:
     assert len(set(versions())) == len(versions())
     assert versions()[-1] == "0001"
+    assert versions()[0] == newest()

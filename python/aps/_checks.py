@@ -9,7 +9,7 @@ TOKENS_MAX = 2**62
 
 def number(field: str, value: object, allowed: str, test: Callable[[float], bool]) -> None:
     """A real number that passes `test` (NaN passes no comparison). TypeError for other types, ValueError otherwise."""
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if type(value) is not float and (not isinstance(value, Real) or isinstance(value, bool)):
         raise TypeError(_message(field, value, allowed))
     try:
         good = test(float(value))
@@ -24,7 +24,7 @@ def integer(field: str, value: object, low: int, high: int, *, optional: bool = 
     if optional and value is None:
         return
     allowed = f"an int in {low}..{high}" + (" or None" if optional else "")
-    if not isinstance(value, Integral) or isinstance(value, bool):
+    if type(value) is not int and (not isinstance(value, Integral) or isinstance(value, bool)):
         raise TypeError(_message(field, value, allowed))
     if not low <= int(value) <= high:
         raise ValueError(_message(field, value, allowed))

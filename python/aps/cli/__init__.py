@@ -19,6 +19,7 @@ from aps.cli import (
     stress,
     study,
     sweep,
+    tenants,
     usage,
     validate,
 )
@@ -29,6 +30,7 @@ VERBS = (
     serve,
     check_config,
     keygen,
+    tenants,
     usage,
     stress,
     demo,

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aps.cli.common import UsageError
+from aps.cli.common import UsageError, need_service_extra
 
 if TYPE_CHECKING:
     from aps.service.config import Config
+    from aps.service.kept import Look
 
 NAME = "check-config"
 HELP = "check a configuration and say what the service would be"
@@ -35,16 +36,37 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         config = read_config(config_file(options.file, os.environ), os.environ)
+        look = _looked(config)
     except ConfigError as error:
         if not options.json:
             raise UsageError(counted(error.problems)) from error
         print(json.dumps({"right": False, "problems": error.problems}, indent=2))
         return 2
     if options.json:
-        print(json.dumps({"right": True, **plain(config)}, indent=2))
+        differing = [] if look is None else [difference.plain for difference in look.differences]
+        shown = config if look is None else look.config
+        print(json.dumps({"right": True, **plain(shown), "differing": differing}, indent=2))
     else:
-        print("\n".join(lines(config)))
+        print("\n".join([*lines(config if look is None else look.config), *_of_store(look)]))
     return 0
+
+
+def _looked(config: "Config") -> "Look | None":
+    """None: it names no store."""
+    if config.settings.store is None:
+        return None
+    need_service_extra()
+    from aps.service.kept import looked
+
+    return looked(config)
+
+
+def _of_store(look: "Look | None") -> list[str]:
+    if look is None or not (look.said or look.differences):
+        return []
+    from aps.service.kept import told
+
+    return ["", "The store:", *(f"  {line}" for line in ([look.said] if look.said else told(look.differences)))]
 
 
 def counted(problems: tuple[str, ...]) -> str:
@@ -61,9 +83,9 @@ def lines(config: "Config") -> list[str]:
     out = [f"{config.file or 'No file'}: a right configuration", ""]
     out += [f"  {topic:11} {text}" for topic, text in words(config)]
     weights = sum(tenant.weight for tenant in config.tenants)
-    width = max(len(tenant.name) for tenant in config.tenants)
+    width = max((len(tenant.name) for tenant in config.tenants), default=0)
     for tenant in config.tenants:
-        keys = "" if config.open else f", keys: {len(config.keys.get(tenant.name, ()))}"
+        keys = "" if config.open else f", keys: {config.working_keys(tenant.name)}"
         share = f"weight {tenant.weight:g} ({tenant.weight / weights:.1%})"
         out.append(f"  tenant      {tenant.name:{width}}  {share}, {limit(tenant)}{keys}")
     changed = [f"  {name} by {origin}" for name, origin in config.origins.items()]

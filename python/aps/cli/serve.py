@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,10 +161,11 @@ def run(options: argparse.Namespace) -> int:
     from aps.service.access import Access
     from aps.service.app import create_app
     from aps.service.config_reader import ConfigError
-    from aps.service.kept import opened
+    from aps.service.kept import compare_with, opened, told
     from aps.service.logs import Logs
     from aps.service.running import Running
     from aps.service.server import listen, serve
+    from aps.service.tenancy import InStore
 
     read = _reader(options)
     try:
@@ -171,7 +173,9 @@ def run(options: argparse.Namespace) -> int:
         kept = None if config.settings.store is None else opened(config)
     except ConfigError as error:
         raise UsageError(counted(error.problems)) from error
-    config = config if kept is None else kept.config
+    differing: tuple[str, ...] = ()
+    if kept is not None:
+        config, differing = kept.config, told(kept.differing)
     access = Access.of(config)
     try:
         listener = listen(config.settings.host, config.settings.port)
@@ -192,9 +196,14 @@ def run(options: argparse.Namespace) -> int:
             tracing=None if telemetry is None else telemetry.tracing(driver),
             keeper=keeper,
         )
-        running = Running(config, driver, access, app.state, read if config.file is not None else None)
+        compare = None if kept is None else partial(compare_with, kept.store)
+        running = Running(config, driver, access, app.state, read if config.file is not None else None, compare)
+        tenancy = None
+        if kept is not None:
+            tenancy = InStore(kept.store, kept.book.number, running, config.settings.store_poll_s)
+            app.state.beside.append(tenancy.following())
         if access.admin:
-            admin.install(app, running)
+            admin.install(app, running, tenancy)
             if keeper is not None:
                 from aps.service import usage
 
@@ -207,7 +216,7 @@ def run(options: argparse.Namespace) -> int:
             say=_say,
             log_level=config.settings.log_level,
             on_hangup=running.hangup(_say),
-            announce=lambda: _announce(config, *listener.getsockname()[:2]),
+            announce=lambda: _announce(config, differing, *listener.getsockname()[:2]),
         )
     finally:
         if kept is not None:
@@ -290,7 +299,7 @@ def _reader(options: argparse.Namespace) -> "Callable[[], Config]":
     return lambda: read_config(file, environ, flags)
 
 
-def _announce(config: "Config", host: str, number: int) -> None:
+def _announce(config: "Config", differing: tuple[str, ...], host: str, number: int) -> None:
     """What is served and where; the first line has the address."""
     from aps.service.config_view import limit, notes, roles, words
 
@@ -305,6 +314,8 @@ def _announce(config: "Config", host: str, number: int) -> None:
         _say(f"  ... {len(config.tenants)} tenants in all")
     for note in notes(config):
         _say(f"  note: {note}")
+    for line in differing:
+        _say(f"  store: {line}")
     _say(f"  {roles(config)}")
 
 

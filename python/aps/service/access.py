@@ -116,6 +116,25 @@ class Access:
         self._expiries, self._seen = dict(expiries or {}), {}
         self.open = self.open and not self._roles
 
+    def change(self, old: Iterable[bytes], new: Mapping[str, Iterable[bytes]], expiries: Mapping[bytes, float]) -> None:
+        """Some tenants' keys from now on, in place of their old ones. ValueError as above; nothing has changed then."""
+        gone, roles = set(old), dict[bytes, Role]()
+        for name, digests in new.items():
+            role = Role("tenant", name)
+            for digest in digests:
+                other = roles.get(digest) or (None if digest in gone else self._roles.get(digest))
+                if other is not None and other != role:
+                    raise ValueError(f"keys must have one role each, {_named(other)} and {_named(role)} share one")
+                roles[digest] = role
+        for digest in gone:
+            self._roles.pop(digest, None)
+            self._expiries.pop(digest, None)
+        self._roles |= roles
+        self._expiries |= expiries
+        if expiries or not gone <= roles.keys():
+            self._seen = {}
+        self.open = self.open and not self._roles
+
     def identify(self, authorization: bytes | None) -> Role:
         """The role of a request with this `Authorization` header. Refusal (401): no key, or none that is known."""
         if authorization is not None:

@@ -1,33 +1,27 @@
 """Administration over HTTP. Exists only in a service that has an admin key, and answers that key alone."""
 
-import asyncio
+from dataclasses import fields
 from math import inf
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.config import JsonDict
 
 from aps._checks import INT32_MAX, TOKENS_MAX
+from aps.service import admin_keys
 from aps.service.access import REFUSALS, administers, refused_with
-from aps.service.config import Settings
+from aps.service.administering import actor_of, body_of, refusing, running_of, tenancy_of, unknown_tenant
 from aps.service.config_reader import ConfigError
 from aps.service.config_view import plain, plain_tenant
 from aps.service.errors import Refusal
 from aps.service.keys import parse_hash
 from aps.service.running import Changes, Running
+from aps.service.tenancy import InMemory, Tenancy
 from aps.tenants import DEFAULT_MAX_TOKENS, Tenant
 
 UNLIMITED = "null: no limit."
-BUCKETS = ("rate", "burst", "request_rate", "request_burst")  # null is infinite there
+INFINITE = {field.name for field in fields(Tenant) if field.default == inf}
 
 
 def _whole(value: object) -> object:
@@ -99,10 +93,33 @@ class TenantBody(BaseModel):
             raise ValueError(f"give both {rate} and {name}, or neither")
         return burst
 
-    def tenant(self, name: str) -> Tenant:
-        """ValueError: the name is none, or settings contradict each other."""
-        fields: dict[str, Any] = self.model_dump(exclude={"keys"})
-        return Tenant(name, **fields | {key: inf for key in BUCKETS if fields[key] is None})
+    @property
+    def digests(self) -> tuple[bytes, ...] | None:
+        """Of its keys; None: none are given."""
+        return None if self.keys is None else tuple(map(parse_hash, self.keys))
+
+    def fields(self) -> dict[str, Any]:
+        """As `aps.Tenant` has them."""
+        return _finite(self.model_dump(exclude={"keys"}))
+
+
+class TenantChange(TenantBody):
+    """Fields of a tenant that change; what is left out stays as it is."""
+
+    model_config = ConfigDict(json_schema_extra={})
+
+    @field_validator("burst", "request_burst")
+    @classmethod
+    def _in_pairs(cls, burst: float | None, info: ValidationInfo) -> float | None:
+        return burst  # only with the rest of the tenant is it known
+
+    def fields(self) -> dict[str, Any]:
+        """Those that were given."""
+        return _finite(self.model_dump(include=self.model_fields_set - {"keys"}))
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: inf if value is None and name in INFINITE else value for name, value in values.items()}
 
 
 class PolicyBody(BaseModel):
@@ -126,16 +143,18 @@ class ChangesAnswer(BaseModel):
         dict[str, list[Any]],
         Field(description="What cannot change in a running service: value in force, value that a restart would give."),
     ]
+    differing: Annotated[list[str], Field(description="What the file says of tenants, and the store does not.")]
 
 
 INVALID = refused_with({422: "It is wrong: `problems` lists everything. Nothing has changed."})
 UNKNOWN = refused_with({404: "No such tenant."})
+UNAVAILABLE = refused_with({503: "The store cannot be had; nothing has changed. `Retry-After` says when to ask again."})
 
 
 @router.get("/config")
 async def effective_config(request: Request) -> dict[str, Any]:
     """The configuration in force, without secrets: of keys only their number. null: no limit, or the profile's."""
-    return plain(_running(request).config)
+    return plain(running_of(request).config)
 
 
 @router.post("/reload", response_model=ChangesAnswer, responses=INVALID)
@@ -144,7 +163,7 @@ async def reload(request: Request) -> ChangesAnswer:
 
     The tenants are the file's then: those put by hand are removed.
     """
-    running = _running(request)
+    running = running_of(request)
     if not running.can_reload:
         raise Refusal("conflict", "the service was started without --config: there is no file to read again")
     try:
@@ -156,51 +175,63 @@ async def reload(request: Request) -> ChangesAnswer:
 @router.get("/tenants")
 async def tenants(request: Request) -> dict[str, dict[str, Any]]:
     """Every tenant's settings, by name."""
-    config = _running(request).config
+    config = running_of(request).config
     return {tenant.name: plain_tenant(config, tenant) for tenant in config.tenants}
 
 
 @router.get("/tenants/{tenant_id}", responses=UNKNOWN)
 async def tenant(request: Request, tenant_id: str) -> dict[str, Any]:
     """A tenant's settings, and the number of its keys."""
-    return _tenant(_running(request), tenant_id)
+    return _tenant(running_of(request), tenant_id)
 
 
 @router.put(
     "/tenants/{tenant_id}",
-    responses=INVALID | refused_with({409: "A key is somebody else's."}) | {201: {"description": "It is new."}},
+    responses=INVALID
+    | UNAVAILABLE
+    | refused_with(
+        {409: "A key is somebody else's or revoked; or the tenant is there, and `If-None-Match: *` was sent."}
+    )
+    | {201: {"description": "It is new."}},
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/json": {"schema": TenantBody.model_json_schema()}}}
     },
 )
-async def put_tenant(request: Request, response: Response, tenant_id: str) -> dict[str, Any]:
+async def put_tenant(
+    request: Request, response: Response, tenant_id: str, if_none_match: Annotated[str | None, Header()] = None
+) -> dict[str, Any]:
     """Add a tenant, or replace one's settings: what is left out gets its default, but keys stay.
 
-    A waiting request that the new limits make impossible ends with that verdict.
+    A waiting request that the new limits make impossible ends with that verdict. `If-None-Match: *`: it must be new.
     """
-    running, body = _running(request), await _body(request, TenantBody)
-    try:
-        tenant = body.tenant(tenant_id)
-    except ValueError as error:
-        message = str(error).replace("Tenant.name", "the tenant's name").replace("Tenant.", "")
-        field = next((name for name in TenantBody.model_fields if message.startswith(f"{name} ")), "tenant_id")
-        raise Refusal("invalid", message, field=field, problems=[message]) from error
-    keys = None if body.keys is None else tuple(map(parse_hash, body.keys))
-    try:
-        changes = running.put_tenant(tenant, keys)
-    except ConfigError as error:
-        raise Refusal("conflict", error.problems[0]) from error
-    response.status_code = 201 if changes.added else 200
-    return _tenant(running, tenant_id)
+    body = await body_of(request, TenantBody)
+    with refusing(tenant_id):
+        tenant = Tenant(tenant_id, **body.fields())
+        put = tenancy_of(request).put(tenant, body.digests, actor_of(request), only_new=if_none_match == "*")
+        response.status_code = 201 if await put else 200
+    return plain_tenant(running_of(request).config, tenant)
 
 
-@router.delete("/tenants/{tenant_id}", response_model=ChangesAnswer, responses=UNKNOWN)
+@router.patch(
+    "/tenants/{tenant_id}",
+    responses=INVALID | UNKNOWN | UNAVAILABLE | refused_with({409: "A key is somebody else's or revoked."}),
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"application/json": {"schema": TenantChange.model_json_schema()}}}
+    },
+)
+async def patch_tenant(request: Request, tenant_id: str) -> dict[str, Any]:
+    """Change some settings of a tenant; the rest stay, whoever else changes them at the same time."""
+    body = await body_of(request, TenantChange)
+    with refusing(tenant_id):
+        changed = await tenancy_of(request).set(tenant_id, body.fields(), body.digests, actor_of(request))
+    return plain_tenant(running_of(request).config, changed)
+
+
+@router.delete("/tenants/{tenant_id}", response_model=ChangesAnswer, responses=UNKNOWN | UNAVAILABLE)
 async def delete_tenant(request: Request, tenant_id: str) -> ChangesAnswer:
-    """Take no more requests of a tenant, and forget its keys. What was accepted is served."""
-    try:
-        return _answer(_running(request).remove_tenant(tenant_id))
-    except KeyError:
-        raise _unknown(tenant_id) from None
+    """Take no more requests of a tenant, and forget its keys. What was accepted is served; its usage is kept."""
+    with refusing(tenant_id):
+        return _answer(await tenancy_of(request).remove(tenant_id, actor_of(request)))
 
 
 @router.patch(
@@ -213,59 +244,25 @@ async def delete_tenant(request: Request, tenant_id: str) -> ChangesAnswer:
 )
 async def patch_policy(request: Request) -> ChangesAnswer:
     """Turn the two knobs, at once and for what waits already."""
-    body = await _body(request, PolicyBody)
+    body = await body_of(request, PolicyBody)
     knobs = {name: getattr(body, name) for name in body.model_fields_set}
-    return _answer(_running(request).set_knobs(**{name: inf if x is None else x for name, x in knobs.items()}))
+    return _answer(running_of(request).set_knobs(**{name: inf if x is None else x for name, x in knobs.items()}))
 
 
-def install(app: FastAPI, running: Running) -> None:
-    """Give `app` the routes of administration, over what runs."""
+def install(app: FastAPI, running: Running, tenancy: Tenancy | None = None) -> None:
+    """Give `app` the routes of administration, over what runs; tenancy None: changes of tenants stay in memory."""
     app.state.running = running
+    app.state.tenancy = tenancy or InMemory(running)
     app.include_router(router)
-
-
-def _running(request: Request) -> Running:
-    running: Running = request.app.state.running
-    return running
-
-
-Body = TypeVar("Body", bound=BaseModel)
-
-
-async def _body(request: Request, model: type[Body]) -> Body:
-    """Read once the key is known to be right, within the same time as any body."""
-    settings: Settings = request.app.state.settings
-    try:
-        async with asyncio.timeout(settings.body_s):
-            raw = await request.body()
-    except TimeoutError:
-        raise Refusal("body_too_slow", f"the body must arrive within {settings.body_s:g} s") from None
-    try:
-        return model.model_validate_json(raw)
-    except ValidationError as error:
-        problems = [_problem(part) for part in error.errors(include_url=False, include_context=False)]
-        field = ".".join(map(str, error.errors()[0]["loc"])) or "body"
-        raise Refusal("invalid", problems[0], field=field, problems=problems) from None
-
-
-def _problem(part: Any) -> str:
-    field = ".".join(map(str, part["loc"])) or "body"
-    message = part["msg"].removeprefix("Value error, ")
-    value = part["input"]
-    plain_value = isinstance(value, bool | int | float | str) and not field.startswith("keys")
-    return f"{field}: {message}" + (f", got {repr(value)[:60]}" if plain_value and field != "body" else "")
+    app.include_router(admin_keys.router)
 
 
 def _tenant(running: Running, name: str) -> dict[str, Any]:
     config = running.config
     found = next((tenant for tenant in config.tenants if tenant.name == name), None)
     if found is None:
-        raise _unknown(name)
+        raise unknown_tenant(name)
     return plain_tenant(config, found)
-
-
-def _unknown(name: str) -> Refusal:
-    return Refusal("unknown_tenant", f"there is no tenant {name[:64]!r}", field="tenant_id")
 
 
 def _wrong(error: ConfigError) -> Refusal:
@@ -280,4 +277,5 @@ def _answer(changes: Changes) -> ChangesAnswer:
         rekeyed=list(changes.rekeyed),
         values={name: list(pair) for name, pair in changes.values.items()},
         left={name: list(pair) for name, pair in changes.left.items()},
+        differing=list(changes.differing),
     )

@@ -1,7 +1,7 @@
 """The application: a driver behind HTTP."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -63,8 +63,12 @@ def create_app(
     settings: limits and prices; the defaults when None. access: the keys; None: the service is open to all. log: gets
     a line a request; None: nobody does. recorder: the driver's, to be looked at. tracing: gets every request. keeper:
     the driver's, whose run has begun; None: nothing is kept.
+
+    What is put into `app.state.beside` before the server starts is entered after the driver, and left before it.
     """
     settings, access = settings or Settings(), access or Access()
+
+    beside: list[AbstractAsyncContextManager[None]] = []
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -72,6 +76,8 @@ def create_app(
             if keeper is not None:
                 await stack.enter_async_context(keeper)  # the first, so that its last save has all that there was
             await stack.enter_async_context(driver)
+            for part in beside:
+                await stack.enter_async_context(part)
             yield
 
     bodies = BodyReader(settings.max_body_bytes, settings.body_s)
@@ -81,6 +87,7 @@ def create_app(
     infer = Infer(driver, access, bodies, answers, requests, streams, log, tracing)
     app = Service(infer, title="APS", version=VERSION, description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
     app.state.driver = driver
+    app.state.beside = beside
     app.state.settings = settings
     app.state.access = access
     app.state.bodies = bodies

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from math import inf
 from pathlib import Path
+from time import time
 from typing import Literal
 
 from aps import _checks as check
@@ -204,8 +205,8 @@ class Config:
 
     policy_base: the corner that the policy's other keys changed. keys: digests of each tenant's keys; admin_key,
     metrics_key: those of the other two roles. expiries: of those of the tenants' keys that expire, seconds since the
-    epoch of Unix. keyed: there have been keys, though none may be left. file: where it was read from. origins: what
-    was set, by its full key, and where; the rest are defaults.
+    epoch of Unix. keyed: there have been keys, though none may be left. file: where it was read from; names_tenants:
+    whether it has tables of tenants. origins: what was set, by its full key, and where; the rest are defaults.
     """
 
     settings: Settings
@@ -220,6 +221,7 @@ class Config:
     expiries: Mapping[bytes, float] = field(default_factory=dict)
     keyed: bool = False
     file: Path | None = None
+    names_tenants: bool = False
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -231,6 +233,11 @@ class Config:
     def exposed(self) -> bool:
         """Whether it would be open to other machines, and nobody said that it may."""
         return self.open and self.settings.beyond_this_machine and not self.settings.insecure_open
+
+    def working_keys(self, name: str) -> int:
+        """How many keys of a tenant work now."""
+        now = time()
+        return sum(self.expiries.get(digest, inf) > now for digest in self.keys.get(name, ()))
 
     def scheduler(self, backend: SimulatedBackend) -> Scheduler:
         """A scheduler of these tenants for the backend's devices. ValueError as of `aps.Scheduler`."""

@@ -101,7 +101,7 @@ class _Reading:
         for table, content in tables.items():
             if table not in TABLES:
                 known = ", ".join(f"[{name}]" for name in (*TABLES, "tenants.NAME"))
-                self.say(self.file, f"unknown table or key {table!r}, there are {known}{_meant(table, TABLES)}")
+                self.say(self.file, f"unknown table or key {table!r}, there are {known}{meant(table, TABLES)}")
             elif not isinstance(content, dict):
                 self.say(self.file, f"{table} must be a table [{table}], got {content!r}")
             else:
@@ -119,14 +119,14 @@ class _Reading:
         prefixes = tuple(f"APS_{table.upper()}_" for table in TABLES)
         for name in environ:
             if name.startswith(prefixes) and not (name in variables or name in VARIABLES or SERVICE_LINK.search(name)):
-                self.say(name, f"no such key; docs/configuration.md lists the variables{_meant(name, variables)}")
+                self.say(name, f"no such key; docs/configuration.md lists the variables{meant(name, variables)}")
         return {
-            key.full: Given(_parsed(environ[name], key), name) for name, key in variables.items() if name in environ
+            key.full: Given(parsed(environ[name], key), name) for name, key in variables.items() if name in environ
         }
 
     def unknown(self, origin: object, table: str, name: str, names: Iterable[str]) -> None:
         names = tuple(names)
-        self.say(origin, f"unknown key {name!r} in [{table}], there are {', '.join(names)}{_meant(name, names)}")
+        self.say(origin, f"unknown key {name!r} in [{table}], there are {', '.join(names)}{meant(name, names)}")
 
     # ---- values
 
@@ -156,6 +156,7 @@ class _Reading:
             admin_key=admin,
             metrics_key=metrics,
             file=self.file,
+            names_tenants=self.tenants is not None,
             origins={name: value.origin for name, value in given.items()},
         )
         self._check_whole(config)
@@ -311,8 +312,8 @@ def _priced(settings: Settings, devices: Devices, given: Mapping[str, Given]) ->
     return replace(settings, gpu_hour_dollars=devices.spec.dollars_per_hour, price_source=source or NOT_STATED)
 
 
-def _parsed(text: str, key: Key) -> Any:
-    """A variable's text as the value it means; the text itself when it means none, for the check to refuse."""
+def parsed(text: str, key: Key) -> Any:
+    """A key's text as the value it means; the text itself when it means none, for the check to refuse."""
     if key.optional and text == NO_BOUND:
         return text
     if key.kind is bool:
@@ -327,6 +328,7 @@ def _parsed(text: str, key: Key) -> Any:
     return text
 
 
-def _meant(name: str, names: Iterable[str]) -> str:
+def meant(name: str, names: Iterable[str]) -> str:
+    """The name that was most likely meant, to be added to a message; or nothing."""
     close = get_close_matches(name, tuple(names), 1)
     return f"; did you mean {close[0]!r}?" if close else ""

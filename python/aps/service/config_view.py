@@ -33,7 +33,7 @@ def plain_tenant(config: Config, tenant: Tenant) -> dict[str, Any]:
     """A tenant's fields without its name, and the number of its keys."""
     names = [key.field for key in TENANT_KEYS if key.name != "keys"]
     fields = {name: _finite(getattr(tenant, name)) for name in names}
-    return fields | {"keys": len(config.keys.get(tenant.name, ()))}
+    return fields | {"keys": config.working_keys(tenant.name)}
 
 
 def value_of(config: Config, full: str) -> Any:

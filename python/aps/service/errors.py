@@ -27,6 +27,7 @@ STATUS = {
     "forbidden": 403,
     "unknown_tenant": 404,
     "unknown_request": 404,
+    "unknown_key": 404,
     "body_too_slow": 408,
     "head_too_slow": 408,
     "cancelled": 409,
@@ -45,7 +46,7 @@ STATUS = {
     "queue_full": 503,
     "queue_tokens_full": 503,
     "draining": 503,
-    "store_failed": 503,
+    "store_unavailable": 503,
     "deadline_expired": 504,
 }
 

@@ -6,21 +6,27 @@ from dataclasses import dataclass, replace
 from aps.service.access import Access
 from aps.service.config import Config
 from aps.service.config_reader import ConfigError, exposed
+from aps.store.book import Book
 from aps.store.changing import Conflict
-from aps.store.database import Database, StoreError
+from aps.store.database import Database, NewerError, StoreError, VersionError
 from aps.store.keys import Key
-from aps.store.store import Book, Store
+from aps.store.plan import Difference, compared
+from aps.store.store import Store
 
 SEEDED_BY = "seed"  # the actor of the first change
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A store that is open. config: the one that was given, with the store's tenants and keys. book: those."""
+    """A store that is open. config: the one that was given, with the store's tenants and keys. book: those.
+
+    differing: what the configuration that was given says otherwise.
+    """
 
     store: Store
     config: Config
     book: Book
+    differing: tuple[Difference, ...] = ()
 
 
 def opened(config: Config) -> Kept:
@@ -48,7 +54,70 @@ def opened(config: Config) -> Kept:
         raise ConfigError([f"store: {error}"]) from error
     if whole.exposed:
         raise ConfigError([exposed(whole)])
-    return Kept(store, whole, book)
+    return Kept(store, whole, book, differing(config, book))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is found of a store without making or changing it. config: with the store's tenants, if it has any.
+
+    said: how it stands, when there is nothing to read. differences: what the file says otherwise.
+    """
+
+    config: Config
+    said: str = ""
+    differences: tuple[Difference, ...] = ()
+
+
+def looked(config: Config) -> Look:
+    """At the store that a configuration names. ConfigError: the service could not start on it."""
+    url = config.settings.store
+    if url is None:
+        return Look(config)
+    seeds = "aps serve makes it, with the tenants of this configuration"
+    try:
+        database = Database(url, read_only=True)
+        try:
+            if database.version() is None:
+                return Look(config, f"{database.shown}: nothing is there yet; {seeds}")
+            database.check()
+            book = Store(database).read()
+        finally:
+            database.close()
+    except NewerError as error:
+        raise ConfigError([f"store: {error}"]) from error
+    except VersionError as error:
+        return Look(config, str(error))
+    except StoreError as error:
+        return Look(config, f"it cannot be looked at now: {error}")
+    if book.number == 0:
+        return Look(config, f"{database.shown}: nothing is in it yet; {seeds}")
+    whole = with_book(config, book)
+    if whole.exposed:
+        raise ConfigError([exposed(whole)])
+    return Look(whole, differences=differing(config, book))
+
+
+def differing(config: Config, book: Book) -> tuple[Difference, ...]:
+    """How a configuration's tenants differ from the store's; one that names none says nothing about them."""
+    return compared(book, config.tenants, config.keys) if config.names_tenants else ()
+
+
+def compare_with(store: Store, config: Config) -> tuple[str, ...]:
+    """The same in words, a line each; or why it cannot be said."""
+    try:
+        return told(differing(config, store.read()))
+    except StoreError as error:
+        return (f"how the file's tenants differ from the store's cannot be said: {error}",)
+
+
+def told(differences: tuple[Difference, ...], most: int = 20) -> tuple[str, ...]:
+    """Differences in words, the first of them a line each, and what to do about them."""
+    if not differences:
+        return ()
+    more = (f"... {len(differences)} differences in all",) if len(differences) > most else ()
+    advice = "the store wins; aps tenants apply FILE makes it what the file says"
+    return (*(difference.line for difference in differences[:most]), *more, advice)
 
 
 def seed(store: Store, config: Config) -> None:

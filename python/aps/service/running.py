@@ -1,7 +1,7 @@
 """The configuration in force, and changing it while the service runs: all of a change or none, at one instant."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
@@ -15,6 +15,8 @@ from aps.service.config_reader import ConfigError
 from aps.service.config_view import shown, value_of
 from aps.tenants import Tenant
 
+Digests = tuple[bytes, ...]
+
 KNOBS = ("aging_horizon_s", "fairness_window")
 
 
@@ -23,7 +25,8 @@ class Changes:
     """What a change did. added, changed, removed: tenants by name; rekeyed: those whose keys are others now.
 
     values: keys of the configuration that have another value now, left: that would, but cannot change in a running
-    service; each by its full name, (value before or in force, value configured).
+    service; each by its full name, (value before or in force, value configured). differing: what the file says of
+    tenants and the store, which wins, does not.
     """
 
     added: tuple[str, ...] = ()
@@ -32,6 +35,7 @@ class Changes:
     rekeyed: tuple[str, ...] = ()
     values: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     left: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    differing: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """In words, a line each."""
@@ -48,20 +52,28 @@ class Changes:
         ]
         out += [f"{name}: {_short(old)} is now {_short(new)}" for name, (old, new) in self.values.items()]
         out += [f"{name}: stays {_short(old)}; {_short(new)} needs a restart" for name, (old, new) in self.left.items()]
-        return out or ["nothing has changed"]
+        return [*(out or ["nothing has changed"]), *self.differing]
 
 
 class Running:
     """What runs, and as what. Methods are called on the driver's loop.
 
     config: in force. load: reads the configuration again, in a thread; None: it came from no file. state: has the
-    attribute `settings`, which a change of the price replaces.
+    attribute `settings`, which a change of the price replaces. compare: says, in a thread, how the tenants of a
+    configuration differ from those of the store, which has them; None: there is no store.
     """
 
     def __init__(
-        self, config: Config, driver: Driver, access: Access, state: Any, load: Callable[[], Config] | None = None
+        self,
+        config: Config,
+        driver: Driver,
+        access: Access,
+        state: Any,
+        load: Callable[[], Config] | None = None,
+        compare: Callable[[Config], tuple[str, ...]] | None = None,
     ) -> None:
         self.config = config
+        self._compare = compare
         self._driver, self._access, self._state, self._load = driver, access, state, load
         self._one_at_a_time = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -76,23 +88,64 @@ class Running:
         if self._load is None:
             raise ConfigError(["the service was started without --config: there is no file to read again"])
         async with self._one_at_a_time:
-            return self.change(await asyncio.to_thread(self._load))
+            wanted = await asyncio.to_thread(self._load)
+            if self._compare is None:
+                return self.change(wanted)
+            differing = await asyncio.to_thread(self._compare, wanted)
+            now = self.config
+            wanted = replace(wanted, tenants=now.tenants, keys=now.keys, expiries=now.expiries, keyed=now.keyed)
+            return replace(self.change(wanted), differing=differing)
 
-    def put_tenant(self, tenant: Tenant, keys: tuple[bytes, ...] | None = None) -> Changes:
+    def tenant(self, name: str) -> Tenant:
+        """KeyError: unknown."""
+        return self._driver.scheduler.tenants[name]
+
+    def put_tenant(self, tenant: Tenant, keys: Digests | None = None) -> Changes:
         """Add or replace a tenant; keys None: it keeps those it has. ConfigError: a key is somebody else's."""
-        others = tuple(other for other in self.config.tenants if other.name != tenant.name)
-        whose = dict(self.config.keys)
-        if keys is not None:
-            whose[tenant.name] = keys
-        return self.change(replace(self.config, tenants=(*others, tenant), keys=whose))
+        return self.change_tenants({tenant.name: tenant}, {} if keys is None else {tenant.name: keys}, {})
 
     def remove_tenant(self, name: str) -> Changes:
         """Take no more requests of a tenant; what was accepted is served. KeyError: unknown."""
-        if name not in self._driver.scheduler.tenants:
-            raise KeyError(name)
-        others = tuple(tenant for tenant in self.config.tenants if tenant.name != name)
-        whose = {other: digests for other, digests in self.config.keys.items() if other != name}
-        return self.change(replace(self.config, tenants=others, keys=whose))
+        return self.change_tenants({self.tenant(name).name: None}, {name: ()}, {})
+
+    def change_tenants(
+        self,
+        tenants: Mapping[str, Tenant | None],
+        keys: Mapping[str, Digests],
+        expiries: Mapping[bytes, float],
+    ) -> Changes:
+        """Add or replace tenants, or remove them (None), and give some their keys; all the others stay.
+
+        expiries: of those keys. The cost does not depend on how many others there are, but for copying references to
+        them. Errors as of `change`.
+        """
+        now, active = self.config, self._driver.scheduler.tenants
+        given = [tenant for tenant in tenants.values() if tenant is not None]
+        changes = Changes(
+            added=tuple(tenant.name for tenant in given if tenant.name not in active),
+            changed=tuple(tenant.name for tenant in given if active.get(tenant.name, tenant) != tenant),
+            removed=tuple(name for name, tenant in tenants.items() if tenant is None and name in active),
+            rekeyed=tuple(name for name, digests in keys.items() if set(digests) != set(now.keys.get(name, ()))),
+        )
+        new = {tenant.name: tenant for tenant in given}
+        self._rehearse_tenants(now, [new[name] for name in (*changes.added, *changes.changed)])
+        old = {digest for name in keys for digest in now.keys.get(name, ())}
+        try:
+            self._access.change(old, keys, expiries)
+        except ValueError as error:
+            raise ConfigError([str(error)]) from error
+        rest = tuple(tenants.get(tenant.name, tenant) for tenant in now.tenants)
+        whose = {name: digests for name, digests in {**now.keys, **keys}.items() if tenants.get(name, True)}
+        target = replace(
+            now,
+            tenants=(*(tenant for tenant in rest if tenant is not None), *(new[name] for name in changes.added)),
+            keys=whose,
+            expiries={digest: at for digest, at in now.expiries.items() if digest not in old} | dict(expiries),
+            keyed=now.keyed or any(keys.values()),
+        )
+        self._make(changes, new)
+        self.config = target
+        return changes
 
     def set_knobs(self, **knobs: Any) -> Changes:
         """Turn `aging_horizon_s`, `fairness_window`. ValueError as of `aps.Policy`."""
@@ -103,9 +156,9 @@ class Running:
 
         ConfigError: it cannot be that; DriverError: the driver has failed. Nothing has changed then.
         """
-        now, driver = self.config, self._driver
+        now = self.config
         target = _reachable(now, wanted)
-        active = dict(driver.scheduler.tenants)
+        active = dict(self._driver.scheduler.tenants)
         asked = {tenant.name: tenant for tenant in target.tenants}
         added = [tenant for name, tenant in asked.items() if name not in active]
         changed = [tenant for name, tenant in asked.items() if active.get(name, tenant) != tenant]
@@ -122,19 +175,8 @@ class Running:
             values=_differences(now, target, live=True),
             left=_differences(now, wanted, live=False) | _profile(now, wanted),
         )
-        with driver.together():
-            for name in changes.removed:
-                driver.remove_tenant(name)
-            for tenant in changed:
-                driver.set_tenant(tenant)
-            for tenant in added:
-                driver.add_tenant(tenant)
-            knobs = {name: getattr(target.policy, name) for name in KNOBS if f"policy.{name}" in changes.values}
-            if knobs:
-                driver.set_policy(**knobs)
-        self._access.replace(
-            target.keys, admin=target.admin_key, metrics=target.metrics_key, expiries=target.expiries
-        )
+        self._make(changes, asked, {name: getattr(target.policy, name) for name in KNOBS})
+        self._access.replace(target.keys, admin=target.admin_key, metrics=target.metrics_key, expiries=target.expiries)
         self._state.settings = target.settings
         self.config = target
         return changes
@@ -161,10 +203,38 @@ class Running:
 
         return hangup
 
+    def rehearse_tenant(self, tenant: Tenant, keys: Iterable[bytes] = ()) -> None:
+        """ConfigError: the service cannot have this tenant, or one of these keys. Any thread may ask."""
+        now = self.config
+        self._rehearse_tenants(now, [tenant])
+        if not {now.admin_key, now.metrics_key}.isdisjoint(keys):
+            raise ConfigError([f"tenant {tenant.name} and the admin or the metrics key share one"])
+
+    def _make(self, changes: Changes, tenants: Mapping[str, Tenant], knobs: Mapping[str, Any] | None = None) -> None:
+        """At one instant; nothing is dispatched in between."""
+        driver = self._driver
+        turned = {name: value for name, value in (knobs or {}).items() if f"policy.{name}" in changes.values}
+        with driver.together():
+            for name in changes.removed:
+                driver.remove_tenant(name)
+            for name in changes.changed:
+                driver.set_tenant(tenants[name])
+            for name in changes.added:
+                driver.add_tenant(tenants[name])
+            if turned:
+                driver.set_policy(**turned)
+
     def _rehearse(self, target: Config, tenants: list[Tenant]) -> None:
         """On a scheduler of its own, and with keys of their own: what fails there has changed nothing here."""
         if target.open and not self._access.open:
             raise ConfigError(["the service has keys, and would have none: start it again to open it to everybody"])
+        self._rehearse_tenants(target, tenants)
+        try:
+            Access.of(target)
+        except ValueError as error:
+            raise ConfigError([str(error)]) from error
+
+    def _rehearse_tenants(self, target: Config, tenants: list[Tenant]) -> None:
         scheduler = self._driver.scheduler
         try:
             Scheduler(
@@ -174,7 +244,6 @@ class Running:
                 limits=scheduler.limits,
                 block_tokens=scheduler.block_tokens,
             )
-            Access.of(target)
         except (ValueError, OverflowError) as error:
             raise ConfigError([str(error)]) from error
 
@@ -192,6 +261,8 @@ def _reachable(now: Config, wanted: Config) -> Config:
         policy=replace(now.policy, **{name: getattr(wanted.policy, name) for name in KNOBS}),
         tenants=wanted.tenants,
         keys=wanted.keys,
+        expiries=wanted.expiries,
+        keyed=wanted.keyed,
         origins=wanted.origins,
     )
 

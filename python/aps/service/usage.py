@@ -83,7 +83,7 @@ async def usage(
     except TooMany as error:
         raise Refusal("invalid", str(error), field="by") from error
     except StoreError as error:
-        raise Refusal("store_failed", "the store fails; /health says how", retry_after_s=1.0) from error
+        raise Refusal("store_unavailable", "the store fails; /health says how", retry_after_s=1.0) from error
 
 
 def install(app: FastAPI) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from aps.store.audit import Deed
+from aps.store.book import Book, whole
+from aps.store.keys import COLUMNS as KEY_COLUMNS
 from aps.store.keys import Key, by_tenant, checked_label, id_of, key_of, row_of
 from aps.store.schema import keys as key_table
 from aps.store.schema import tenants as tenant_table
@@ -30,11 +32,15 @@ class Changing:
         self.deeds: list[Deed] = []
         self.keyed = False
 
+    def book(self) -> Book:
+        """All that there is, this change included."""
+        return whole(self._connection)
+
     # ---- tenants
 
     def tenant(self, name: str) -> Tenant:
         """KeyError: unknown."""
-        row = self._connection.execute(select(*COLUMNS).where(tenant_table.c.name == name)).mappings().one_or_none()
+        row = self._connection.execute(select(*COLUMNS).where(tenant_table.c.name == name)).one_or_none()
         if row is None:
             raise KeyError(name)
         return tenant_of(row)
@@ -87,13 +93,13 @@ class Changing:
 
     def keys(self, name: str) -> tuple[Key, ...]:
         """A tenant's, the oldest first."""
-        query = select(key_table).where(key_table.c.tenant == name)
-        return by_tenant(map(key_of, self._connection.execute(query).mappings())).get(name, ())
+        query = select(*KEY_COLUMNS).where(key_table.c.tenant == name)
+        return by_tenant(map(key_of, self._connection.execute(query))).get(name, ())
 
     def key(self, name: str, id: str) -> Key:
         """KeyError: the tenant has no key of this id."""
-        query = select(key_table).where(key_table.c.tenant == name, key_table.c.id == id)
-        row = self._connection.execute(query).mappings().one_or_none()
+        query = select(*KEY_COLUMNS).where(key_table.c.tenant == name, key_table.c.id == id)
+        row = self._connection.execute(query).one_or_none()
         if row is None:
             raise KeyError(id)
         return key_of(row)
@@ -106,7 +112,7 @@ class Changing:
         pairs = {digest: name for name, some in digests.items() for digest in some}
         known: dict[bytes, Key] = {}
         for some in _portions([digest.hex() for digest in pairs]):
-            rows = self._connection.execute(select(key_table).where(key_table.c.digest.in_(some))).mappings()
+            rows = self._connection.execute(select(*KEY_COLUMNS).where(key_table.c.digest.in_(some)))
             known |= {key.digest: key for key in map(key_of, rows)}
         for key in known.values():
             if key.tenant != pairs[key.digest]:

@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
+if TYPE_CHECKING:
+    from alembic.config import Config  # slow to import, and seldom needed
+
+NEWEST = "0001"  # the version of the tables; a test holds it to the scripts
 ALLOWED = "an SQLite file's path, sqlite:///FILE, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 WAIT_S = 5  # wall seconds: for a connection, and for another's lock
 STATEMENT_S = 30  # wall seconds that PostgreSQL may take for one statement
@@ -23,7 +24,11 @@ class StoreError(Exception):
 
 
 class VersionError(StoreError):
-    """The database was made by a newer APS, or not brought up to date."""
+    """The database has no tables, or was not brought up to date."""
+
+
+class NewerError(VersionError):
+    """The database was made by a newer APS."""
 
 
 def address(url: str) -> URL:
@@ -47,15 +52,16 @@ def address(url: str) -> URL:
 class Database:
     """Connections to one database. Any thread may use it; every call may wait, so none belongs on an event loop.
 
-    url: see `address`. shown: the same without its password. Nothing is opened before the first call. ValueError: the
-    url means nothing; StoreError: the driver of PostgreSQL is not installed.
+    url: see `address`. shown: the same without its password. read_only: of SQLite, the file is not made, nor anything
+    in it changed. Nothing is opened before the first call. ValueError: the url means nothing; StoreError: the driver of
+    PostgreSQL is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
         self.url = address(url)
         self.shown = self.url.render_as_string(hide_password=True)
         try:
-            self.engine = _engine(self.url)
+            self.engine = _engine(self.url, read_only)
         except (ImportError, NoSuchModuleError) as error:
             raise StoreError(f"{self.shown}: {error}; pip install 'aps-scheduler[postgres]'") from error
 
@@ -90,20 +96,25 @@ class Database:
             if not self.sqlite:
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
             before = self._version(connection)
-            config = _alembic()
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            if before != NEWEST:
+                _migrate(connection)
         return before
+
+    def version(self) -> str | None:
+        """Of its tables; None: there are none, or no file yet. It makes none. Errors as of `check`."""
+        if self.sqlite and not Path(str(self.url.database)).exists():
+            return None
+        with self.reading() as connection:
+            return self._version(connection)
 
     def check(self) -> None:
         """VersionError: the tables are not those of this APS. StoreError: it cannot be had."""
-        with self.reading() as connection:
-            version = self._version(connection)
-        if version != newest():
+        version = self.version()
+        if version != NEWEST:
             raise VersionError(
                 f"{self.shown} has no tables of APS yet; start the service once"
                 if version is None
-                else f"{self.shown} is of version {version}, this APS needs {newest()}; start the service once"
+                else f"{self.shown} is of version {version}, this APS needs {NEWEST}; start the service once"
             )
 
     def close(self) -> None:
@@ -111,10 +122,13 @@ class Database:
         self.engine.dispose()
 
     def _version(self, connection: Connection) -> str | None:
-        version = MigrationContext.configure(connection).get_current_revision()
-        if version is not None and version not in versions():
-            raise VersionError(
-                f"{self.shown} is of version {version}, which is newer than this APS ({newest()}): "
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+        version = None if found is None else str(found)
+        if version not in (None, NEWEST) and version not in versions():
+            raise NewerError(
+                f"{self.shown} is of version {version}, which is newer than this APS ({NEWEST}): "
                 "install the APS that made it, or restore a backup"
             )
         return version
@@ -131,24 +145,38 @@ class Database:
 
 def versions() -> tuple[str, ...]:
     """All that this APS knows, the newest first."""
+    from alembic.script import ScriptDirectory
+
     return tuple(script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions())
 
 
 def newest() -> str:
     """The version of this APS's tables."""
-    return versions()[0]
+    return NEWEST
 
 
-def _alembic() -> Config:
+def _migrate(connection: Connection) -> None:
+    from alembic import command
+
+    config = _alembic()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _alembic() -> "Config":
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", "aps.store:migrations")
     return config
 
 
-def _engine(url: URL) -> Engine:
+def _engine(url: URL, read_only: bool) -> Engine:
     if url.get_backend_name() == "sqlite":
+        if read_only:
+            url = url.set(database=f"file:{quote(str(url.database))}", query={"mode": "ro", "uri": "true"})
         engine = create_engine(url, connect_args={"timeout": WAIT_S, "check_same_thread": False})
-        event.listen(engine, "connect", _sqlite_opened)
+        event.listen(engine, "connect", _sqlite_read if read_only else _sqlite_opened)
         event.listen(engine, "begin", _sqlite_begins)
         return engine
     options = f"-c statement_timeout={STATEMENT_S * 1000} -c lock_timeout={WAIT_S * 1000}"
@@ -158,9 +186,13 @@ def _engine(url: URL) -> Engine:
     )
 
 
-def _sqlite_opened(connection: Any, _: Any) -> None:
+def _sqlite_read(connection: Any, _: Any) -> None:
     # The module would begin and end transactions of its own, and leave changes of tables out of them.
     connection.isolation_level = None
+
+
+def _sqlite_opened(connection: Any, _: Any) -> None:
+    _sqlite_read(connection, _)
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 

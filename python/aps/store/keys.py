@@ -1,11 +1,11 @@
 """API keys as rows: what is kept of a key, and how long it works. No key ever comes here, only its SHA-256."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, bindparam, or_, update
+from sqlalchemy import Connection, Row, bindparam, or_, update
 
 from aps import _checks as check
 from aps.store.schema import keys as table
@@ -46,6 +46,20 @@ class Key:
         return self.state(at) in ("valid", "expiring")
 
 
+COLUMNS = tuple(table.c[field.name] for field in fields(Key))
+
+
+def plain(key: Key, at: datetime) -> dict[str, Any]:
+    """As JSON has it, without its digest, as it stands at an instant."""
+    instants = ("created_at", "expires_at", "revoked_at", "last_used_at")
+    said = {name: _said(getattr(key, name)) for name in instants}
+    return {"id": key.id, "tenant": key.tenant, "label": key.label, "state": key.state(at), **said}
+
+
+def _said(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat().replace("+00:00", "Z")
+
+
 def id_of(digest: bytes) -> str:
     """The public name of the key with this digest."""
     return digest.hex()[:ID_DIGITS]
@@ -58,9 +72,10 @@ def checked_label(label: str) -> str:
     return label
 
 
-def key_of(row: RowMapping) -> Key:
-    """The key in a row of the table."""
-    return Key(**{**row, "digest": bytes.fromhex(row["digest"])})
+def key_of(row: Row[Any]) -> Key:
+    """The key in a row of COLUMNS."""
+    id, tenant, digest, *rest = list(row)
+    return Key(id, tenant, bytes.fromhex(digest), *rest)
 
 
 def row_of(key: Key) -> dict[str, Any]:

@@ -1,49 +1,19 @@
-"""The store: all tenants and keys at once, what has changed since, and changes."""
+"""The store of tenants and keys: read, what has changed since, changes, who made them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import select, update
 
-from aps.store import audit
+from aps.store import audit, book
+from aps.store.book import Book, News
 from aps.store.changing import Changing
 from aps.store.database import Database
-from aps.store.keys import Key, by_tenant, key_of
 from aps.store.schema import audit as audit_table
-from aps.store.schema import keys, revision, tenants
-from aps.store.tenants import COLUMNS, tenant_of
-from aps.tenants import Tenant
+from aps.store.schema import revision
 
 MANY = 500  # tenants that have changed; more of them are read with all the others
-
-
-@dataclass(frozen=True, slots=True)
-class Book:
-    """What is in the store at one instant.
-
-    number: of the last change; 0: nothing has ever been. keyed: there has been a key, though none may be left.
-    tenants: by name, in the order of names. keys: each tenant's, the oldest first, those included that do not work.
-    """
-
-    number: int
-    keyed: bool
-    tenants: Mapping[str, Tenant]
-    keys: Mapping[str, tuple[Key, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """What has changed since the change `base`. whole: the book has everything; else the `names` that have changed.
-
-    A name of `names` that is not in the book has been removed.
-    """
-
-    base: int
-    book: Book
-    whole: bool
-    names: frozenset[str] = field(default_factory=frozenset)
 
 
 class Store:
@@ -58,17 +28,22 @@ class Store:
     def read(self) -> Book:
         """Everything, at one instant."""
         with self.database.reading() as connection:
-            return _whole(connection)
+            return book.whole(connection)
+
+    def some(self, names: Collection[str]) -> Book:
+        """Of these tenants alone, at most a few hundred; unknown ones are let be."""
+        with self.database.reading() as connection:
+            return book.some(connection, names)
 
     def number(self) -> int:
         """Of the last change: it rises by 1 with each."""
         with self.database.reading() as connection:
-            return _number(connection)
+            return book.number(connection)
 
     def since(self, base: int) -> News | None:
         """What has changed since the change of this number; None: nothing."""
         with self.database.reading() as connection:
-            number = _number(connection)
+            number = book.number(connection)
             if number == base:
                 return None
             changed = select(audit_table.c.revision, audit_table.c.subject).where(audit_table.c.revision > base)
@@ -77,8 +52,8 @@ class Store:
             # Entries may have been pruned, or the database be an older one, brought back.
             complete = base < number and {row.revision for row in rows} == set(range(base + 1, number + 1))
             if not complete or len(names) > MANY:
-                return News(base, _whole(connection), whole=True)
-            return News(base, _some(connection, names), whole=False, names=names)
+                return News(base, book.whole(connection), whole=True)
+            return News(base, book.some(connection, names), whole=False, names=names)
 
     @contextmanager
     def changing(self, actor: str, at: datetime | None = None) -> Iterator[Changing]:
@@ -103,23 +78,3 @@ class Store:
         """Changes, the newest first, at most `limit`; before: an entry's id; tenant: of this one alone."""
         with self.database.reading() as connection:
             return audit.entries(connection, limit=limit, before=before, subject=tenant)
-
-
-def _number(connection: Connection) -> int:
-    return int(connection.execute(select(revision.c.number)).scalar_one())
-
-
-def _whole(connection: Connection) -> Book:
-    row = connection.execute(select(revision)).one()
-    found = connection.execute(select(*COLUMNS)).mappings()
-    known = sorted((tenant_of(one) for one in found), key=lambda tenant: tenant.name)
-    theirs = by_tenant(map(key_of, connection.execute(select(keys)).mappings()))
-    return Book(row.number, row.keyed, {tenant.name: tenant for tenant in known}, theirs)
-
-
-def _some(connection: Connection, names: frozenset[str]) -> Book:
-    row = connection.execute(select(revision)).one()
-    found = connection.execute(select(*COLUMNS).where(tenants.c.name.in_(names))).mappings()
-    theirs = connection.execute(select(keys).where(keys.c.tenant.in_(names))).mappings()
-    known = {tenant.name: tenant for tenant in map(tenant_of, found)}
-    return Book(row.number, row.keyed, known, by_tenant(map(key_of, theirs)))

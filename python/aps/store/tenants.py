@@ -4,7 +4,7 @@ from dataclasses import fields
 from math import inf
 from typing import Any
 
-from sqlalchemy import Double, RowMapping
+from sqlalchemy import Double, Row
 
 from aps.store.database import StoreError
 from aps.store.schema import tenants as table
@@ -12,7 +12,8 @@ from aps.tenants import Tenant
 
 FIELDS = tuple(field.name for field in fields(Tenant) if field.name != "name")
 INFINITE = frozenset(field.name for field in fields(Tenant) if field.default == inf)  # their "no limit"
-COLUMNS = (table.c.name, *(table.c[name] for name in FIELDS))
+COLUMNS = (table.c.name, *(table.c[name] for name in FIELDS))  # in the order of Tenant's arguments
+_INFINITE_AT = tuple(at for at, column in enumerate(COLUMNS) if column.name in INFINITE)
 _FLOATS = frozenset(name for name in FIELDS if isinstance(table.c[name].type, Double))
 
 
@@ -21,14 +22,16 @@ def plain(tenant: Tenant) -> dict[str, Any]:
     return {name: _plain(name, getattr(tenant, name)) for name in FIELDS}
 
 
-def tenant_of(row: RowMapping) -> Tenant:
+def tenant_of(row: Row[Any]) -> Tenant:
     """The tenant in a row of COLUMNS. StoreError: the row is none."""
-    found: dict[str, Any] = dict(row)
-    found |= {name: inf for name in INFINITE if found[name] is None}
+    values = list(row)
+    for at in _INFINITE_AT:
+        if values[at] is None:
+            values[at] = inf
     try:
-        return Tenant(**found)
+        return Tenant(*values)
     except (TypeError, ValueError) as error:
-        raise StoreError(f"tenant {found['name']!r} in the store: {error}") from error
+        raise StoreError(f"tenant {values[0]!r} in the store: {error}") from error
 
 
 def differences(old: Tenant, new: Tenant) -> dict[str, tuple[Any, Any]]:

@@ -1,0 +1,135 @@
+"""10,000 tenants in a store: how long a service takes to start, and a change to be seen.
+
+    python loadtests/tenancy.py [--tenants N] [--store URL]
+
+Prints wall and CPU seconds of the start, from the process to the first answer of /health; then wall seconds of
+changes through the administration, from the request until a read of the running service shows it; then of changes that
+are made in the database, until the service has them. Exit code 1: the median of the starts is 2 s or more, or that of
+the changes through the administration 0.1 s or more.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import httpx
+
+from aps.service.keys import digest_of, new_key
+from aps.store.database import Database
+from aps.store.store import Store
+from aps.tenants import Tenant
+
+START_S, CHANGE_S = 2.0, 0.1  # at most
+
+
+def filled(url: str, tenants: int) -> Store:
+    """A store with so many tenants, a key each."""
+    database = Database(url)
+    database.upgrade()
+    store = Store(database)
+    made = [Tenant(f"tenant-{n}", weight=1 + n % 5, rate=1000, burst=10_000) for n in range(tenants)]
+    with store.changing("loadtests/tenancy.py") as change:
+        change.add(*made)
+        change.add_keys({tenant.name: [digest_of(new_key().encode())] for tenant in made})
+    return store
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process so far (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def served(url: str, admin: str) -> Iterator[tuple[httpx.Client, float, float]]:
+    """A client of `aps serve` on the store, and the wall and CPU seconds that it took to start."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "aps", "serve", "--port", "0", "--store", url]
+    environ = {**os.environ, "APS_ADMIN_KEY": admin}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
+    try:
+        assert process.stdout is not None
+        found = re.search(r"http://\S+", process.stdout.readline())
+        assert found is not None, "aps serve did not start"
+        headers = {"authorization": f"Bearer {admin}"}
+        with httpx.Client(base_url=found[0], headers=headers, trust_env=False, timeout=30) as client:
+            client.get("/health").raise_for_status()
+            yield client, time.perf_counter() - began, cpu_s(process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def changed_over_http(client: httpx.Client, times: int) -> list[float]:
+    """Seconds from a change's request until the running scheduler's status shows it."""
+    took = []
+    for turn in range(times):
+        burst = 20_000.0 + turn
+        began = time.perf_counter()
+        client.patch("/admin/tenants/tenant-7", json={"burst": burst}).raise_for_status()
+        while client.get("/admin/tenants/tenant-7").json()["burst"] != burst:
+            pass
+        took.append(time.perf_counter() - began)
+    return took
+
+
+def changed_in_the_store(store: Store, client: httpx.Client, times: int) -> list[float]:
+    """Seconds from the end of a transaction until the service has taken the change."""
+    took = []
+    for turn in range(times):
+        burst = 30_000.0 + turn
+        with store.changing("loadtests/tenancy.py") as change:
+            change.set("tenant-8", {"burst": burst})
+        began = time.perf_counter()
+        while client.get("/admin/tenants/tenant-8").json()["burst"] != burst:
+            time.sleep(0.005)
+        took.append(time.perf_counter() - began)
+    return took
+
+
+def said(what: str, seconds: Sequence[float]) -> float:
+    """Prints a line; the median."""
+    median = statistics.median(seconds)
+    print(
+        f"{what:48} median {median:7.3f} s  lowest {min(seconds):7.3f}  highest {max(seconds):7.3f}  ({len(seconds)})"
+    )
+    return median
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tenants", type=int, default=10_000)
+    parser.add_argument("--store", help="an empty database (default: an SQLite file in a temporary directory)")
+    parser.add_argument("--starts", type=int, default=5)
+    parser.add_argument("--changes", type=int, default=100)
+    options = parser.parse_args(argv)
+    admin = new_key()
+    with tempfile.TemporaryDirectory() as folder:
+        url = options.store or str(Path(folder) / "aps.db")
+        store = filled(url, options.tenants)
+        print(f"{options.tenants:,} tenants with a key each in {store.database.shown}")
+        starts = []
+        for _ in range(options.starts):
+            with served(url, admin) as (_client, *took):
+                starts.append(took)
+        start = said("start: from the process to GET /health", [wall for wall, _ in starts])
+        said("  CPU time of it", [cpu for _, cpu in starts])
+        with served(url, admin) as (client, *_):
+            change = said("change over HTTP: from PATCH until GET shows it", changed_over_http(client, options.changes))
+            said("change in the database: until GET shows it", changed_in_the_store(store, client, 10))
+        store.database.close()
+    return 0 if start < START_S and change < CHANGE_S else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
