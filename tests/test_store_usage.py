@@ -44,6 +44,7 @@ def state_of(at_ns: int = 0, last: str | None = None, window: float = 2048.0, **
     return SchedulerState(
         at_ns, 7.5, window, last, tuple(bases), np.full(n, 2.0), np.full(n, 1.5), np.full(n, 0.1),
         np.where(limited, 100.0, inf), np.where(limited, 1e4, inf), base, np.full(n, at_ns - 5),
+        np.where(limited, 3.0, inf), np.where(limited, 30.0, inf), base / 100, np.full(n, at_ns - 7),
     )  # fmt: skip
 
 
