@@ -3,10 +3,12 @@
 import json
 import random
 import re
+from fractions import Fraction
 from math import inf
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -210,6 +212,20 @@ def test_a_broken_line_is_named(line: str, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + line.encode("latin-1") + b"\n")
     with pytest.raises(RecordError, match=f"line {before + 1}"):
         replay(path)
+
+
+def test_numbers_of_any_kind_replay(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    other = Tenant("b", weight=Fraction(1, 3), max_in_flight=np.int64(3), kv_share=np.float32(0.3))  # type: ignore
+    with Recorder(path) as recorder:
+        scheduler = recorder.watch(Scheduler([Tenant("a", weight=3, rate=Fraction(5), burst=np.int32(70))]))  # type: ignore
+        scheduler.set_policy(10, 4096, now=0.25)
+        scheduler.add_tenant(other, now=0.5)
+        scheduler.set_policy(np.float32(0.1), np.int64(7), now=0.75)  # type: ignore
+        scheduler.submit("b", prompt_tokens=np.int64(9), max_tokens=3, now=1)  # type: ignore
+        scheduler.next_batch(now=1)
+    result = replay(path)
+    assert result.same and result.requests == 1, result.difference
 
 
 def test_a_record_begins_with_a_scheduler_as_it_was_made(tmp_path: Path) -> None:

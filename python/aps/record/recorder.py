@@ -213,7 +213,7 @@ class Watched(Scheduler):
         """See Scheduler."""
         super().set_policy(aging_horizon_s, fairness_window, now=now)
         turned = {"aging_horizon_s": aging_horizon_s, "fairness_window": fairness_window}
-        self._note("set_policy", **{knob: schema.plain(x) for knob, x in turned.items() if x is not None})
+        self._note("set_policy", **{knob: schema.plain(float(x)) for knob, x in turned.items() if x is not None})
 
     def restore(self, state: SchedulerState, *, passed_s: float, now: float) -> None:
         """See Scheduler."""

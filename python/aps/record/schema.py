@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from math import inf
+from numbers import Integral
 from typing import Any
 
 from aps.devices import Device
@@ -18,7 +19,12 @@ Json = dict[str, Any]
 
 def encoded(value: object) -> bytes:
     """One line of JSON without blanks. The scheduler's numbers are finite or "inf"."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=_number_of).encode()
+
+
+def _number_of(value: Any) -> int | float:
+    """NumPy's numbers and fractions, which are as good as ints and floats everywhere else."""
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def tenant_fields(tenant: Tenant) -> Json:
