@@ -53,16 +53,19 @@ def answers(quick: bool) -> Iterator[Row]:
     """Rows http.64 and http.512."""
     with bench(("service", "echo", "fastapi")) as (servers, wrk):
         for connections in (64, 512):
-            before = counted(servers["service"])
+            before, lines = counted(servers["service"])
             sent = 0
             loads: dict[str, list[Load]] = {name: [] for name in servers}
             for name, load, counts in rounds(servers, wrk, connections, 2, False, quick):
                 sent += load.requests if name == "service" else 0
                 if counts:
                     loads[name].append(load)
-            passed = counted(servers["service"]) - before
+            passed, recorded = counted(servers["service"])
+            passed, recorded = passed - before, recorded - lines
             if not sent <= passed <= sent + connections * (ROUNDS + 1):
                 raise RuntimeError(f"{sent} requests were answered, {passed} passed submit, next_batch and settle")
+            if recorded < passed:
+                raise RuntimeError(f"{passed} requests passed, and the record has {recorded} lines of them")
             ours, echo, fastapi = (middle(loads[name]) for name in ("service", "echo", "fastapi"))
             note = (
                 f"{1e6 / ours.us:,.0f} requests/s beside {1e6 / echo.us:,.0f}, and {1e6 / fastapi.us:,.0f} of FastAPI "
@@ -170,11 +173,12 @@ def one(server: Served, wrk: list[str], connections: int, tokens: int, stream: b
     )
 
 
-def counted(server: Served) -> int:
-    """Requests that the service has settled, by its own counters."""
+def counted(server: Served) -> tuple[int, int]:
+    """Requests that the service has settled and lines that it has recorded, by its own counters."""
     headers = {"authorization": f"Bearer {METRICS_KEY}"}
     request = urllib.request.Request(f"http://127.0.0.1:{server.port}/metrics", headers=headers)
     with urllib.request.urlopen(request, timeout=10) as reply:
         page = reply.read().decode()
     finished = re.findall(r'^aps_requests_total\{[^}]*outcome="finished"[^}]*\} (\S+)$', page, re.MULTILINE)
-    return round(sum(map(float, finished)))
+    lines = re.findall(r"^aps_record_lines_total (\S+)$", page, re.MULTILINE)
+    return round(sum(map(float, finished))), round(float(lines[0]))

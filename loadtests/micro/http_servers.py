@@ -1,14 +1,17 @@
 """The servers behind the HTTP rows, each a process of its own: `python -m loadtests.micro.http_servers NAME`.
 
-`service` is `aps serve` as it is, with keys, 1,000 tenants and their buckets, and a simulated GPU that is never the
-limit. The peers run on the same server (uvicorn, uvloop, httptools) and answer the same JSON. Each prints its port.
+`service` is `aps serve` as it is, with keys, 1,000 tenants and their buckets, a record of every call, and a simulated
+GPU that is never the limit. The peers run on the same server (uvicorn, uvloop, httptools) and answer the same JSON.
+Each prints its port.
 """
 
 import asyncio
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
@@ -20,6 +23,7 @@ from aps.backends.simulated import SimulatedBackend
 from aps.driver import Driver
 from aps.policy import Limits
 from aps.profiles import REFERENCE
+from aps.record import Recorder
 from aps.scheduler import Scheduler
 from aps.service.access import Access
 from aps.service.app import create_app
@@ -71,16 +75,18 @@ def key(number: int) -> str:
 
 
 def service(step_s: float) -> None:
-    """The whole of it, on a GPU of `step_s` wall seconds a step."""
+    """The whole of it, its record included, on a GPU of `step_s` wall seconds a step."""
     backend = SimulatedBackend(FAST, time_scale=0.01 / step_s, slots=1024, kv_tokens=1 << 24)
     tenants = [Tenant(tenant(n), rate=1e9, burst=1e9, weight=1 + n % 3) for n in range(TENANTS)]
     keys = {tenant(n): [digest_of(key(n).encode())] for n in range(TENANTS)}
     access = Access(keys, metrics=digest_of(METRICS_KEY.encode()))
-    driver = Driver(Scheduler(tenants, devices=backend.devices, limits=Limits(max_queued=None)), backend)
-    app = create_app(driver, access=access)
-    listener = listen("127.0.0.1", 0)
-    print(listener.getsockname()[1], flush=True)
-    serve(app, driver, listener, drain_s=1.0, say=lambda _: None, log_level="warning")
+    scheduler = Scheduler(tenants, devices=backend.devices, limits=Limits(max_queued=None))
+    with tempfile.TemporaryDirectory() as folder, Recorder(Path(folder) / "bench.jsonl", files=2) as recorder:
+        driver = Driver(scheduler, backend, recorder=recorder)
+        app = create_app(driver, access=access, recorder=recorder)
+        listener = listen("127.0.0.1", 0)
+        print(listener.getsockname()[1], flush=True)
+        serve(app, driver, listener, drain_s=1.0, say=lambda _: None, log_level="warning")
 
 
 _decode = Decoder(InferRequest).decode
