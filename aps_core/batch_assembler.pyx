@@ -233,8 +233,8 @@ cdef class BatchAssembler:
                 request.flags |= PAID
             request.charge_bid = request.bid
             cost = self.service_cost(row, request.prompt_tokens, request.expected_output, request.bid) + penalty
-            self.contention.tenants.start(slot, now_ns)
-            self.contention.tenants.start(ALL, now_ns)
+            self.contention.tenants.start(slot, request.arrival_ns, now_ns)
+            self.contention.tenants.start(ALL, request.arrival_ns, now_ns)
             tenant.in_flight += 1
         else:
             self.contention.lanes.remove_row(row, ALL)

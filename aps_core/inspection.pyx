@@ -76,7 +76,7 @@ cdef object start_in_s(Contention contention, int32_t row, int64_t ahead, int64_
     cdef Tenant* tenant = &contention.tenants.rows[request.tenant]
     cdef int64_t payable_ns = now_ns
     cdef double wait_s
-    if tenant.started < 2:
+    if not tenant.paced:
         return None
     if not request.flags & PAID:
         payable_ns = contention.buckets.affordable_ns(request.tenant, contention.bucket_cost(row), now_ns)

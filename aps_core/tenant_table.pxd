@@ -14,7 +14,7 @@ cdef enum TenantState:
 
 cdef struct Tenant:
     double charged_tokens     # final charges of the requests that ended
-    double start_interval_s   # smoothed, between first dispatches
+    double start_interval_s   # smoothed, between first dispatches while requests wait
     int64_t last_start_ns
     int64_t max_queued_tokens
     int64_t max_request_tokens
@@ -41,7 +41,8 @@ cdef struct Tenant:
     uint8_t state             # TenantState
     uint8_t queue_over_rate
     uint8_t counts_requests   # has a request rate
-    uint8_t unused[5]
+    uint8_t paced             # there is a start_interval_s
+    uint8_t unused[4]
 
 cdef struct Limits:           # what the operator sets
     double weight
@@ -70,5 +71,5 @@ cdef class TenantTable:
     cdef void open(self, int32_t slot, Limits* limits, int64_t total_blocks) noexcept nogil
     cdef void apply(self, int32_t slot, Limits* limits, int64_t total_blocks) noexcept nogil
     cdef int32_t vacant(self) noexcept          # the lowest free row, or NONE
-    cdef void start(self, int32_t slot, int64_t now_ns) noexcept nogil       # a first dispatch happened
+    cdef void start(self, int32_t slot, int64_t arrival_ns, int64_t now_ns) noexcept nogil       # a first dispatch happened
     cdef double queue_wait_s(self, int32_t slot) noexcept nogil   # until a full queue has a place, roughly

@@ -105,18 +105,21 @@ cdef class TenantTable:
                 return slot
         return NONE
 
-    cdef void start(self, int32_t slot, int64_t now_ns) noexcept nogil:
+    cdef void start(self, int32_t slot, int64_t arrival_ns, int64_t now_ns) noexcept nogil:
+        """A first dispatch. How long there was nothing to dispatch says nothing about the pace."""
         cdef Tenant* row = &self.rows[slot]
         cdef double gap = <double>(now_ns - row.last_start_ns) * 1e-9
+        if row.started > 0 and arrival_ns <= row.last_start_ns:
+            if row.paced:
+                row.start_interval_s = row.start_interval_s + 0.0625 * (gap - row.start_interval_s)
+            else:
+                row.start_interval_s = gap
+                row.paced = True
         row.started += 1
-        if row.started == 2:
-            row.start_interval_s = gap
-        elif row.started > 2:
-            row.start_interval_s = row.start_interval_s + 0.0625 * (gap - row.start_interval_s)
         row.last_start_ns = now_ns
 
     cdef double queue_wait_s(self, int32_t slot) noexcept nogil:
         cdef Tenant* row = &self.rows[slot]
-        if row.started < 2:
+        if not row.paced:
             return 1.0
         return row.start_interval_s if row.start_interval_s > 0.001 else 0.001

@@ -262,6 +262,24 @@ def test_the_wait_for_the_slowest_bucket_is_finite(tokens: int, seconds: float) 
     assert scheduler.retry_after == pytest.approx(seconds)
 
 
+def test_a_night_without_requests_makes_no_waits_longer() -> None:
+    """The wait of a full queue is the pace of dispatches while requests waited, not the time in which none did."""
+    scheduler = scheduler_under_test()([1], [2**20], [0])
+    slot = scheduler.add_tenant(max_queued=2, now=0.0)
+    now = 0.0
+    for _ in range(3):
+        now += 30_000.0
+        asked = [scheduler.submit(slot, 10, 1, 5, now) for _ in range(2)]
+        for handle in asked:
+            assert scheduler.next_batch(0, now) == 1
+            now += 2.0
+            scheduler.settle(handle, 1, now)
+    asked = [scheduler.submit(slot, 10, 1, 5, now) for _ in range(3)]
+    assert [handle > 0 for handle in asked] == [True, True, False]
+    assert scheduler.retry_after == pytest.approx(2.0)
+    assert 2.0 <= scheduler.explain(asked[1], now)["start_in_s"] <= 6.0
+
+
 def test_a_request_settles_once() -> None:
     setting = Setting()
     setting.scheduler.settle(setting.running, 5, NOW)

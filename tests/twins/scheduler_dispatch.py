@@ -63,8 +63,8 @@ class Dispatch(Rules):
             request.charged_output = request.expected_output
             cost = self._service_cost(request.prompt_tokens, request.expected_output, request.charge_bid)
             cost = cost + self._input_weight * victim_tokens
-            tenant.interval.dispatched(at)
-            self._interval.dispatched(at)
+            tenant.interval.dispatched(request.arrival, at)
+            self._interval.dispatched(request.arrival, at)
             tenant.counters["started"] += 1
         self._charge(tenant, cost)
         self._give_up_reservation(request)

@@ -119,13 +119,13 @@ class Limits:
 
 @dataclass
 class Interval:
-    """Smoothed time between first dispatches (section 4)."""
+    """Smoothed time between first dispatches, while requests wait (section 4)."""
 
     last_at: int | None = None
     seconds: float | None = None
 
-    def dispatched(self, at: int) -> None:
-        if self.last_at is not None:
+    def dispatched(self, arrival: int, at: int) -> None:
+        if self.last_at is not None and arrival <= self.last_at:
             gap = (at - self.last_at) * 1e-9
             self.seconds = gap if self.seconds is None else self.seconds + 0.0625 * (gap - self.seconds)
         self.last_at = at
