@@ -25,7 +25,7 @@ INSTRUCTIONS = {
     "FROM", "RUN", "WORKDIR", "COPY", "ENV", "VOLUME", "USER", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "ENTRYPOINT",
     "CMD",
 }  # fmt: skip
-CLOSING_S = 5.0 + 10.0 + 5.0  # uvicorn's own, the backend's, the collector's
+CLOSING_S = 5.0 + 10.0 + 10.0 + 5.0  # uvicorn's own, the backend's, the store's, the collector's
 
 
 @pytest.fixture(scope="module")
