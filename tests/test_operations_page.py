@@ -23,10 +23,17 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+SQLITE = """import sqlite3, sys
+sqlite3.connect(sys.argv[1]).execute(sys.argv[2])
+"""
+
+
 def commands_in(folder: Path) -> str:
-    """A folder with `aps`, for PATH."""
-    (folder / "aps").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m aps "$@"\n')
-    (folder / "aps").chmod(0o755)
+    """A folder with `aps`, and what is needed of `sqlite3`, for PATH."""
+    (folder / "run_sql.py").write_text(SQLITE)
+    for name, command in (("aps", "-m aps"), ("sqlite3", f"'{folder}/run_sql.py'")):
+        (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n')
+        (folder / name).chmod(0o755)
     return f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
