@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from random import Random
 
@@ -42,6 +41,7 @@ CLIENTS = 24
 SLACK_S = 2.0  # beyond the interval that a save may take to come, on a busy machine
 CONFIG = f"""
 [devices]
+profile = "a100-llama2-7b"
 time_scale = {TIME_SCALE}
 [policy]
 bid_premium = {PREMIUM}
@@ -88,9 +88,10 @@ class Saved:
                 state, at = states.load(connection, "aps") or (None, None)
                 last = connection.execute(select(schema.runs).order_by(schema.runs.c.started_at.desc())).first()
             book = Store(database).read()
-        assert state is not None and isinstance(at, datetime) and last is not None
-        levels = dict(zip(state.tenants, state.level.tolist(), strict=True))
-        return cls(usage, book, levels, at.timestamp(), last.saved_at.timestamp() if last.saved_at else 0.0)
+        assert last is not None
+        levels = {} if state is None else dict(zip(state.tenants, state.level.tolist(), strict=True))
+        state_at = 0.0 if at is None else at.timestamp()  # killed before its first save
+        return cls(usage, book, levels, state_at, last.saved_at.timestamp() if last.saved_at else 0.0)
 
 
 @dataclass
@@ -211,6 +212,7 @@ def crash(url: str, kills: int, seed: int, console: Console) -> Outcome:
             last = number == kills
             spawned_at = time.time()
             with serving("--config", str(file), "--store", url, killed=not last) as service:
+                serves_at = time.time()
                 problems = list(started(service, before, spawned_at))
                 if not last:
                     heard, killed_at = asyncio.run(load(service, random.uniform(0.2, 4 * INTERVAL_S), random))
@@ -225,7 +227,7 @@ def crash(url: str, kills: int, seed: int, console: Console) -> Outcome:
                 outcome.kills += 1
                 outcome.answered += len(heard.answered)
                 outcome.lost += sum(at > after.saved_at for at, _, _ in heard.answered)
-                outcome.lost_s.append(killed_at - max(after.saved_at, spawned_at))
+                outcome.lost_s.append(killed_at - max(after.saved_at, serves_at))
             before = after
     return outcome
 

@@ -1,4 +1,5 @@
-"""HTTP rows: `POST /infer` of the whole service beside a raw ASGI echo, and its streams beside an asyncio.Queue each.
+"""HTTP rows: `POST /infer` of the whole service beside a raw ASGI echo, with a store beside itself without one, and its
+streams beside an asyncio.Queue each.
 
 One server at a time works, on one core; wrk loads it from another. The servers take turns in rounds of a second.
 """
@@ -18,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtests.micro.http_servers import METRICS_KEY, STREAM_TOKENS, TENANTS, key, tenant
+from loadtests.micro.http_servers import METRICS_KEY, SAVE_S, STREAM_TOKENS, TENANTS, key, tenant
 from loadtests.micro.rows import BY_NAME, Row
 from loadtests.micro.timing import idle_ticks
 
@@ -72,6 +73,19 @@ def answers(quick: bool) -> Iterator[Row]:
                 f"with pydantic; {said(ours)}; echo {said(echo)}; by CPU time {echo.cpu_us / ours.cpu_us:.2f}"
             )
             yield BY_NAME[f"http.{connections}"].judge(ours.us, echo.us, note)
+
+
+def kept(quick: bool) -> Iterator[Row]:
+    """Rows store.64 and store.512."""
+    with bench(("service", "kept")) as (servers, wrk):
+        for connections in (64, 512):
+            loads: dict[str, list[Load]] = {name: [] for name in servers}
+            for name, load, counts in rounds(servers, wrk, connections, 2, False, quick, SAVE_S):  # a save in each
+                if counts:
+                    loads[name].append(load)
+            ours, without = middle(loads["kept"]), middle(loads["service"])
+            note = f"{said(ours)}; without {said(without)}; by CPU time {ours.cpu_us / without.cpu_us:.3f}"
+            yield BY_NAME[f"store.{connections}"].judge(ours.us, without.us, note)
 
 
 def streams(quick: bool) -> Iterator[Row]:
@@ -144,14 +158,20 @@ def served(name: str, core: int) -> Iterator[Served]:
 
 
 def rounds(
-    servers: dict[str, Served], wrk: list[str], connections: int, tokens: int, stream: bool, quick: bool
+    servers: dict[str, Served],
+    wrk: list[str],
+    connections: int,
+    tokens: int,
+    stream: bool,
+    quick: bool,
+    seconds: float = SECONDS,
 ) -> Iterator[tuple[str, Load, bool]]:
     """Every server in turn, in rotated order, and whether the round counts: the first does not."""
     names = list(servers)
     held = connections // 8 if quick else connections  # a second is short for many streams on a busy machine
     for turn in range(1 if quick else ROUNDS + 1):
         for name in names:
-            load = one(servers[name], wrk, held, tokens, stream, 1 if quick else SECONDS)
+            load = one(servers[name], wrk, held, tokens, stream, 1 if quick else round(seconds))
             yield name, load, quick or turn > 0
         names.append(names.pop(0))
 

@@ -27,15 +27,18 @@ from aps.record import Recorder
 from aps.scheduler import Scheduler
 from aps.service.access import Access
 from aps.service.app import create_app
+from aps.service.keeper import Keeper
 from aps.service.keys import digest_of
 from aps.service.server import listen, serve
 from aps.service.wire import Chunk, InferAnswer, InferRequest, Verdict
+from aps.store.database import Database
 from aps.tenants import Tenant
 from aps_core.step_time import ReferenceModel
 
 TENANTS = 1000
 METRICS_KEY = "aps_" + "m" * 43
 STREAM_TOKENS = 64
+SAVE_S = 5.0  # as `aps serve` does
 TOKEN = "scheduler "
 ANSWER = InferAnswer(
     id="0123456789abcdef01234567",
@@ -74,8 +77,8 @@ def key(number: int) -> str:
     return f"aps_{sha256(tenant(number).encode()).hexdigest()[:43]}"
 
 
-def service(step_s: float) -> None:
-    """The whole of it, its record included, on a GPU of `step_s` wall seconds a step."""
+def service(step_s: float, store: bool = False) -> None:
+    """The whole of it, its record included, on a GPU of `step_s` wall seconds a step; store: with one in SQLite."""
     backend = SimulatedBackend(FAST, time_scale=0.01 / step_s, slots=1024, kv_tokens=1 << 24)
     tenants = [Tenant(tenant(n), rate=1e9, burst=1e9, weight=1 + n % 3) for n in range(TENANTS)]
     keys = {tenant(n): [digest_of(key(n).encode())] for n in range(TENANTS)}
@@ -83,7 +86,13 @@ def service(step_s: float) -> None:
     scheduler = Scheduler(tenants, devices=backend.devices, limits=Limits(max_queued=None))
     with tempfile.TemporaryDirectory() as folder, Recorder(Path(folder) / "bench.jsonl", files=2) as recorder:
         driver = Driver(scheduler, backend, recorder=recorder)
-        app = create_app(driver, access=access, recorder=recorder)
+        keeper = None
+        if store:
+            database = Database(str(Path(folder) / "aps.db"))
+            database.upgrade()
+            keeper = Keeper(database, driver, interval_s=SAVE_S, uses=access.uses)
+            keeper.restore()
+        app = create_app(driver, access=access, recorder=recorder, keeper=keeper)
         listener = listen("127.0.0.1", 0)
         print(listener.getsockname()[1], flush=True)
         serve(app, driver, listener, drain_s=1.0, say=lambda _: None, log_level="warning")
@@ -199,6 +208,7 @@ def run(app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
 
 SERVERS: dict[str, Callable[[], None]] = {
     "service": lambda: service(1e-3),
+    "kept": lambda: service(1e-3, store=True),
     "stream": lambda: service(1e-4),
     "echo": lambda: run(echo),
     "queue": lambda: run(Queues()),

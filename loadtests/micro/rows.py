@@ -80,6 +80,7 @@ PYTHON_BUCKET = "pure-Python bucket with __slots__"
 STEP_LOOP = "a Python step loop of the same GPU"
 
 RAW_ASGI = "raw ASGI echo of the same JSON, on the same server"
+WITHOUT = "the same service without a store"
 QUEUE_EACH = "an asyncio.Queue a stream, on the same server"
 
 BARE_TASK = "a bare task, future and wake-up a request"
@@ -111,6 +112,8 @@ PROMISES: tuple[Promise, ...] = (
     Promise("driver.call", "ns", BARE_TASK, ">=", 0.35),
     Promise("http.64", "us", RAW_ASGI, ">=", 0.7),
     Promise("http.512", "us", RAW_ASGI, ">=", 0.7),
+    Promise("store.64", "us", WITHOUT, "<=", 1.05),
+    Promise("store.512", "us", WITHOUT, "<=", 1.05),
     Promise("sse.64", "ns", QUEUE_EACH, ">=", 1.3),
     Promise("sse.512", "ns", QUEUE_EACH, ">=", 1.3),
     Promise("memory.request", "bytes", "", "<=", 96, of_value=True),

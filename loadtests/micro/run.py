@@ -45,6 +45,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "sim_memory.peak": ("sim.memory",),
     "driver_rows.call": ("driver.call",),
     "http_rows.answers": ("http.64", "http.512"),
+    "http_rows.kept": ("store.64", "store.512"),
     "http_rows.streams": ("sse.64", "sse.512"),
     "memory_rows.waiting": ("memory.request",),
 }

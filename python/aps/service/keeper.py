@@ -22,6 +22,7 @@ LOG = logging.getLogger("aps.store")
 HOUR_S = 3600
 ALIVE = 3  # intervals: a run that saved within them may still run
 STOP_S = 10.0  # wall seconds for the last save
+USES_S = 60.0  # wall seconds from one look at keys' uses to the next: nobody needs them to the second
 
 
 class Keeper:
@@ -47,6 +48,7 @@ class Keeper:
         self._saves = Saves(database, service)
         self._began_at = wall()
         self._hour = hour_of(self._began_at)
+        self._used_at = self._began_at
         self.writer = Writer(self._saves, self._began_at, STOP_S, wall)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -107,5 +109,8 @@ class Keeper:
                 state, cut = driver.state(), driver.cut()
         except DriverError:  # it is not open. Where the scheduler of one that has failed stands means nothing
             state, cut = None if driver.failed else driver.state(), driver.cut()
-        self.writer.put(Taken(now, self._hour, cut, state, self._uses(), last))
+        keys: Iterable[bytes] = ()
+        if last or not 0.0 <= now - self._used_at < USES_S:
+            keys, self._used_at = self._uses(), now
+        self.writer.put(Taken(now, self._hour, cut, state, keys, last))
         self._hour = hour_of(now)
