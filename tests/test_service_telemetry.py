@@ -135,8 +135,8 @@ def test_a_collector_that_is_down_disturbs_nobody(tmp_path: Path, status: int | 
         soon = {"OTEL_BSP_SCHEDULE_DELAY": "20", "OTEL_EXPORTER_OTLP_TIMEOUT": "0.2"}
         with service(log, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **soon) as client:
             for _ in range(5):
-                assert client.post("/infer", json=BODY).status_code == 200
                 sent = len(collector.headers)
+                assert client.post("/infer", json=BODY).status_code == 200
                 if status == 400:  # which is not tried again
                     until(lambda sent=sent: len(collector.headers) > sent)  # type: ignore[misc]
             assert client.get("/health").json()["ready"]
