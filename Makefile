@@ -18,7 +18,7 @@ CORE_TESTS := tests/test_face.py tests/test_ids.py \
 quietly = { $(1); } >build/log 2>&1 || { cat build/log; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve load flood vanish crash soak figures test lint types bench nightly fuzz debug sanitize dist clean
+.PHONY: help demo serve load flood vanish crash tenancy soak figures test lint types bench nightly fuzz debug sanitize dist clean
 
 help: ## show the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ vanish: $(VENV)/.service ## 2,000 clients that vanish in the middle of their str
 
 crash: $(VENV)/.service ## kill -9 at random moments under load, 50 times: what is in the store (minutes); STORE=URL KILLS=5
 	@$(BIN)/python loadtests/crash.py $(addprefix --store ,$(STORE)) $(addprefix --kills ,$(KILLS))
+
+tenancy: $(VENV)/.service ## 10,000 tenants in a store: how long a start takes, and a change; STORE=URL
+	@$(BIN)/python loadtests/tenancy.py $(addprefix --store ,$(STORE))
 
 soak: $(VENV)/.load ## ten minutes of a noisy neighbour against a service with a store, and what is left of them; SECONDS=60
 	@$(BIN)/python loadtests/soak.py $(addprefix --seconds ,$(SECONDS))

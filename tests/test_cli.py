@@ -22,7 +22,7 @@ def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["", "serve", "check-config", "keygen", "stress", "demo", "profiles"])
+@pytest.mark.parametrize("verb", ["", "serve", "check-config", "keygen", "tenants", "stress", "demo", "profiles"])
 def test_help_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"] if verb else ["--help"])

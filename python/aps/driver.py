@@ -459,7 +459,7 @@ class Driver:
 
     def _check_empty(self) -> None:
         snapshot = self.scheduler.snapshot(now=self.opened_at)
-        live = snapshot.waiting + sum(tenant.in_flight for tenant in snapshot.tenants.values())
+        live = snapshot.waiting + int(snapshot.tenants.columns["in_flight"].sum())
         if live:
             raise ValueError(f"scheduler must have no live requests when a driver opens, got {live}")
 

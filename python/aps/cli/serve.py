@@ -76,7 +76,7 @@ FLAGS = {
     "record_max_mb": "record.max_mb",
     "record_files": "record.files",
 }
-MOST_TENANTS = 20  # said at the start
+MOST_TENANTS = MOST_NOTES = 20  # said at the start
 POLICIES = ("aps", "fifo", "strict", "vtc", "fair", "bids")
 
 
@@ -312,8 +312,11 @@ def _announce(config: "Config", differing: tuple[str, ...], host: str, number: i
         _say(f"  tenant {tenant.name}: weight {tenant.weight:g}, {limit(tenant)}")
     if len(config.tenants) > MOST_TENANTS:
         _say(f"  ... {len(config.tenants)} tenants in all")
-    for note in notes(config):
+    noted = list(notes(config))
+    for note in noted[:MOST_NOTES]:
         _say(f"  note: {note}")
+    if len(noted) > MOST_NOTES:
+        _say(f"  note: ... {len(noted)} notes in all; aps check-config has them")
     for line in differing:
         _say(f"  store: {line}")
     _say(f"  {roles(config)}")

@@ -119,31 +119,32 @@ def notes(config: Config) -> Iterator[str]:
         yield f"without keys, {whose} can use {_some(keyless)}"
     if not config.open and config.metrics_key is None and config.admin_key is None:
         yield "without a metrics key and an admin key nobody can read GET /metrics"
+    blocks = config.devices.device.kv_blocks
     for tenant in config.tenants:
         where = f"tenants.{tenant.name}"
         if tenant.default_bid > tenant.max_bid:
             yield f"{where}.default_bid {tenant.default_bid} is above its max_bid: {tenant.max_bid} counts"
-        most, why = min(_bounds(config, tenant))
+        most, why = min(_bounds(config, blocks, tenant))
         if tenant.max_request_tokens is not None and tenant.max_request_tokens > most:
             yield f"{where}.max_request_tokens {tenant.max_request_tokens:,} never binds: {why} is {most:g} tokens"
-        most, why = _largest_request(config, tenant)
+        most, why = _largest_request(config, blocks, tenant)
         if tenant.default_max_tokens >= most:
             yield f"{where}.default_max_tokens {tenant.default_max_tokens} never fits {why} of {most:g} tokens"
 
 
-def _largest_request(config: Config, tenant: Tenant) -> tuple[float, str]:
+def _largest_request(config: Config, blocks: int, tenant: Tenant) -> tuple[float, str]:
     """Prompt + max tokens that can ever be admitted at the default bid, and what bounds them."""
     premium = 1 + config.policy.bid_premium * (min(tenant.default_bid, tenant.max_bid) - 1)
     return min(
         (tenant.burst / premium, "its burst at that bid"),
         (tenant.max_request_tokens or inf, "its max_request_tokens"),
-        *_bounds(config, tenant),
+        *_bounds(config, blocks, tenant),
     )
 
 
-def _bounds(config: Config, tenant: Tenant) -> tuple[tuple[float, str], ...]:
-    """Of prompt + max tokens, by what the service is."""
-    blocks, block = config.devices.device.kv_blocks, config.devices.block_tokens
+def _bounds(config: Config, blocks: int, tenant: Tenant) -> tuple[tuple[float, str], ...]:
+    """Of prompt + max tokens, by what the service is: devices of so many KV blocks, and the rest."""
+    block = config.devices.block_tokens
     return (
         (floor(config.policy.kv_high_watermark * blocks) * block, "the KV cache"),
         (floor(tenant.kv_share * blocks * config.devices.gpus) * block, "its share of the KV cache"),

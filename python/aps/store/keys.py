@@ -101,4 +101,7 @@ def by_tenant(keys: Iterable[Key]) -> dict[str, tuple[Key, ...]]:
     found: dict[str, list[Key]] = {}
     for key in keys:
         found.setdefault(key.tenant, []).append(key)
-    return {name: tuple(sorted(some, key=lambda key: (key.created_at, key.id))) for name, some in found.items()}
+    for some in found.values():
+        if len(some) > 1:
+            some.sort(key=lambda key: (key.created_at, key.id))
+    return {name: tuple(some) for name, some in found.items()}
