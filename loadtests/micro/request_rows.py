@@ -126,9 +126,10 @@ class CoreHold:
     def check(self) -> None:
         """Everybody accounted for: as many wait and run as before, all others finished, and nothing was refused."""
         snapshot = self.core.snapshot(self.stream.now_ns / 1e9)
-        totals = {name: int(np.sum(column)) for name, column in snapshot["tenants"].items()}
+        names = ("finished", "waiting", "in_flight", "rejected", "throttled")
+        finished, in_queue, in_flight, rejected, throttled = (int(snapshot["tenants"][name].sum()) for name in names)
         waiting, slots = len(self.stream.initial.bids), self.server.slots
-        found = (totals["finished"], totals["waiting"], totals["in_flight"], totals["rejected"] + totals["throttled"])
+        found = (finished, in_queue, in_flight, rejected + throttled)
         if found != (self.settled, waiting, slots, 0):
             raise AssertionError(
                 f"finished, waiting, in flight, refused: {found}, not {(self.settled, waiting, slots, 0)}"
