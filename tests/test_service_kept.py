@@ -161,3 +161,11 @@ def test_uses_are_told_once() -> None:
     access.identify(f"Bearer {GOLD}".encode())
     assert access.uses() == {digest(GOLD)}
     assert access.uses() == set()
+
+
+def test_a_key_that_goes_to_another_tenant_is_theirs_at_once() -> None:
+    access = Access({"gold": [digest(GOLD)], "free": [digest(FREE)]})
+    header = f"Bearer {GOLD}".encode()
+    assert access.identify(header).tenant == "gold"  # from now on it is known by heart
+    access.change([digest(GOLD)], {"gold": [], "free": [], "new": [digest(GOLD)]}, {})
+    assert access.identify(header).tenant == "new"

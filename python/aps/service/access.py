@@ -126,12 +126,13 @@ class Access:
                 if other is not None and other != role:
                     raise ValueError(f"keys must have one role each, {_named(other)} and {_named(role)} share one")
                 roles[digest] = role
+        stale = bool(expiries) or any(roles.get(digest) != self._roles.get(digest) for digest in gone)
         for digest in gone:
             self._roles.pop(digest, None)
             self._expiries.pop(digest, None)
         self._roles |= roles
         self._expiries |= expiries
-        if expiries or not gone <= roles.keys():
+        if stale:  # a key that is gone, expires, or is another tenant's now
             self._seen = {}
         self.open = self.open and not self._roles
 
