@@ -118,6 +118,8 @@ def test_a_tenant_is_added_shown_set_and_removed(tenants: Tenants) -> None:
         "  burst: 20,000 is now -",
         "  max_bid: 10 is now 7",
     ]
+    limited = tenants("set", "free", "request_rate=5", "request_burst=10", "max_request_tokens=300", "--json").json
+    assert (limited["request_rate"], limited["request_burst"], limited["max_request_tokens"]) == (5, 10, 300)
     assert "nothing has changed" in tenants("set", "a b-c", "max_bid=7").out
     shown = tenants("show", "a b-c", "--json").json
     assert (shown["rate"], shown["max_bid"], shown["weight"], shown["api_keys"]) == (None, 7, 3, [])
@@ -144,6 +146,7 @@ def test_a_tenant_is_added_shown_set_and_removed(tenants: Tenants) -> None:
         (["max_in_flight=0"], "max_in_flight must be an int in 1..2147483647 or None, got 0"),
         (["over_rate=never"], "over_rate must be 'refuse' or 'queue', got 'never'"),
         (["rate=5"], "burst must be a number of tokens > 0, finite exactly when rate is, got inf"),
+        (["request_rate=5"], "request_burst must be a number of requests >= 1, finite exactly when request_rate is"),
         (["weight=1", "weight=2"], "weight is given twice"),
         (["weight"], "FIELD=VALUE"),
     ],
@@ -195,6 +198,18 @@ def test_keys_are_issued_rotated_revoked_and_listed(tenants: Tenants) -> None:
 
 
 # Which database
+
+
+@pytest.mark.parametrize(
+    ("verb", "most"),
+    [(("issue", "gold", "--expires-in"), "316224000"), (("rotate", "gold", "x", "--overlap"), "31622400")],
+)
+def test_an_instant_beyond_any_calendar_is_refused(
+    path: Path, capsys: pytest.CaptureFixture[str], verb: tuple[str, ...], most: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["tenants", "keys", *verb, "1e300", "--store", str(path)])
+    assert f"must be at most {most} seconds" in capsys.readouterr().err
 
 
 def test_which_database_is_said_or_asked_for(

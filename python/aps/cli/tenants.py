@@ -32,6 +32,8 @@ when no option does. aps tenants VERB --help says more.
 """
 FIELDS_HELP = "weight=3 rate=2000 burst=20000 ...; the fields of [tenants.NAME] in docs/configuration.md"
 DAY_S = 86_400.0
+LONGEST_OVERLAP_S = 366 * DAY_S  # as over HTTP
+LONGEST_S = 10 * LONGEST_OVERLAP_S
 Verb = Callable[[argparse.Namespace], int]
 
 
@@ -92,11 +94,27 @@ def _add_keys(verbs: Any, verb: Callable[..., argparse.ArgumentParser]) -> None:
         made.add_argument("id", metavar="KEY", help="the public id of the key, as keys list shows it")
     issue.add_argument("--label", default="", metavar="TEXT", help="what you call it")
     issue.add_argument(
-        "--expires-in", type=positive, metavar="S", help="wall seconds that it works (default: for ever)"
+        "--expires-in", type=_lifetime, metavar="S", help="wall seconds that it works (default: for ever)"
     )
     rotate.add_argument(
-        "--overlap", type=not_negative, default=DAY_S, metavar="S", help="seconds that the old one goes on (86400)"
+        "--overlap", type=_overlap, default=DAY_S, metavar="S", help="seconds that the old one goes on (86400)"
     )
+
+
+def _lifetime(text: str) -> float:
+    return _at_most(LONGEST_S, positive(text))
+
+
+def _overlap(text: str) -> float:
+    return _at_most(LONGEST_OVERLAP_S, not_negative(text))
+
+
+def _at_most(most_s: float, seconds: float) -> float:
+    if seconds > most_s:
+        raise argparse.ArgumentTypeError(
+            f"must be at most {most_s:.0f} seconds, {most_s / DAY_S:.0f} days, got {seconds:g}"
+        )
+    return seconds
 
 
 def run(options: argparse.Namespace) -> int:
@@ -134,11 +152,17 @@ def _checked(name: str, fields: Row) -> None:
     from aps.tenants import Tenant
 
     for field, value in fields.items():
-        pair = {"rate": 1.0, "burst": 1.0} if field in ("rate", "burst") and value != inf else {}
+        pair = dict.fromkeys(_bucket(field), 1.0) if value != inf else {}
         try:
             Tenant(name, **{**pair, field: value})
         except (TypeError, ValueError) as error:
             raise UsageError(said(error)) from error
+
+
+def _bucket(field: str) -> tuple[str, ...]:
+    """The two fields of the bucket that a field is of: one alone cannot be checked."""
+    pairs = (("rate", "burst"), ("request_rate", "request_burst"))
+    return next((pair for pair in pairs if field in pair), ())
 
 
 def _list(options: argparse.Namespace) -> int:
