@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from aps import Policy, Scheduler, Tenant
 from aps.backends import SimulatedBackend
 from aps.cli import main
 from aps.cuts import Cut
-from aps.driver import Driver
+from aps.driver import Driver, DriverError
 from aps.service.access import Access
 from aps.service.config import Settings
 from aps.service.health import health_of
@@ -379,6 +380,24 @@ async def test_a_driver_that_fails_has_its_usage_saved_and_its_state_left(file: 
         await true(lambda: keeper.writer.status.saves > saves + 2)
     with file.reading() as connection:
         assert connection.execute(select(schema.scheduler_states.c.saved_at)).scalar_one() - at < timedelta(seconds=5)
+    assert ledger(file)["a"].finished == 1
+
+
+async def test_a_driver_that_fails_while_it_is_looked_at_loses_no_usage(
+    file: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = driver_of(Tenant("a"))
+    keeper = keeping(file, interval_s=60.0)(driver)
+    async with keeper, driver:
+        await driver.infer("a", prompt_tokens=10, max_tokens=1)
+
+        def broken() -> None:
+            raise RuntimeError("broken")
+
+        monkeypatch.setattr(driver._pump, "fill", broken, raising=False)
+        with suppress(DriverError):
+            keeper._take()
+        assert driver.failed is not None
     assert ledger(file)["a"].finished == 1
 
 

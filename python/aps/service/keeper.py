@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
+from aps.cuts import Cut
 from aps.driver import Driver
 from aps.service.writer import Taken, Writer, instant
+from aps.state import SchedulerState
 from aps.store.database import Database
 from aps.store.saves import Saves
 from aps.store.usage import hour_of
@@ -103,12 +105,17 @@ class Keeper:
             self._take()
 
     def _take(self, *, last: bool = False) -> None:
-        driver, now, state = self._driver, self._wall(), None
+        driver, now = self._driver, self._wall()
+        state: SchedulerState | None
+        cuts: list[Cut] = []
         try:
             with driver.together():  # at one instant
-                state, cut = driver.state(), driver.cut()
-        except DriverError:  # it is not open. Where the scheduler of one that has failed stands means nothing
-            state, cut = None if driver.failed else driver.state(), driver.cut()
+                state = driver.state()
+                cuts.append(driver.cut())
+        except DriverError:  # not open, or it has failed, maybe after the cut: then where it stands means nothing
+            state = None if driver.failed else driver.state()
+            cuts.append(driver.cut())
+        cut = cuts[0] if len(cuts) == 1 else Cut.together(cuts)
         keys: Iterable[bytes] = ()
         if last or not 0.0 <= now - self._used_at < USES_S:
             keys, self._used_at = self._uses(), now
