@@ -157,7 +157,8 @@ async def test_the_audit_is_paged_and_names_the_request(path: Path) -> None:
         rest = (await service.call("GET", f"/admin/audit?before={first[-1]['id']}")).json()
         assert rest[0]["actor"] == "admin key, request change-3"
         assert len(first) + len(rest) == len(kept.store.audit())
-        assert reason(await service.call("GET", "/admin/audit?limit=0")) == (422, "invalid")
+        for asked in ("limit=0", f"before={10**30}"):
+            assert reason(await service.call("GET", f"/admin/audit?{asked}")) == (422, "invalid")
 
 
 async def test_without_a_store_there_are_no_keys_to_issue_and_no_audit() -> None:
@@ -238,6 +239,14 @@ async def test_a_change_made_elsewhere_takes_hold(database_url: str) -> None:
         assert (await service.infer(GOLD)).status_code == 401
         assert (await service.infer(FREE)).status_code == 200
         assert set(tenants) - {"gold"} <= set(service.driver.scheduler.tenants)
+
+
+async def test_a_key_that_came_and_went_elsewhere_closes_an_open_service(path: Path) -> None:
+    async with served(path, poll_s=0.01, keys={}, admin_key=None, metrics_key=None) as (service, _):
+        assert (await service.infer(None, tenant_id="gold")).status_code == 200
+        await elsewhere(path, lambda change: change.revoke("gold", change.issue("gold", digest(GOLD)).id))
+        await until(lambda: not service.access.open)
+        assert reason(await service.infer(None, tenant_id="gold")) == (401, "unauthorized")
 
 
 async def test_what_others_changed_comes_with_the_next_own_change(path: Path) -> None:

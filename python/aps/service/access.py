@@ -116,7 +116,14 @@ class Access:
         self._expiries, self._seen = dict(expiries or {}), {}
         self.open = self.open and not self._roles
 
-    def change(self, old: Iterable[bytes], new: Mapping[str, Iterable[bytes]], expiries: Mapping[bytes, float]) -> None:
+    def change(
+        self,
+        old: Iterable[bytes],
+        new: Mapping[str, Iterable[bytes]],
+        expiries: Mapping[bytes, float],
+        *,
+        keyed: bool = False,
+    ) -> None:
         """Some tenants' keys from now on, in place of their old ones. ValueError as above; nothing has changed then."""
         gone, roles = set(old), dict[bytes, Role]()
         for name, digests in new.items():
@@ -134,7 +141,7 @@ class Access:
         self._expiries |= expiries
         if stale:  # a key that is gone, expires, or is another tenant's now
             self._seen = {}
-        self.open = self.open and not self._roles
+        self.open = self.open and not keyed and not self._roles
 
     def identify(self, authorization: bytes | None) -> Role:
         """The role of a request with this `Authorization` header. Refusal (401): no key, or none that is known."""

@@ -113,11 +113,13 @@ class Running:
         tenants: Mapping[str, Tenant | None],
         keys: Mapping[str, Digests],
         expiries: Mapping[bytes, float],
+        *,
+        keyed: bool = False,
     ) -> Changes:
         """Add or replace tenants, or remove them (None), and give some their keys; all the others stay.
 
-        expiries: of those keys. The cost does not depend on how many others there are, but for copying references to
-        them. Errors as of `change`.
+        expiries: of those keys. keyed: there has been a key, though none may be left. The cost does not depend on how
+        many others there are, but for copying references to them. Errors as of `change`.
         """
         now, active = self.config, self._driver.scheduler.tenants
         given = [tenant for tenant in tenants.values() if tenant is not None]
@@ -131,7 +133,7 @@ class Running:
         self._rehearse_tenants(now, [new[name] for name in (*changes.added, *changes.changed)])
         old = {digest for name in keys for digest in now.keys.get(name, ())}
         try:
-            self._access.change(old, keys, expiries)
+            self._access.change(old, keys, expiries, keyed=keyed)
         except ValueError as error:
             raise ConfigError([str(error)]) from error
         rest = tuple(tenants.get(tenant.name, tenant) for tenant in now.tenants)
@@ -141,7 +143,7 @@ class Running:
             tenants=(*(tenant for tenant in rest if tenant is not None), *(new[name] for name in changes.added)),
             keys=whose,
             expiries={digest: at for digest, at in now.expiries.items() if digest not in old} | dict(expiries),
-            keyed=now.keyed or any(keys.values()),
+            keyed=keyed or now.keyed or any(keys.values()),
         )
         self._make(changes, new)
         self.config = target

@@ -187,6 +187,7 @@ class InStore:
             {name: book.tenants.get(name) for name in names},
             {name: digests(book.keys.get(name, ())) for name in names},
             expiries({name: book.keys.get(name, ()) for name in names}),
+            keyed=book.keyed,
         )
 
     def _change_each(self, news: News, names: list[str]) -> None:
