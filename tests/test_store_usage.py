@@ -13,7 +13,7 @@ from aps.state import COLUMNS, SchedulerState
 from aps.store import schema, states, usage
 from aps.store.database import Database, StoreError
 from aps.store.saves import Saves
-from aps.store.usage import NUMBERS, Deltas, Used, hour_of, read, total
+from aps.store.usage import NUMBERS, Deltas, TooMany, Used, hour_of, read, total
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -98,6 +98,19 @@ def test_usage_adds_up_by_tenant_hour_and_day(database: Database) -> None:
         ("2026-03-01T14:00", {"x": 2}),
     ]
     assert ledger(database, tenant="nobody") == []
+
+
+def test_more_than_was_to_be_read_is_refused_and_never_cut_off(database: Database) -> None:
+    deltas = Deltas()
+    for number in range(4):
+        deltas.note(NOON, [], [], {f"t{number}": {"over_rate": 1, "tenant_queue_full": 1}})
+    with database.writing() as connection:
+        usage.add(connection, deltas)
+    with database.reading() as connection:
+        assert len(read(connection, most=8)) == 4
+        for most in (3, 4, 7):
+            with pytest.raises(TooMany, match=f"more than {most} rows"):
+                read(connection, most=most)
 
 
 def test_charges_are_exact() -> None:
