@@ -11,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, select, text, update
 
+from aps.service import config_view
 from aps.store import schema
 from aps.store.database import Database, StoreError, VersionError, address, newest, versions
 
@@ -38,8 +39,11 @@ def test_no_address(url: str) -> None:
     assert "secret" not in str(error.value)
 
 
-def test_the_password_is_never_shown() -> None:
-    database = Database("postgresql://aps:secret@127.0.0.1:1/aps")
+@pytest.mark.parametrize("url", ["aps:secret@127.0.0.1:1/aps", "aps@127.0.0.1:1/aps?password=secret"])
+def test_the_password_is_never_shown(url: str) -> None:
+    url = f"postgresql://{url}"
+    database = Database(url)
+    assert "secret" not in f"{database.shown} {config_view.shown('store.url', url)}"
     assert "secret" not in database.shown
     with pytest.raises(StoreError) as error:
         database.upgrade()

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
-SERVICE_EXTRA = ("fastapi", "uvicorn", "httpx", "rich")
+SERVICE_EXTRA = ("fastapi", "uvicorn", "httpx", "rich", "sqlalchemy", "alembic")
 OTEL_EXTRA = ("opentelemetry.sdk", "opentelemetry.exporter")
 LAB_EXTRA = ("jinja2", "joblib", "matplotlib", "rich", "scipy")
 MAX_GPUS = 1024

@@ -57,7 +57,7 @@ class KeyAnswer(BaseModel):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
-    last_used_at: Annotated[datetime | None, Field(description="To within `store.interval_s`.")]
+    last_used_at: Annotated[datetime | None, Field(description="To within a minute and `store.interval_s`.")]
 
     @classmethod
     def of(cls, key: Key, at: datetime) -> "KeyAnswer":
@@ -166,7 +166,9 @@ async def rotate_key(request: Request, response: Response, tenant_id: str, key_i
 async def audit(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    before: Annotated[int | None, Query(ge=0, description="Only entries with a lower id: the next page.")] = None,
+    before: Annotated[
+        int | None, Query(ge=0, le=2**53, description="Only entries with a lower id: the next page.")
+    ] = None,
     tenant: Annotated[str | None, Query(description="Only this one's.")] = None,
 ) -> list[EntryAnswer]:
     """Who changed what, the newest first."""

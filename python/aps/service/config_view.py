@@ -46,12 +46,12 @@ def value_of(config: Config, full: str) -> Any:
 
 
 def shown(full: str, value: Any) -> Any:
-    """The value of `table.name` without its password."""
+    """The value of `table.name`; of a database's address what may be shown."""
     if full != "store.url" or value is None:
         return value
-    from aps.store.database import address
+    from aps.store import database
 
-    return address(value).render_as_string(hide_password=True) if "://" in value else value
+    return database.shown(database.address(value)) if "://" in value else value
 
 
 def words(config: Config) -> Iterator[tuple[str, str]]:

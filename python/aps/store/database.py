@@ -16,6 +16,8 @@ NEWEST = "0001"  # the version of the tables; a test holds it to the scripts
 ALLOWED = "an SQLite file's path, sqlite:///FILE, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 WAIT_S = 5  # wall seconds: for a connection, and for another's lock
 STATEMENT_S = 30  # wall seconds that PostgreSQL may take for one statement
+# PostgreSQL's machine is gone without a word: the connection is given up after some 15 s, not after hours.
+GONE = {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 2, "tcp_user_timeout": 15_000}
 MIGRATION_LOCK = 0x415053  # one service at a time brings a PostgreSQL database up to date
 
 
@@ -49,17 +51,22 @@ def address(url: str) -> URL:
     raise ValueError(f"must be {ALLOWED}, got {found.drivername}://...")
 
 
+def shown(url: URL) -> str:
+    """Without its password, and without its options, where one may be too."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
 class Database:
     """Connections to one database. Any thread may use it; every call may wait, so none belongs on an event loop.
 
-    url: see `address`. shown: the same without its password. read_only: of SQLite, the file is not made, nor anything
-    in it changed. Nothing is opened before the first call. ValueError: the url means nothing; StoreError: the driver of
-    PostgreSQL is not installed.
+    url: see `address`. shown: the same without its password and its options. read_only: of SQLite, the file is not
+    made, nor anything in it changed. Nothing is opened before the first call. ValueError: the url means nothing;
+    StoreError: the driver of PostgreSQL is not installed.
     """
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self.url = address(url)
-        self.shown = self.url.render_as_string(hide_password=True)
+        self.shown = shown(self.url)
         try:
             self.engine = _engine(self.url, read_only)
         except (ImportError, NoSuchModuleError) as error:
@@ -180,7 +187,7 @@ def _engine(url: URL, read_only: bool) -> Engine:
         event.listen(engine, "begin", _sqlite_begins)
         return engine
     options = f"-c statement_timeout={STATEMENT_S * 1000} -c lock_timeout={WAIT_S * 1000}"
-    connect = {"connect_timeout": WAIT_S, "application_name": "aps", "options": options} | dict(url.query)
+    connect = {"connect_timeout": WAIT_S, "application_name": "aps", "options": options} | GONE | dict(url.query)
     return create_engine(
         url.set(query={}), connect_args=connect, pool_pre_ping=True, pool_size=2, max_overflow=4, pool_timeout=WAIT_S
     )

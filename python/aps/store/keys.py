@@ -21,7 +21,7 @@ class Key:
 
     id: public: the first 12 hexadecimal digits of the digest. digest: SHA-256 of the key. label: what its owner calls
     it. expires_at: it works until then; None: for ever. revoked_at: since then it does not. last_used_at: to within
-    the interval at which a service writes it down.
+    the minute after which a service writes it down.
     """
 
     id: str
