@@ -97,7 +97,7 @@ def test_what_cannot_be_swept_is_refused(changes: dict[str, Any], says: str) -> 
 
 def test_without_a_highest_bid_the_vip_must_be_named() -> None:
     noisy = SCENARIOS["noisy"].build(0, duration_s=5.0)
-    with pytest.raises(ValueError, match="every tenant bids up to 5: say which is the VIP, of "):
+    with pytest.raises(ValueError, match=r"every tenant bids up to 5: name the VIP \(--vip\), one of "):
         sweep([noisy], parse("aps"), SETUP)
     with pytest.raises(ValueError, match="workloads must not be empty"):
         sweep([], parse("aps"), SETUP)

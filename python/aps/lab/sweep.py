@@ -151,7 +151,7 @@ def _vip(workloads: Sequence[Workload], vip: Sequence[str] | None) -> list[int]:
         np.maximum.at(bids, workload.tenant, workload.bid)
     found = [at for at, bid in enumerate(bids) if bid == bids.max()]
     if len(found) == len(names):
-        raise ValueError(f"every tenant bids up to {bids.max()}: say which is the VIP, of {', '.join(names)}")
+        raise ValueError(f"every tenant bids up to {bids.max()}: name the VIP (--vip), one of {', '.join(names)}")
     return found
 
 
