@@ -23,6 +23,8 @@ if __name__ == "__main__":
 
 import matplotlib
 
+from aps.store.database import Database
+from aps.store.usage import read, total
 from aps.stress.counters import Counters
 from loadtests.books import MEGABYTE, astray, idle, verdict
 from loadtests.figures import Check
@@ -100,14 +102,14 @@ def draw(samples: Samples, profile: Profile, seconds: float, file: Path) -> None
     pyplot.close(figure)
 
 
-def after(loaded: Loaded, data: dict[str, Any], samples: Samples) -> list[tuple[str, bool]]:
-    """What must hold once the load has gone, in lines."""
+def after(loaded: Loaded, data: dict[str, Any], samples: Samples) -> tuple[list[tuple[str, bool]], Counters]:
+    """What must hold once the load has gone, in lines; and the service's counters then."""
     lines = [(check.says, check.met) for check in (Check(**each) for each in data["checks"])]
     took = asyncio.run(idle(loaded.service, IDLE_WITHIN_S, loaded.admin))
     text = loaded.service.get("/metrics", loaded.admin)
-    refused, found = Counters(text).by("aps_refused_total", "reason"), astray(text)
-    return [
-        *lines,
+    counters, found = Counters(text), astray(text)
+    refused = counters.by("aps_refused_total", "reason")
+    lines += [
         (
             f"errors: {_list(data.get('errors', {}))}; refused: {_list(refused)}",
             not data.get("errors", {"": 1}) and {reason for reason, count in refused.items() if count} <= OWN_LIMITS,
@@ -116,6 +118,36 @@ def after(loaded: Loaded, data: dict[str, Any], samples: Samples) -> list[tuple[
         (f"astray: {_list(found)}", not any(found.values())),
         level(samples),
     ]
+    return lines, counters
+
+
+# Of the ledger, and of the metrics.
+SAME = {
+    "admitted": "aps_admitted_total",
+    "refused": "aps_refused_total",
+    "prompt_tokens": "aps_prompt_tokens_total",
+    "output_tokens": "aps_output_tokens_total",
+    "charged_tokens": "aps_charged_tokens_total",
+}
+
+
+def ledger(store: str, counters: Counters) -> tuple[str, bool]:
+    """Whether the store of the stopped service has what its counters had."""
+    database = Database(store)
+    with database.reading() as connection:
+        used = total(read(connection))
+    database.close()
+    kept = {
+        "admitted": used.admitted,
+        "refused": sum(used.refused.values()),
+        "prompt_tokens": used.prompt_tokens,
+        "output_tokens": used.output_tokens,
+        "charged_tokens": used.charged_micro / 1e6,
+    }
+    counted = {name: sum(counters.by(metric, "tenant").values()) for name, metric in SAME.items()}
+    same = all(abs(kept[name] - counted[name]) < 1e-6 * max(1.0, counted[name]) for name in SAME)
+    said = ", ".join(f"{name} {kept[name]:,.0f} of {counted[name]:,.0f}" for name in SAME)
+    return f"in the ledger: {said}", same
 
 
 def _list(figures: dict[str, float]) -> str:
@@ -136,7 +168,8 @@ def main() -> int:
         with loaded_service("--store", store) as loaded:
             with sampling(loaded.service) as samples:
                 data = play(loaded, profile.name, options.seconds, options.out)
-            lines = after(loaded, data, samples)
+            lines, counters = after(loaded, data, samples)
+        lines.append(ledger(store, counters))
     draw(samples, profile, options.seconds, options.out / "memory.png")
     found = {"lines": [{"what": what, "met": met} for what, met in lines], "resident": samples, **data}
     (options.out / "soak.json").write_text(json.dumps(found, indent=2))
