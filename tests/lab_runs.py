@@ -9,6 +9,7 @@ from aps import Policy, Tenant
 from aps.lab.run import Run, Series, Setup
 from aps.lab.workload import Workload
 from aps.profiles import REFERENCE
+from aps.verdicts import REASONS
 
 NAN = float("nan")
 
@@ -31,7 +32,7 @@ def waiting(tenant: int, submitted: float) -> Row:
     return Row(tenant, submitted, NAN, NAN, NAN, output=0, reason=-2)
 
 
-def refused(tenant: int, submitted: float, reason: int = 6) -> Row:
+def refused(tenant: int, submitted: float, reason: int = REASONS.index("queue_tokens_full")) -> Row:
     """Refused at once."""
     return Row(tenant, submitted, NAN, NAN, NAN, output=0, reason=reason)
 

@@ -17,6 +17,7 @@ from aps import Tenant
 from aps.lab.definitions import DEFINITIONS
 from aps.lab.figures import TIMES, Slo, figures, spread, times
 from aps.lab.run import Run
+from aps.verdicts import REASONS
 from tests.lab_runs import NAN, Row, refused, run_of, series, waiting
 
 TWO = (Tenant("a", weight=3.0), Tenant("b"))
@@ -177,7 +178,7 @@ def any_rows(draw: st.DrawFn) -> list[Row]:
         arrived, started, first, ended = sorted(draw(st.tuples(instant, instant, instant, instant)))
         kind = draw(st.sampled_from(("finished", "refused", "waiting", "running", "expired")))
         if kind == "refused":
-            rows.append(refused(tenant, arrived, draw(st.integers(1, 9))))
+            rows.append(refused(tenant, arrived, draw(st.integers(1, REASONS.index("over_rate")))))
         elif kind == "waiting":
             rows.append(waiting(tenant, arrived))
         elif kind == "running":
