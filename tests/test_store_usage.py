@@ -1,6 +1,7 @@
 """The ledger, the scheduler's state and keys' last use: saved together, once each, whatever fails."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from math import inf
 from random import Random
@@ -145,6 +146,17 @@ def test_only_what_changed_is_written(database: Database) -> None:
     with database.reading() as connection:
         rows = connection.execute(text("SELECT tenant, base, credit FROM tenant_states ORDER BY tenant")).all()
     assert [tuple(found) for found in rows] == [("a", 1.0, 99.0), ("b", 3.0, 0.1), ("c", 4.0, 0.1)]
+
+
+def test_two_runs_of_one_name_leave_the_state_of_one_of_them(database: Database) -> None:
+    """Not a mixture, which may be no state at all: one of them has run for long."""
+    runs = [(begun(database), state_of(10**15, a=5.0, b=1.0)), (begun(database), state_of(10**9, a=6.0))]
+    for later in range(3):
+        for saves, first in runs:
+            state = replace(first, at_ns=first.at_ns + later)
+            saves.save(NOON, state)
+            found, _ = Saves(database, "aps").begin(NOON, 15.0).state or (None, None)
+            assert same(found, state)
 
 
 def test_rows_that_are_no_state(database: Database) -> None:

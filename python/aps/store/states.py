@@ -18,7 +18,13 @@ INFINITE = [name for name in COLUMNS if schema.tenant_states.c[NAMES[name]].null
 def save(
     connection: Connection, service: str, at: datetime, state: SchedulerState, known: SchedulerState | None
 ) -> None:
-    """known: that whose rows are there; None: nobody knows which are, and all are written."""
+    """known: that whose rows are there, unless another run has written since; None: nobody knows which are. Then all
+    are written."""
+    head = schema.scheduler_states
+    was = select(head.c.at_ns, head.c.virtual_time).where(head.c.service == service).with_for_update()
+    there = connection.execute(was).one_or_none()
+    if known is not None and tuple(there or ()) != (known.at_ns, known.virtual_time):
+        known = None
     header = {
         "service": service,
         "saved_at": at,
@@ -27,7 +33,7 @@ def save(
         "fairness_window": _or_null(state.fairness_window),
         "last_contender": state.last_contender,
     }
-    connection.execute(replacing(connection, schema.scheduler_states), header)
+    connection.execute(replacing(connection, head), header)
     table = schema.tenant_states
     its = table.c.service == service
     if known is None:
