@@ -178,6 +178,25 @@ def test_what_is_wrong_with_a_question(file: Database) -> None:
         assert client.get("/admin/usage", params={"from": "2026-03-01T12:00+01:00"}).json()["rows"] == []
 
 
+def test_why_a_store_fails_is_for_operators(file: Database) -> None:
+    """GET /health needs no key, and the reason may name machines, users and files."""
+    tenants_key, made = "k" * 47, []
+    access = Access({"a": [digest_of(tenants_key.encode())]}, admin=digest_of(ADMIN.encode()))
+
+    def keep(driver: Driver) -> Keeper:
+        made.append(keeping(file, interval_s=60.0)(driver))
+        return made[0]
+
+    with serving((Tenant("a"),), keep=keep, access=access) as service:
+        made[0].writer._failed("no route to db.internal")
+        for path in ("/health", "/health/live", "/health/ready"):
+            for key, said in ((None, None), (tenants_key, None), ("x", None), (ADMIN, "no route to db.internal")):
+                headers = {} if key is None else {"authorization": f"Bearer {key}"}
+                answer = service.client.get(path, headers=headers)
+                store = answer.json()["store"]
+                assert (answer.status_code, store["status"], store["error"]) == (200, "failing", said)
+
+
 # Restart
 
 

@@ -203,6 +203,14 @@ def identified(request: Request) -> Role:
 Identified = Annotated[Role, Depends(identified)]
 
 
+def is_operator(request: Request) -> bool:
+    """FastAPI dependency of what anybody may read, some of it not by everybody: whether that is to be there."""
+    try:
+        return identified(request).kind != "tenant"
+    except Refusal:
+        return False
+
+
 def reads_metrics(role: Identified) -> None:
     """FastAPI dependency of `GET /metrics`: not for tenants' keys."""
     if role.kind == "tenant":

@@ -29,7 +29,7 @@ class StoreHealth(BaseModel):
     unsaved_s: Annotated[
         float, Field(description="Wall seconds since then: what is lost if the process is killed now.")
     ]
-    error: Annotated[str | None, Field(description="Why it fails.")]
+    error: Annotated[str | None, Field(description="Why it fails: with the admin or the metrics key; else null.")]
 
 
 class Health(BaseModel):
@@ -60,8 +60,11 @@ class Health(BaseModel):
     store: Annotated[StoreHealth | None, Field(description="null: nothing is kept.")]
 
 
-def health_of(driver: Driver, keeper: "Keeper | None" = None) -> Health:
-    """As it is now. Does not raise when the driver has failed. A store that fails does not make it unready."""
+def health_of(driver: Driver, keeper: "Keeper | None" = None, *, whole: bool = True) -> Health:
+    """As it is now. Does not raise when the driver has failed. A store that fails does not make it unready.
+
+    whole: what a failing store says too, which may name machines, users and files.
+    """
     scheduler, backend = driver.scheduler, driver.backend
     devices = []
     for at, device in enumerate(scheduler.devices):
@@ -86,16 +89,16 @@ def health_of(driver: Driver, keeper: "Keeper | None" = None) -> Health:
         time_scale=backend.time_scale,
         now_s=now - driver.opened_at,
         since_progress_s=now - driver.progressed_at if driver.outstanding else None,
-        store=None if keeper is None else _store(keeper),
+        store=None if keeper is None else _store(keeper, whole),
     )
 
 
-def _store(keeper: "Keeper") -> StoreHealth:
+def _store(keeper: "Keeper", whole: bool) -> StoreHealth:
     status = keeper.writer.status
     return StoreHealth.model_construct(
         status=status.status,
         since=datetime.fromtimestamp(status.since, UTC),
         saved_at=datetime.fromtimestamp(status.saved_at, UTC),
         unsaved_s=keeper.unsaved_s,
-        error=status.error,
+        error=status.error if whole else None,
     )

@@ -1,10 +1,12 @@
 """The routes that an operator looks at: metrics, health, a tenant's status."""
 
+from typing import Annotated
+
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from aps.service import prometheus
-from aps.service.access import REFUSALS, reads_metrics, reads_tenant
+from aps.service.access import REFUSALS, is_operator, reads_metrics, reads_tenant
 from aps.service.health import Health, health_of
 from aps.service.metrics import Exporter
 from aps.service.openapi import error
@@ -12,6 +14,8 @@ from aps.service.status import TenantStatus, status_of
 from aps.service.wire import encode
 
 JSON = "application/json"
+
+Operator = Annotated[bool, Depends(is_operator)]
 
 router = APIRouter()
 
@@ -35,16 +39,16 @@ async def metrics(request: Request) -> Response:
 
 @router.get("/health", response_model=Health, responses={503: {"model": Health, "description": "It has failed."}})
 @router.get("/health/live", response_model=Health, responses={503: {"model": Health, "description": "It has failed."}})
-async def health(request: Request) -> Response:
+async def health(request: Request, whole: Operator) -> Response:
     """Whether it runs. 200 while it does, draining included: start it again when it does not."""
-    state = health_of(request.app.state.driver, request.app.state.keeper)
+    state = health_of(request.app.state.driver, request.app.state.keeper, whole=whole)
     return Response(state.model_dump_json(), 200 if state.live else 503, media_type=JSON)
 
 
 @router.get("/health/ready", response_model=Health, responses={503: {"model": Health, "description": "Not ready."}})
-async def ready(request: Request) -> Response:
+async def ready(request: Request, whole: Operator) -> Response:
     """200 while it takes requests, else 503: send requests elsewhere."""
-    state = health_of(request.app.state.driver, request.app.state.keeper)
+    state = health_of(request.app.state.driver, request.app.state.keeper, whole=whole)
     return Response(state.model_dump_json(), 200 if state.ready else 503, media_type=JSON)
 
 
