@@ -131,8 +131,10 @@ async def test_keys_are_issued_listed_rotated_and_revoked(path: Path) -> None:
         assert reason(await service.call("DELETE", f"{keys}/nothing")) == (404, "unknown_key")
         assert reason(await service.call("POST", "/admin/tenants/nobody/keys", json={})) == (404, "unknown_tenant")
         assert reason(await service.call("GET", "/admin/tenants/nobody/keys")) == (404, "unknown_tenant")
-        for body in ({"label": "a\nb"}, {"expires_in_s": 0}, {"label": "x" * 257}, {"x": 1}):
-            assert reason(await service.call("POST", keys, json=body)) == (422, "invalid")
+        for body in ({"label": "a\nb"}, {"expires_in_s": 0}, {"label": "x" * 257}, {"x": 1}, {"expires_in_s": 1e-9}):
+            reply = await service.call("POST", keys, json=body)
+            assert reason(reply) == (422, "invalid")
+            assert reply.json()["error"]["field"] in (*body, "expires_at")
         entries = str((await service.call("GET", "/admin/audit")).json())
         assert issued["key"] not in entries and digest(issued["key"]).hex() not in entries
 

@@ -20,6 +20,7 @@ from aps.store.database import StoreError
 
 STORE_RETRY_S = 1.0  # nobody knows when a store is back
 REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+FIELD = re.compile(r"(\w+) must ")
 TENANT_FIELD = re.compile(r"\bTenant\.(\w+)")
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -83,7 +84,11 @@ def refusing(tenant: str, key: str | None = None) -> Iterator[None]:
     except (TypeError, ValueError) as error:
         found = TENANT_FIELD.search(str(error))
         message = TENANT_FIELD.sub(lambda match: "the tenant's name" if match[1] == "name" else match[1], str(error))
-        field = "tenant_id" if found is None or found[1] == "name" else found[1]
+        other = FIELD.match(message)
+        if found is None:
+            field = "tenant_id" if other is None else other[1]
+        else:
+            field = "tenant_id" if found[1] == "name" else found[1]
         raise Refusal("invalid", message, field=field, problems=[message]) from error
 
 
