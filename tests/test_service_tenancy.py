@@ -281,6 +281,21 @@ async def test_a_tenant_that_the_service_cannot_have_keeps_no_other_back(
         assert (await service.call("GET", "/admin/tenants")).status_code == 200  # still the admin's
         assert (await service.infer(FREE)).status_code == 200
 
+        # What is taken away is taken all the same, and may go to others.
+        await elsewhere(path, lambda change: change.revoke("free", digest(FREE).hex()[:12]))
+        await until(lambda: not service.running.config.keys["free"])
+        assert (await service.infer(FREE)).status_code == 401
+
+        def moved(change: Changing) -> None:
+            change.remove("gold")
+            change.add(Tenant("a heir"))
+            change.add_keys({"a heir": [digest(GOLD)]})
+            change.set("free", {"weight": 2.0})
+
+        await elsewhere(path, moved)
+        await until(lambda: service.running.config.keys.get("a heir") == (digest(GOLD),))
+        assert (await service.infer(GOLD)).json()["tenant_id"] == "a heir"
+
 
 async def test_a_store_that_fails_and_comes_back(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch

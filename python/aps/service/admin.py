@@ -161,7 +161,8 @@ async def effective_config(request: Request) -> dict[str, Any]:
 async def reload(request: Request) -> ChangesAnswer:
     """Read the file again, as SIGHUP does. All that can change does, at one instant; or nothing, when it is wrong.
 
-    The tenants are the file's then: those put by hand are removed.
+    The tenants are the file's then: those put by hand are removed. With a store they stay: `differing` says what the
+    file says otherwise.
     """
     running = running_of(request)
     if not running.can_reload:

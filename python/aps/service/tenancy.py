@@ -14,6 +14,7 @@ from aps.service.running import Changes, Running
 from aps.store.book import News
 from aps.store.changing import Changing, Conflict
 from aps.store.database import StoreError
+from aps.store.keys import Key
 from aps.store.store import Store
 from aps.tenants import Tenant
 
@@ -182,16 +183,24 @@ class InStore:
         return True
 
     def _change(self, news: News, names: list[str]) -> None:
-        book = news.book
-        self._running.change_tenants(
-            {name: book.tenants.get(name) for name in names},
-            {name: digests(book.keys.get(name, ())) for name in names},
-            expiries({name: book.keys.get(name, ()) for name in names}),
-            keyed=book.keyed,
-        )
+        tenants = {name: news.book.tenants.get(name) for name in names}
+        self._make(tenants, {name: news.book.keys.get(name, ()) for name in names}, news.book.keyed)
+
+    def _make(
+        self, tenants: Mapping[str, Tenant | None], keys: Mapping[str, tuple[Key, ...]], keyed: bool
+    ) -> None:
+        known = {name: digests(theirs) for name, theirs in keys.items()}
+        self._running.change_tenants(tenants, known, expiries(keys), keyed=keyed)
 
     def _change_each(self, news: News, names: list[str]) -> None:
-        """What one of them cannot be must not keep the others back."""
+        """What one of them cannot be must not keep the others back, nor keep a key that is taken from it."""
+        now = self._running.config.keys
+        kept = {
+            name: tuple(key for key in news.book.keys.get(name, ()) if key.digest in now[name])
+            for name in names
+            if name in now
+        }
+        self._make({}, kept, news.book.keyed)
         for name in names:
             try:
                 self._change(news, [name])
