@@ -249,6 +249,23 @@ def test_a_service_is_reached_with_its_admin_key(
         assert ran.code == 2 and "does not answer" in ran.err
 
 
+@pytest.mark.parametrize("key", [None, "", ADMIN + "\r", "sha256:" + "0" * 64])
+def test_an_admin_key_that_is_none_is_not_sent_nor_shown(
+    key: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("APS_ADMIN_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("APS_ADMIN_KEY", key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        for verb in (("usage",), ("tenants", "list")):
+            assert main([*verb, "--url", f"http://127.0.0.1:{listener.getsockname()[1]}"]) == 2
+            said = capsys.readouterr().err
+            assert "in APS_ADMIN_KEY" in said and ADMIN not in said
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
 def test_who_did_it_is_in_the_audit(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Tenants(["--store", str(path)], capsys)("add", "gold")
     with closing(Database(str(path)).engine.raw_connection()) as connection:

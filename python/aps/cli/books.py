@@ -116,7 +116,7 @@ def _store_url(options: argparse.Namespace) -> str | None:
 def books(options: argparse.Namespace, *, make: bool = False) -> Iterator[Books]:
     """Whatever the options name. make: the tables of a new database are made."""
     if options.url is not None:
-        with _client(options.url) as client:
+        with client_of(options.url) as client:
             yield OfService(client)
         return
     store = opened_store(options, make=make)
@@ -297,7 +297,8 @@ class OfService:
         raise UsageError(str(said.get("message", f"{reply.status_code} {reply.reason_phrase}")))
 
 
-def _client(url: str) -> "httpx.Client":
+def client_of(url: str) -> "httpx.Client":
+    """Of a running service, with its admin key; no proxy gets that. UsageError: there is none, or it is none."""
     need_service_extra()
     import httpx
 

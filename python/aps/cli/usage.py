@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aps.cli.books import client_of
 from aps.cli.check_config import counted
 from aps.cli.common import UsageError, need_service_extra
 
@@ -34,7 +35,6 @@ passes. charged_tokens is what buckets paid, bid premium included, exact to a mi
 """
 
 BY = ("tenant", "day", "hour")
-TIMEOUT_S = 60.0
 COUNTS = ("admitted", "finished", "cancelled", "expired", "dropped", "failed")
 COLUMNS = ("tenant", "period", *COUNTS, "refused", "prompt_tokens", "output_tokens", "charged_tokens", "gpu_s")
 Row = dict[str, Any]
@@ -106,17 +106,11 @@ def _store(options: argparse.Namespace) -> str:
 def _from_service(options: argparse.Namespace) -> dict[str, Any]:
     import httpx
 
-    asked = {"tenant": options.tenant, "from": options.since, "to": options.until, "by": options.by}
-    key = os.environ.get("APS_ADMIN_KEY")
-    if key is None:
-        raise UsageError("APS_ADMIN_KEY must have the service's admin key")
+    pairs = {"tenant": options.tenant, "from": options.since, "to": options.until, "by": options.by}
+    asked = {name: value for name, value in pairs.items() if value is not None}
     try:
-        answer = httpx.get(
-            f"{options.url.rstrip('/')}/admin/usage",
-            params={name: value for name, value in asked.items() if value is not None},
-            headers={"authorization": f"Bearer {key}"},
-            timeout=TIMEOUT_S,
-        )
+        with client_of(options.url) as client:
+            answer = client.get("/admin/usage", params=asked)
         said = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise UsageError(f"{options.url} does not answer as a service does: {error}") from error
