@@ -5,6 +5,7 @@ from aps_core.types cimport int32_t, int64_t
 
 
 cdef class Books:
+    cdef readonly dict tenants
     cdef readonly dict bids
     cdef list by_bid          # the same, by index
     cdef int32_t active       # tenants with requests
@@ -14,6 +15,7 @@ cdef class Books:
     cdef readonly DeviceTime time  # None: nothing runs
 
     cdef object touch(self, Tally tenant)
+    cdef Tally tally(self, tenant)
     cdef Tally of_bid(self, int32_t bid)
     cpdef void arrived(self, Tally tenant, double now, Tally bid=*, int64_t tokens=*) except *
     cpdef void started(self, Tally tenant, double now, Tally bid=*) except *

@@ -8,11 +8,12 @@ from aps_core.types cimport BIDS, int32_t, int64_t
 cdef class Books:
     """Requests as they come and go, each in the tally of its tenant and of its bid.
 
-    bids: tallies by the bid at submission, after clamping; a call may leave it out. all_wait: at least two tenants have requests, and each that
+    tenants: tallies by name, in the order in which they first asked. bids: by the bid at submission, after clamping; a call may leave it out. all_wait: at least two tenants have requests, and each that
     has any also has one that has not started; when that changes, `all_wait_changed(now)` is called. `now` never falls.
     """
 
     def __cinit__(self, *_):
+        self.tenants = {}
         self.changed = []
         self.by_bid = [Tally(str(bid)) for bid in range(BIDS + 1)]
         self.bids = {bid: self.by_bid[bid] for bid in range(1, BIDS + 1)}
@@ -58,6 +59,16 @@ cdef class Books:
 
     def all_wait_changed(self, double now):
         """`all_wait` is another than before."""
+
+    cdef Tally tally(self, tenant):
+        found = self.tenants.get(tenant)
+        if found is None:
+            found = self.tenants[tenant] = Tally(tenant, len(self.tenants))
+        return <Tally>found
+
+    def tenant(self, str name not None):
+        """That tenant's, made when it is new."""
+        return self.tally(name)
 
     cdef Tally of_bid(self, int32_t bid):
         return <Tally>self.by_bid[bid]

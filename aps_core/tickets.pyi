@@ -66,7 +66,7 @@ class Desk(Generic[_T]):
     def enter(
         self,
         verdict: Any,
-        tally: Tally,
+        tenant: str,
         prompt: str | None,
         prompt_tokens: int,
         max_tokens: int,

@@ -7,34 +7,13 @@ cimport cython
 
 from aps_core.books cimport Books
 from aps_core.device_time cimport DeviceTime
+from aps_core.named_rows cimport make, make_row
 from aps_core.request_table cimport ROW_BITS
 from aps_core.tally cimport Tally, to_micro
 from aps_core.types cimport NONE, int32_t, int64_t
 
 cdef extern from "math.h":
     double NAN
-
-cdef extern from *:
-    """
-    static PyObject *aps_make(PyObject *type, PyObject *arguments) {
-        return ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, arguments, NULL);
-    }
-    static PyObject *aps_row(PyObject *type, PyObject *row) {
-        Py_ssize_t n = PyTuple_GET_SIZE(row);
-        PyObject *made = ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, n);
-        if (made == NULL)
-            return NULL;
-        while (n--) {
-            PyObject *item = PyTuple_GET_ITEM(row, n);
-            Py_INCREF(item);
-            PyTuple_SET_ITEM(made, n, item);
-        }
-        return made;
-    }
-    """
-    # type(*arguments) without __init__; and a NamedTuple of a row, which nobody has seen yet
-    object make "aps_make" (object type, tuple arguments)
-    object make_row "aps_row" (object type, tuple row)
 
 cdef enum:                    # flags of one request's progress; aps.backends.protocol has the same
     FIRST_STEP = 1
@@ -120,13 +99,13 @@ cdef class Desk:
     # They come
 
     def enter(
-        self, verdict, Tally tally not None, prompt, int64_t prompt_tokens, int64_t max_tokens, simulated, id,
-        double now,
+        self, verdict, tenant, prompt, int64_t prompt_tokens, int64_t max_tokens, simulated, id, double now,
     ):
         """The ticket of a request: of one that was admitted, or with the answer of one that was not.
 
-        verdict: the scheduler's, whose id is its own, or None. id: the caller's own, or None.
+        verdict: the scheduler's, whose id is its own, or None. tenant: its name. id: the caller's own, or None.
         """
+        cdef Tally tally = self.books.tally(tenant)
         cdef tuple says = <tuple>verdict              # a NamedTuple
         cdef int32_t bid = says[3]
         own = says[2]

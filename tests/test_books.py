@@ -67,8 +67,7 @@ class BooksMachine(RuleBasedStateMachine):
         self.ns += ns
 
     def enter(self, verdict: Verdict, name: str, prompt: int, most: int) -> Ticket:
-        tally = self.metrics.tenant(name)
-        return self.desk.enter(verdict, tally, None, prompt, most, None, None, self.now)
+        return self.desk.enter(verdict, name, None, prompt, most, None, None, self.now)
 
     @rule(target=waiting, name=st.sampled_from(NAMES), bid=st.integers(1, 10), prompt=st.integers(1, 99))
     def admit(self, name: str, bid: int, prompt: int) -> Pair:
@@ -171,7 +170,7 @@ def test_charges_are_rounded_once_half_to_even() -> None:
 
     def charged(charge: float) -> int:
         before = tally.charged_micro
-        ticket = desk.enter(Verdict("admitted", "admitted", 1, 5), tally, None, 1, 1, None, None, 0.0)
+        ticket = desk.enter(Verdict("admitted", "admitted", 1, 5), "a", None, 1, 1, None, None, 0.0)
         desk.end(ticket, "cancelled", "cancelled", 0.0, charge=charge)
         assert ticket.answer is not None
         more = tally.charged_micro - before

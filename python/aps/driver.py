@@ -92,7 +92,6 @@ class Driver:
         self._player = Player(self._pump, scheduler.epoch, backend.time_scale, stall_s)
         self._opened = False
         self._read = self._player.read
-        self._tallies = self._pump.metrics.tenants
         self._new_future: Callable[[], asyncio.Future[None]]
         self._used_before: dict[str, tuple[int, int]] = {}  # see conservation
         self._calls: dict[object, Future[Any]] = {}  # of other threads, not begun
@@ -222,10 +221,9 @@ class Driver:
             verdict = self.scheduler.submit(
                 tenant, prompt_tokens=prompt_tokens, max_tokens=max_tokens, bid=bid, now=now, deadline_at=deadline_at
             )
-        tally = self._tallies.get(tenant) or pump.metrics.tenant(tenant)
         try:
             ticket = pump.desk.enter(
-                verdict, tally, prompt, prompt_tokens, max_tokens, simulated_output_tokens, id, now
+                verdict, tenant, prompt, prompt_tokens, max_tokens, simulated_output_tokens, id, now
             )
             if trace is not None:
                 ticket.trace = trace

@@ -46,7 +46,6 @@ class Metrics(Books):
 
     def __init__(self, served: Callable[[int], NDArray[np.int64]]) -> None:
         """served: as `Backend.served`."""
-        self.tenants: dict[str, TenantMetrics] = {}
         self.released: Counter[str] = Counter()
         self.batch_sizes: Counter[int] = Counter()
         self.slipped_s = 0.0
@@ -57,13 +56,6 @@ class Metrics(Books):
         self._at_opening = np.zeros(0, dtype=np.int64)
         self._shared_s = 0.0
         self._shared = np.zeros(0, dtype=np.int64)
-
-    def tenant(self, name: str) -> TenantMetrics:
-        """That tenant's, made when it is new."""
-        found = self.tenants.get(name)
-        if found is None:
-            found = self.tenants[name] = TenantMetrics(name, len(self.tenants))
-        return found
 
     # What the driver reports; `now` never falls.
 

@@ -29,6 +29,7 @@ from aps.verdicts import (
     Verdict,
     snapshot_of,
 )
+from aps_core.front import Front
 from aps_core.scheduler import Scheduler as Core
 
 Many = Sequence[Hashable] | NDArray[np.integer[Any]]
@@ -44,7 +45,7 @@ DEFAULT_DEVICES = (Device(),)
 _new = tuple.__new__  # a NamedTuple without its Python-level constructor: half the time
 
 
-class Scheduler:
+class Scheduler(Front[Verdict]):
     """Who goes next: tenants submit, devices pull batches, what was used is settled.
 
     tenants: who is there from the start. devices: what requests run on; `next_batch` takes an index into it.
@@ -63,18 +64,14 @@ class Scheduler:
     """
 
     __slots__ = (
-        "_accounts",
         "_block_tokens",
         "_core",
         "_core_next_batch",
         "_core_progress",
         "_core_settle",
-        "_core_submit",
         "_devices",
         "_ended",
         "_epoch",
-        "_handles",
-        "_ids",
         "_limits",
         "_policy",
         "_roster",
@@ -112,64 +109,14 @@ class Scheduler:
         self._core_settle = core.settle
         self._roster = Roster()
         self._accounts = self._roster.accounts
-        self._handles: dict[Hashable, int] = {}  # of requests with an id of the caller's
-        self._ids: dict[int, Hashable] = {}  # the other way
+        self._handles = {}
+        self._ids = {}
+        self._verdict_type = Verdict
         self._ended: list[Ended] = []
         for tenant in tenants:
             self.add_tenant(tenant, now=epoch)
 
-    # Requests
-
-    def submit(
-        self,
-        tenant: str,
-        *,
-        prompt_tokens: int,
-        max_tokens: int | None = None,
-        bid: int | None = None,
-        now: float,
-        deadline_at: float | None = None,
-        expected_output: int | None = None,
-        id: Hashable = None,
-    ) -> Verdict:
-        """Ask for a request to be served: a prompt of >= 1 tokens and at most max_tokens >= 1 of output.
-
-        max_tokens, bid (1..10): the tenant's defaults when None. deadline_at: the instant by which it must have
-        started. expected_output: output tokens charged at dispatch, instead of the policy's.
-        """
-        account = self._accounts.get(tenant)
-        if account is None:
-            raise self._roster.unknown(tenant)
-        slot, default_bid, default_max_tokens, max_bid = account
-        if max_tokens is None:
-            max_tokens = default_max_tokens
-        if bid is None:
-            bid = default_bid
-        elif type(bid) is not int:
-            bid = _as_bid(bid)
-        if id is not None:
-            self._check_new(id, now)
-        if deadline_at is None and expected_output is None:
-            handle = self._core_submit(slot, prompt_tokens, max_tokens, bid, now)
-        else:
-            check.integer("expected_output", expected_output, 0, check.INT32_MAX, optional=True)
-            due = inf if deadline_at is None else deadline_at
-            handle = self._core_submit(
-                slot, prompt_tokens, max_tokens, bid, now, due, -1 if expected_output is None else expected_output
-            )
-        clamped = bid > max_bid
-        if clamped:
-            bid = max_bid
-        if handle < 0:
-            return self._refusal(-handle, id, bid, clamped, self._core.largest)
-        if id is None:
-            id = handle
-        else:
-            if id in self._handles:  # whose request has just ended
-                self._collect_ended()
-            self._handles[id] = handle
-            self._ids[handle] = id
-        return _new(Verdict, ("admitted", "admitted", id, bid, clamped, 0.0, None))
+    # Requests; `submit` is in Front
 
     def next_batch(self, device: int = 0, *, now: float) -> Batch:
         """What starts on a device now, and what it displaces. Ask when the device has room, and at `next_wakeup`."""
@@ -394,6 +341,27 @@ class Scheduler:
         accounts = self._accounts
         slots = [accounts[name][0] if name in accounts else 0 for name in state.tenants]
         self._core.restore(core_state(state), np.array(slots, np.int32), passed_s, now)
+
+    # What is rare of `submit`
+
+    def _unknown(self, tenant: str) -> KeyError:
+        return self._roster.unknown(tenant)
+
+    def _unusual(self, bid: SupportsIndex, expected_output: int | None, id: Hashable, now: float) -> int:
+        bid = _as_bid(bid)
+        if id is not None:
+            self._check_new(id, now)
+        check.integer("expected_output", expected_output, 0, check.INT32_MAX, optional=True)
+        return bid
+
+    def _keep(self, id: Hashable, handle: int) -> None:
+        if id in self._handles:  # whose request has just ended
+            self._collect_ended()
+        self._handles[id] = handle
+        self._ids[handle] = id
+
+    def _refused(self, code: int, id: Hashable, bid: int, clamped: bool) -> Verdict:
+        return self._refusal(code, id, bid, clamped, self._core.largest)
 
     # Inside
 

@@ -170,6 +170,9 @@ class Recorder:
                 LOG.error("recording has stopped: %s. The service goes on without a record", why)
 
 
+FIELDS = *Scheduler.__slots__, "_accounts", "_core_submit", "_handles", "_ids", "_verdict_type"  # and those of Front
+
+
 class Watched(Scheduler):
     """A scheduler with another's insides, whose core writes down what it is called with."""
 
@@ -178,7 +181,7 @@ class Watched(Scheduler):
     def __init__(self, scheduler: Scheduler, lines: JsonLines) -> None:
         core = scheduler._core
         self.recorded = recorded = Recorded(core, _STATUSES, _REASONS, _RELEASES, lines)
-        for slot in Scheduler.__slots__:
+        for slot in FIELDS:
             value = getattr(scheduler, slot)
             if value is core:
                 value = recorded
