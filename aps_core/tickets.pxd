@@ -60,6 +60,9 @@ cdef class Desk:
     cdef DeviceTime time      # and who runs
     cdef int64_t news         # that were looked at for their truth
 
+    cpdef Ticket enter(
+        self, verdict, tenant, prompt, int64_t prompt_tokens, int64_t max_tokens, simulated, id, double now
+    )
     cdef Ticket at(self, int64_t handle)
     cdef object stop(self, Ticket ticket, double now)
     cdef object conclude(self, Ticket ticket, str status, str reason, double now, int64_t tokens, double charge, text)

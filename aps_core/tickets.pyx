@@ -98,8 +98,8 @@ cdef class Desk:
 
     # They come
 
-    def enter(
-        self, verdict, tenant, prompt, int64_t prompt_tokens, int64_t max_tokens, simulated, id, double now,
+    cpdef Ticket enter(
+        self, verdict, tenant, prompt, int64_t prompt_tokens, int64_t max_tokens, simulated, id, double now
     ):
         """The ticket of a request: of one that was admitted, or with the answer of one that was not.
 

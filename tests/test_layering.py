@@ -21,7 +21,7 @@ COMPILED = [
     ["lanes", "physics", "tally", "token_buckets"],
     ["all_wait", "arrivals", "books", "ledger", "stay_log"],
     ["aging_heap", "contention", "tickets"],
-    ["admission", "batch_assembler", "gpu"],
+    ["admission", "asking", "batch_assembler", "gpu"],
     ["inspection", "settlement", "state", "time_series"],
     ["timeline"],
     ["scheduler"],

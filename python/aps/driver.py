@@ -26,6 +26,7 @@ from aps.state import SchedulerState
 from aps.tenants import Tenant
 from aps.tickets import DriverError, Result, Stream, Ticket
 from aps.verdicts import Explanation, Snapshot, Verdict
+from aps_core.asking import Asking
 
 __all__ = ["Asked", "Driver", "DriverError", "Recorder", "Result", "Stream", "Ticket"]
 
@@ -52,7 +53,7 @@ class Recorder(Protocol):
         """What the driver is to call instead: the same, but each call is noted, with its instant and its answer."""
 
 
-class Driver:
+class Driver(Asking[Ticket]):
     """Drives a scheduler against a backend: `async with Driver(scheduler, backend) as driver`.
 
     The scheduler's devices are the backend's, and it has no requests yet (ValueError). While the driver is open nobody
@@ -68,6 +69,8 @@ class Driver:
 
     metrics: see `Metrics`. draining: whether new requests are refused.
     """
+
+    _player: Player
 
     def __init__(
         self,
@@ -91,7 +94,8 @@ class Driver:
         self._pump.desk.listen = self._listen
         self._player = Player(self._pump, scheduler.epoch, backend.time_scale, stall_s)
         self._opened = False
-        self._read = self._player.read
+        self._stage, self._desk = self._pump, self._pump.desk
+        self._read, self._submit = self._player.read, self.scheduler.submit
         self._new_future: Callable[[], asyncio.Future[None]]
         self._used_before: dict[str, tuple[int, int]] = {}  # see conservation
         self._calls: dict[object, Future[Any]] = {}  # of other threads, not begun
@@ -182,57 +186,6 @@ class Driver:
         KeyError: unknown tenant. ValueError, TypeError: a bad number or id. DriverError: it is closed or has failed.
         """
         return self._ask(tenant, prompt_tokens, max_tokens, bid, deadline_s, prompt, id, simulated_output_tokens, trace)
-
-    def _ask(
-        self,
-        tenant: str,
-        prompt_tokens: int,
-        max_tokens: int | None,
-        bid: int | None,
-        deadline_s: float | None,
-        prompt: str | None,
-        id: Hashable,
-        simulated_output_tokens: int | None,
-        trace: Mapping[str, str] | None,
-    ) -> Ticket:
-        pump = self._pump
-        try:
-            now = self._read()
-        except Exception as error:
-            raise self._player.stop(error) from error
-        if pump.now <= now < pump.next_at:
-            pump.now = now
-        else:
-            now = self._player.advance()
-        if prompt is not None and not isinstance(prompt, str):
-            raise TypeError(f"prompt must be a str or None, got {prompt!r}")
-        if id is not None:
-            check_id(id)
-            if id in pump.desk.named:
-                raise ValueError(f"id must be new among outstanding requests, got {id!r} again")
-        if simulated_output_tokens is not None:
-            simulated_output_tokens = _as_count("simulated_output_tokens", simulated_output_tokens)
-        if max_tokens is None:
-            max_tokens = self._tenant(tenant).default_max_tokens
-        if self.draining:
-            verdict = self._refusal(self._tenant(tenant), prompt_tokens, max_tokens, bid)
-        else:
-            deadline_at = None if deadline_s is None else now + deadline_s
-            verdict = self.scheduler.submit(
-                tenant, prompt_tokens=prompt_tokens, max_tokens=max_tokens, bid=bid, now=now, deadline_at=deadline_at
-            )
-        try:
-            ticket = pump.desk.enter(
-                verdict, tenant, prompt, prompt_tokens, max_tokens, simulated_output_tokens, id, now
-            )
-            if trace is not None:
-                ticket.trace = trace
-            # While every device is in the middle of a step nothing can start before one ends.
-            if pump.open or deadline_s is not None:
-                self._player.entered()
-        except Exception as error:
-            raise self._player.stop(error) from error
-        return ticket
 
     def cancel(self, id: Hashable) -> bool:
         """End a request now: what it held is free at once. False: there is none, most likely because it has ended."""
@@ -412,6 +365,33 @@ class Driver:
             snapshot = self.scheduler.snapshot(now=now)
         return discrepancies(self._pump, snapshot, self._used_before)
 
+    # What is rare of `submit`
+
+    def _unusual(self, prompt: str | None, id: Hashable, simulated: SupportsIndex | None) -> int | None:
+        if prompt is not None and not isinstance(prompt, str):
+            raise TypeError(f"prompt must be a str or None, got {prompt!r}")
+        if id is not None:
+            check_id(id)
+            if id in self._pump.desk.named:
+                raise ValueError(f"id must be new among outstanding requests, got {id!r} again")
+        return None if simulated is None else _as_count("simulated_output_tokens", simulated)
+
+    def _tenant(self, name: str) -> Tenant:
+        settings = self.scheduler.tenants.get(name)
+        if settings is None:
+            raise KeyError(f"unknown tenant {name!r}")
+        return settings
+
+    def _refusal(self, tenant: Tenant, prompt_tokens: int, max_tokens: int, bid: int | None) -> Verdict:
+        """While draining. The scheduler is not asked, so its checks are made here."""
+        asked = tenant.default_bid if bid is None else bid
+        check.integer("prompt_tokens", prompt_tokens, 1, check.INT32_MAX)
+        check.integer("max_tokens", max_tokens, 1, check.INT32_MAX)
+        check.integer("bid", asked, 1, 10)
+        counts = min(asked, tenant.max_bid)
+        later_s = DRAINING_RETRY_S * self.backend.time_scale  # in seconds of the scheduler's clock, as every verdict's
+        return Verdict("throttled", "draining", None, counts, bid is not None and counts < bid, later_s, None)
+
     # Giving up
 
     def _cancel(self, ticket: Ticket) -> bool:
@@ -445,16 +425,6 @@ class Driver:
             if not ticket.done:
                 self._pump.listen(ticket)
 
-    def _refusal(self, tenant: Tenant, prompt_tokens: int, max_tokens: int, bid: int | None) -> Verdict:
-        """While draining. The scheduler is not asked, so its checks are made here."""
-        asked = tenant.default_bid if bid is None else bid
-        check.integer("prompt_tokens", prompt_tokens, 1, check.INT32_MAX)
-        check.integer("max_tokens", max_tokens, 1, check.INT32_MAX)
-        check.integer("bid", asked, 1, 10)
-        counts = min(asked, tenant.max_bid)
-        later_s = DRAINING_RETRY_S * self.backend.time_scale  # in seconds of the scheduler's clock, as every verdict's
-        return Verdict("throttled", "draining", None, counts, bid is not None and counts < bid, later_s, None)
-
     def _check_empty(self) -> None:
         snapshot = self.scheduler.snapshot(now=self.opened_at)
         live = snapshot.waiting + int(snapshot.tenants.columns["in_flight"].sum())
@@ -466,12 +436,6 @@ class Driver:
         if ticket is None:
             raise KeyError(f"no outstanding request {id!r}")
         return ticket
-
-    def _tenant(self, name: str) -> Tenant:
-        settings = self.scheduler.tenants.get(name)
-        if settings is None:
-            raise KeyError(f"unknown tenant {name!r}")
-        return settings
 
 
 def _as_count(field: str, value: SupportsIndex) -> int:

@@ -11,12 +11,13 @@ from aps.recent import Recent
 from aps.scheduler import Scheduler
 from aps.tickets import Result, Ticket, wake_all
 from aps.verdicts import Batch
+from aps_core.asking import Stage
 from aps_core.tickets import Desk
 
 MISSED_S = 1e-3  # when to ask again after a wake-up at which nothing could start
 
 
-class Pump:
+class Pump(Stage):
     """Plays instants in the order of time (ties: news before wake-ups, then by device), each completely: progress,
     settle, the next batch at that very instant, the next step. So how late it is called changes nothing.
 
