@@ -9,9 +9,9 @@ cdef class Stage:
 
 
 cdef class Asking:
+    cdef public object scheduler
     cdef public Stage _stage
     cdef public Desk _desk
     cdef public object _player
     cdef public object _read
-    cdef public object _submit
     cdef public bint draining

@@ -15,11 +15,11 @@ class Stage:
 
 @disjoint_base
 class Asking(Generic[_T]):
+    scheduler: Any
     _stage: Stage
     _desk: Desk[_T]
     _player: Any
     _read: Callable[[], float]
-    _submit: Callable[..., Any]
     draining: bool
     def _ask(
         self,

@@ -1,5 +1,5 @@
 """Where a request comes in at the driver. Of the driver this alone is compiled, because every request passes it."""
-from aps_core.tickets cimport Desk, Ticket
+from aps_core.tickets cimport Ticket
 
 
 cdef class Stage:
@@ -9,8 +9,8 @@ cdef class Stage:
 cdef class Asking:
     """What `aps.Driver` is built on. Its fields:
 
-    _stage, _desk: its pump and the pump's desk. _player: it. _read: the backend's clock. _submit: of its scheduler.
-    draining: whether new requests are refused.
+    scheduler: whose `submit` is asked. _stage, _desk: its pump and the pump's desk. _player: it. _read: the backend's
+    clock. draining: whether new requests are refused.
 
     Its methods beside: _unusual(prompt, id, simulated), which checks them and gives what to simulate as an int.
     _tenant(name), its settings. _refusal(tenant, prompt_tokens, max_tokens, bid), the verdict while draining.
@@ -41,7 +41,7 @@ cdef class Asking:
         if self.draining:
             verdict = self._refusal(self._tenant(tenant), prompt_tokens, max_tokens, bid)
         else:
-            verdict = self._submit(
+            verdict = self.scheduler.submit(
                 tenant, prompt_tokens=prompt_tokens, max_tokens=max_tokens, bid=bid, now=now,
                 deadline_at=None if deadline_s is None else now + deadline_s,
             )

@@ -8,7 +8,8 @@ from aps_core.types cimport BIDS, int32_t, int64_t
 cdef class Books:
     """Requests as they come and go, each in the tally of its tenant and of its bid.
 
-    tenants: tallies by name, in the order in which they first asked. bids: by the bid at submission, after clamping; a call may leave it out. all_wait: at least two tenants have requests, and each that
+    tenants: tallies by name, in the order in which they first asked. bids: by the bid at submission, after clamping; a
+    call may leave it out. all_wait: at least two tenants have requests, and each that
     has any also has one that has not started; when that changes, `all_wait_changed(now)` is called. `now` never falls.
     """
 

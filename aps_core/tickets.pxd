@@ -10,37 +10,38 @@ cdef class Desk
 
 
 cdef class Ticket:
-    cdef readonly int64_t handle
+    # what every request needs, on as few cache lines as it fits
+    cdef readonly object answer
+    cdef public object waiter
     cdef public object id
     cdef public object verdict
     cdef readonly Tally metrics
     cdef readonly Tally by_bid
-    cdef readonly object prompt
-    cdef readonly int64_t prompt_tokens
-    cdef readonly int64_t max_tokens
-    cdef int64_t simulated            # output tokens to simulate; NONE: max_tokens
-    cdef public int32_t bid
+    cdef readonly int64_t handle
     cdef readonly double arrived_at
     cdef double scheduled             # NaN: not yet
     cdef double first_token
-    cdef readonly int64_t generated
-    cdef int64_t left                 # to prefill at the next start; NONE: the prompt
-    cdef readonly int64_t computed, output     # as last reported, where somebody watches
-    cdef int64_t looked_at            # their sum at the last look
-    cdef int32_t quiet                # looks since it changed
-    cdef int64_t met                  # the last news in which it was
+    cdef readonly int64_t prompt_tokens
+    cdef readonly int64_t max_tokens
+    cdef public int32_t bid
     cdef readonly int32_t device
     cdef readonly int32_t batch_size
-    cdef readonly object released
     cdef readonly bint running
-    cdef readonly int32_t retries
-    cdef public object trace          # headers of its trace context, for the backend
-    cdef public object own
-    cdef public int64_t delivered
     cdef public bint listening
+    cdef int32_t quiet                # looks since the sum changed
+    cdef readonly object released
+    cdef readonly int64_t computed, output     # as last reported, where somebody watches
+    cdef int64_t looked_at            # their sum at the last look
+    cdef readonly int64_t generated
+    cdef int64_t left                 # to prefill at the next start; NONE: the prompt
+    cdef readonly object prompt
+    cdef public object own
+    cdef int64_t simulated            # output tokens to simulate; NONE: max_tokens
+    cdef readonly int32_t retries
+    cdef int64_t met                  # the last news in which it was
+    cdef public object trace          # headers of its trace context, for the backend
+    cdef public int64_t delivered
     cdef public list mail
-    cdef public object waiter
-    cdef readonly object answer
     cdef public object error
     cdef readonly Desk desk
 
@@ -64,6 +65,7 @@ cdef class Desk:
         self, verdict, tenant, prompt, int64_t prompt_tokens, int64_t max_tokens, simulated, id, double now
     )
     cdef Ticket at(self, int64_t handle)
+    cdef void* address(self, int64_t handle)
     cdef object stop(self, Ticket ticket, double now)
     cdef object conclude(self, Ticket ticket, str status, str reason, double now, int64_t tokens, double charge, text)
     cdef object leave(self, Ticket ticket, double now)

@@ -70,6 +70,7 @@ class Driver(Asking[Ticket]):
     metrics: see `Metrics`. draining: whether new requests are refused.
     """
 
+    scheduler: Scheduler
     _player: Player
 
     def __init__(
@@ -95,7 +96,7 @@ class Driver(Asking[Ticket]):
         self._player = Player(self._pump, scheduler.epoch, backend.time_scale, stall_s)
         self._opened = False
         self._stage, self._desk = self._pump, self._pump.desk
-        self._read, self._submit = self._player.read, self.scheduler.submit
+        self._read = self._player.read
         self._new_future: Callable[[], asyncio.Future[None]]
         self._used_before: dict[str, tuple[int, int]] = {}  # see conservation
         self._calls: dict[object, Future[Any]] = {}  # of other threads, not begun
