@@ -105,7 +105,7 @@ def test_the_tenants_are_brought_with_the_admin_key_and_removed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, key = tmp_path / "aps.toml", new_key()
-    config.write_text("[devices]\ntime_scale = 100.0\n[tenants.tenant_a]\nrate = 500\nburst = 1000\n")
+    config.write_text("[devices]\ntime_scale = 100.0\n[tenants.tenant_a]\nrate = 20\nburst = 1000\n")
     arguments = ["stress", "--per-tenant", "5", "--trace-s", "1", "--json"]
     with own_service("--config", str(config), env={"APS_ADMIN_KEY": key}) as service:
         arguments += ["--url", service.url]
