@@ -87,7 +87,7 @@ class Metrics(Books):
         self._shared_s += now - self._opened_at
 
     def _tokens(self) -> NDArray[np.int64]:
-        return np.asarray(self._served(len(self.tenants)).sum(axis=0))
+        return np.asarray(sum(self._served(len(self.tenants))))  # row by row: its own `sum` takes three times as long
 
     # Reading
 

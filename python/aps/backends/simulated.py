@@ -173,9 +173,10 @@ class SimulatedBackend:
     # Looking
 
     def served(self, accounts: int) -> NDArray[np.int64]:
-        total = np.zeros((2, accounts), dtype=np.int64)
         for engine in self.engines:
             engine.reserve_accounts(accounts)
+        total = self.engines[0].served[:, :accounts].copy()
+        for engine in self.engines[1:]:
             total += engine.served[:, :accounts]
         return total
 
