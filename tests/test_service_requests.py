@@ -109,6 +109,32 @@ def test_none_is_unknown_between_its_end_and_its_answer() -> None:
             assert refusal(reply.result(), 409) == "cancelled"
 
 
+def test_one_that_ends_while_it_is_looked_at_is_told_as_ended() -> None:
+    with serving((Tenant("x"),), time_scale=1.0) as slow:
+        app: Any = slow.server.config.app
+        requests = app.state.requests
+
+        async def looked_at_as_it_ends() -> str:
+            driver = slow.driver
+            (ticket,) = driver._pump.desk.tickets()
+            id = requests._answers.id_of(ticket.handle)
+            explain = driver.explain
+
+            def plays_its_end(handle: int) -> Any:
+                driver.cancel(handle)
+                return explain(handle)
+
+            driver.explain = plays_its_end  # type: ignore[method-assign, assignment]
+            kind: str = requests.state(id, OPEN).state
+            return kind
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            reply = pool.submit(slow.infer, tenant_id="x", prompt_tokens=30_000, max_tokens=4)
+            until(lambda: slow.driver.outstanding == 1)
+            assert asyncio.run_coroutine_threadsafe(looked_at_as_it_ends(), slow.loop).result(10) == "cancelled"
+            assert refusal(reply.result(), 409) == "cancelled"
+
+
 def test_a_passed_deadline_is_remembered_as_such() -> None:
     with serving((Tenant("y", max_in_flight=1),), time_scale=10.0) as slow:
         accepted(slow, tenant_id="y", prompt_tokens=8000, max_tokens=1)

@@ -12,6 +12,7 @@ from aps.service.config import Settings
 from aps.service.errors import Refusal
 from aps.service.refusals import refusal_of, unknown_request
 from aps.service.wire import CountedBy, RequestState, Standing, encode
+from aps.verdicts import Explanation
 
 # Wall seconds of its end, tenant, how it ended, and its answer or error as it is sent. One string instead of the many
 # objects of a result: as many requests end between its making and its forgetting as are kept, so none of that would
@@ -64,8 +65,10 @@ class Requests:
     def state(self, id: str, role: Role) -> RequestState:
         """Where the request stands. Refusal, 404: there is none, or none that this role may see."""
         ticket, ended = self._find(id, role)
-        if ticket is not None:
-            where = self._driver.explain(ticket.id)
+        where = None if ticket is None else self._explained(ticket)
+        if ticket is not None and where is None:
+            ticket, ended = self._find(id, role)
+        if ticket is not None and where is not None:
             standing = Standing(**{name: getattr(where, name) for name in Standing.__struct_fields__})
             return RequestState(id=id, tenant_id=ticket.tenant, state=where.state, explain=standing)
         assert ended is not None
@@ -76,6 +79,13 @@ class Requests:
         else:
             state.error = Raw(said)  # type: ignore[assignment]
         return state
+
+    def _explained(self, ticket: Ticket) -> Explanation | None:
+        """None: it has ended on the way to now."""
+        try:
+            return self._driver.explain(ticket.id)
+        except KeyError:
+            return None
 
     def cancel(self, id: str, role: Role) -> RequestState:
         """End it, unless it has ended: how it stands then. Refusal, 404, as of `state`."""
