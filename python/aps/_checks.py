@@ -21,7 +21,7 @@ def number(field: str, value: object, allowed: str, test: Callable[[float], bool
 
 def integer(field: str, value: object, low: int, high: int, *, optional: bool = False) -> None:
     """An int in low..high, or None if optional. TypeError for other types (bool too), ValueError otherwise."""
-    if optional and value is None:
+    if (type(value) is int and low <= value <= high) or (optional and value is None):
         return
     allowed = f"an int in {low}..{high}" + (" or None" if optional else "")
     if type(value) is not int and (not isinstance(value, Integral) or isinstance(value, bool)):

@@ -47,9 +47,9 @@ def number(connection: Connection) -> int:
 def whole(connection: Connection) -> Book:
     """Everything, in three queries."""
     row = connection.execute(select(revision)).one()
-    found = connection.execute(select(*COLUMNS))
+    found = connection.execute(select(*COLUMNS)).all()  # at once: row by row takes longer
     known = sorted(map(tenant_of, found), key=lambda tenant: tenant.name)
-    theirs = by_tenant(map(key_of, connection.execute(select(*KEY_COLUMNS))))
+    theirs = by_tenant(map(key_of, connection.execute(select(*KEY_COLUMNS)).all()))
     return Book(row.number, row.keyed, {tenant.name: tenant for tenant in known}, theirs)
 
 
