@@ -164,7 +164,7 @@ def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"clients.tar: the tar archive is truncated or damaged"):
         read(written(tmp_path, raw[:1000], "clients.tar"), TraceOptions(rate_scale=1))
     packed = archive(tmp_path, client(1, windows(1, 2, 3))).read_bytes()
-    with pytest.raises(ValueError, match=r"clients.tar: the .* truncated or damaged"):
+    with pytest.raises(ValueError, match=r"clients.tar.*: the gzip data are truncated or damaged"):
         read(written(tmp_path, packed[: len(packed) // 2], "clients.tar"), TraceOptions(rate_scale=1))
 
 
