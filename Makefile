@@ -10,15 +10,22 @@ BUILD_TOOLS = $$($(BIN)/python -c \
 INSTALL = $(PIP) $(BUILD_TOOLS) && $(PIP) --no-build-isolation -e
 CORE := setup.py $(wildcard aps_core/*.pyx aps_core/*.pxd)
 PYTEST := $(BIN)/python -m pytest -q
+# A process a core, and each file in one of them.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 # Whatever imports the core or its twin, and the face, which is all of Python that calls the core on its own.
 CORE_TESTS := tests/test_face.py tests/test_ids.py \
 	$(filter-out %_packaging.py,$(shell grep -lE '^from (aps_core|tests\.scheduler_pair)' tests/test_*.py))
+# What rests on other libraries. Schemathesis needs a newer rich than we do, hence no fuzzing and tools by name.
+LOWEST_EXTRAS := service,postgres,otel,lab,load
+LOWEST_TOOLS := hypothesis jsonschema-rs prometheus-client promql-parser pytest pytest-asyncio pytest-xdist pyyaml
+LOWEST_TESTS := $(filter-out %_fuzz.py,$(wildcard $(patsubst %,tests/test_%.py,cli* crash deploy docs driver* end_to_end face \
+	lab_* loadtests metrics* monitoring operations_page profile* prometheus record* replay service* state* store* stress tenants* verdicts)))
 
 # Runs $(1), whose output is shown only when it fails.
 quietly = { $(1); } >build/log 2>&1 || { cat build/log; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve load flood vanish crash tenancy soak figures test lint types bench nightly fuzz debug sanitize dist clean
+.PHONY: help demo serve load flood vanish crash tenancy soak figures test lowest lint types bench nightly fuzz debug sanitize dist clean
 
 help: ## show the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -50,7 +57,13 @@ soak: $(VENV)/.load ## ten minutes of a noisy neighbour against a service with a
 
 test: lint types ## everything that must pass: lint, types, stubs, tests, the documents' snippets
 	@echo "== tests"
-	@$(PYTEST)
+	@$(PYTEST) $(SIDE_BY_SIDE)
+
+lowest: ## what rests on other libraries, with their lowest versions that pyproject.toml allows (minutes)
+	@$(MAKE) -s VENV=$(VENV)-lowest $(VENV)-lowest/.lowest
+	@echo "== tests"
+	@# An old version may call what a new one of another library has deprecated.
+	@HYPOTHESIS_PROFILE=quick $(VENV)-lowest/bin/python -m pytest -q $(SIDE_BY_SIDE) -W ignore::DeprecationWarning $(LOWEST_TESTS)
 
 lint: $(VENV)/.built ## ruff and cython-lint
 	@echo "== lint"
@@ -83,7 +96,7 @@ sanitize: $(VENV)/.built ## the core's tests under AddressSanitizer and Undefine
 	@echo "== sanitizer build"
 	@$(call quietly,APS_SANITIZE=1 $(BIN)/python setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib)
 	@# CPython leaks by design; everything else ends the run.
-	@PYTHONPATH=build/sanitize/lib HYPOTHESIS_PROFILE=quick LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
+	@PYTHONPATH=build/sanitize/lib HYPOTHESIS_PROFILE=quick LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
 		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 		$(BIN)/python $(BIN)/pytest -q $(CORE_TESTS)
 
@@ -92,7 +105,7 @@ dist: $(VENV)/.built ## the sdist, and the wheel built from it, in dist/
 	@ls dist
 
 clean: ## remove what the verbs made, the virtual environment included
-	@rm -rf build dist $(VENV) python/*.egg-info aps_core/*.so .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf build dist $(VENV) $(VENV)-lowest python/*.egg-info aps_core/*.so .hypothesis .pytest_cache .mypy_cache .ruff_cache
 
 # -- set-up: each step leaves a stamp and is done again only when what it read has changed --
 
@@ -119,6 +132,13 @@ $(VENV)/.built: $(CORE) $(VENV)/.dev
 	@mkdir -p build
 	@$(call quietly,$(BIN)/python setup.py -q build_ext --inplace)
 	@touch $@ $(VENV)/.service
+
+$(VENV)/.lowest: pyproject.toml .ci/lowest.py $(CORE) | $(BIN)/python
+	@echo "== installing APS with the lowest versions (compiles the core: about a minute)"
+	@mkdir -p build
+	@$(BIN)/python .ci/lowest.py $(LOWEST_EXTRAS) >build/lowest.txt
+	@$(INSTALL) '.[$(LOWEST_EXTRAS)]' $(LOWEST_TOOLS) -c build/lowest.txt
+	@touch $@
 
 $(VENV)/.load: pyproject.toml $(VENV)/.service
 	@echo "== installing Locust"

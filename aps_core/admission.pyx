@@ -7,8 +7,8 @@ from aps_core.request_table cimport PAID, TIMED, Request
 from aps_core.tenant_table cimport ALL, Tenant
 from aps_core.types cimport (
     ADMITTED, DEADLINE_EXPIRED, EXCEEDS_BURST, EXCEEDS_CONTEXT, EXCEEDS_KV_CACHE, EXCEEDS_KV_SHARE,
-    EXCEEDS_MAX_REQUEST, NONE, OVER_RATE, OVER_REQUEST_RATE, QUEUE_FULL, QUEUE_TOKENS_FULL, TENANT_QUEUE_FULL,
-    TENANT_QUEUE_TOKENS_FULL, Reason, int32_t, int64_t, uint8_t,
+    EXCEEDS_MAX_REQUEST, EXCEEDS_QUEUE, EXCEEDS_TENANT_QUEUE, NONE, OVER_RATE, OVER_REQUEST_RATE, QUEUE_FULL,
+    QUEUE_TOKENS_FULL, TENANT_QUEUE_FULL, TENANT_QUEUE_TOKENS_FULL, Reason, int32_t, int64_t, uint8_t,
 )
 
 
@@ -41,7 +41,7 @@ cdef class Admission:
         reason = self.judge(slot, prompt, most, bid, deadline_ns, now_ns, now)
         if reason == ADMITTED:
             return self.admit(slot, prompt, most, bid, deadline_ns, forecast, now_ns)
-        if reason <= EXCEEDS_BURST:
+        if reason <= EXCEEDS_TENANT_QUEUE:
             tenant.rejected += 1
         else:
             tenant.throttled += 1
@@ -70,6 +70,10 @@ cdef class Admission:
             return self.too_large(EXCEEDS_KV_SHARE, tenant.kv_blocks * self.kv.block_tokens - prompt)
         if cost > self.buckets.burst[slot]:
             return self.too_large(EXCEEDS_BURST, most_tokens(self.buckets.burst[slot], prem) - prompt)
+        if tokens > queue_tokens(total):
+            return self.too_large(EXCEEDS_QUEUE, queue_tokens(total) - prompt)
+        if tokens > queue_tokens(tenant):
+            return self.too_large(EXCEEDS_TENANT_QUEUE, queue_tokens(tenant) - prompt)
         if deadline_ns <= now_ns:
             return DEADLINE_EXPIRED
         if total.waiting >= total.max_queued:
@@ -151,6 +155,11 @@ cdef class Admission:
         self.contention.evaluate(slot, now_ns)
         self.contention.finish(now_ns)
         return ADMITTED
+
+
+cdef inline int64_t queue_tokens(Tenant* queue) noexcept nogil:
+    """What an empty queue takes."""
+    return queue.max_queued_tokens if queue.max_queued else 0
 
 
 cdef int64_t most_tokens(double burst, double prem) noexcept nogil:

@@ -21,7 +21,10 @@ cdef inline int64_t whole(object value, str field, int64_t lowest, int64_t highe
 
 cdef inline object to_index(object value, str field):
     if not isinstance(value, bool) and hasattr(value, "__index__"):
-        return value.__index__()
+        try:
+            return value.__index__()
+        except TypeError:                        # an array of several, for one
+            pass
     raise TypeError(f"{field} must be an integer, got {value!r}")
 
 

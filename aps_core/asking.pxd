@@ -1,11 +1,6 @@
 """See asking.pyx."""
-from aps_core.tickets cimport Desk
-
-
-cdef class Stage:
-    cdef public double now
-    cdef public double next_at
-    cdef public bint open
+from aps_core.stage cimport Stage
+from aps_core.tickets cimport Desk, Ticket
 
 
 cdef class Asking:
@@ -15,3 +10,5 @@ cdef class Asking:
     cdef public object _player
     cdef public object _read
     cdef public bint draining
+
+    cdef Ticket ask(self, tenant, prompt_tokens, max_tokens, bid, deadline_s, prompt, id, simulated, trace)

@@ -64,7 +64,8 @@ cdef class Books:
     cdef Tally tally(self, tenant):
         found = self.tenants.get(tenant)
         if found is None:
-            found = self.tenants[tenant] = Tally(tenant, len(self.tenants))
+            name = str.__str__(tenant)               # itself, of a member of an enumeration for one
+            found = self.tenants[name] = Tally(name, len(self.tenants))
         return <Tally>found
 
     def tenant(self, str name not None):
@@ -74,16 +75,15 @@ cdef class Books:
     cdef Tally of_bid(self, int32_t bid):
         return <Tally>self.by_bid[bid]
 
-    def turned_away(self, Tally tenant not None, int32_t bid, int64_t tokens, reason):
-        """A request that was not admitted; tokens: prompt and max."""
+    def turned_away(self, Tally tenant not None, int32_t bid, reason):
+        """A request that was not admitted."""
         cdef Tally tally
         self.touch(tenant)
         for tally in (tenant, self.of_bid(bid)):
-            tally.asked_tokens += tokens
             tally.refused[reason] += 1
 
     cpdef void arrived(self, Tally tenant, double now, Tally bid=None, int64_t tokens=0) except *:
-        """An admitted request waits."""
+        """An admitted request waits; tokens: prompt and max."""
         self.touch(tenant)
         tenant.admitted += 1
         tenant.outstanding += 1

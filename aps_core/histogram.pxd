@@ -13,8 +13,7 @@ cdef class Histogram:
     cdef readonly double total
     cdef readonly double smallest
     cdef readonly double largest
-    cdef object memory
 
-    cdef void add(self, double value)
-    cdef void reach(self, int32_t place)
+    cdef int add(self, double value) except -1
+    cdef int reach(self, int32_t place) except -1
     cdef double middle_at(self, int64_t rank) noexcept

@@ -1,7 +1,7 @@
 """Distributions of durations. Memory is bounded: it does not grow with the number of values."""
 cimport cython
-
-import numpy as np
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
 
 from aps_core.types cimport int32_t, int64_t
 
@@ -55,22 +55,25 @@ cdef class Histogram:
         self.smallest = INFINITY
         self.largest = -INFINITY
 
-    cdef void reach(self, int32_t place):
+    def __dealloc__(self):
+        free(self.buckets)
+
+    cdef int reach(self, int32_t place) except -1:
         """Hold its bucket."""
         cdef int32_t first = place - place % ROUND, end = place - place % ROUND + ROUND
-        cdef long long[::1] wider
+        cdef int64_t* buckets
         if self.held:
             first, end = min(first, self.first), max(end, self.first + self.held)
-        memory = np.zeros(end - first, np.int64)
+        buckets = <int64_t*>calloc(end - first, sizeof(int64_t))
+        if buckets == NULL:
+            raise MemoryError
         if self.held:
-            memory[self.first - first:][:self.held] = self.memory
-        wider = memory
-        self.memory = memory
-        self.buckets = <int64_t*>&wider[0]
-        self.first = first
-        self.held = end - first
+            memcpy(buckets + (self.first - first), self.buckets, self.held * sizeof(int64_t))
+            free(self.buckets)
+        self.buckets, self.first, self.held = buckets, first, end - first
+        return 0
 
-    cdef void add(self, double value):
+    cdef int add(self, double value) except -1:
         cdef int32_t place = place_of(value)
         if not self.first <= place < self.first + self.held:
             self.reach(place)
@@ -81,6 +84,7 @@ cdef class Histogram:
             self.smallest = value
         if value > self.largest:
             self.largest = value
+        return 0
 
     def extend(self, values):
         """Add finite numbers >= 0."""

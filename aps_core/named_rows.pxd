@@ -10,9 +10,13 @@ cdef extern from *:
         PyObject *made = ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, n);
         if (made == NULL)
             return NULL;
+        const int ours = Py_REFCNT(row) == 1;       /* made for this call: its items can be taken over */
         while (n--) {
             PyObject *item = PyTuple_GET_ITEM(row, n);
-            Py_INCREF(item);
+            if (ours)
+                PyTuple_SET_ITEM(row, n, NULL);
+            else
+                Py_INCREF(item);
             PyTuple_SET_ITEM(made, n, item);
         }
         return made;

@@ -16,7 +16,7 @@ cdef class Recorded:
     cdef readonly Scheduler core
     cdef readonly JsonLines lines
     cdef object _submit, _next_batch, _progress, _progress_many, _settle, _settle_many, _cancel, _ended
-    cdef readonly object next_wakeup
+    cdef readonly object next_wakeup, level, request_level
     cdef tuple statuses, reasons, releases
     cdef list names           # of tenants, as JSON, by slot
     cdef int64_t refused

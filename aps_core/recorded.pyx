@@ -10,7 +10,7 @@ from libc.stdlib cimport calloc, free, realloc
 
 import numpy as np
 
-from aps_core.arguments cimport whole_array
+from aps_core.arguments cimport whole, whole_array
 from aps_core.clock cimport FOREVER, MAX_SECONDS, is_time, nextafter, to_ns, to_seconds_up
 from aps_core.request_table cimport Request
 from aps_core.types cimport NONE
@@ -20,6 +20,10 @@ cdef enum:
     NO_REQUEST = 0            # arrival numbers begin at 1
 
 cdef object INT64 = np.dtype(np.int64)
+
+cdef inline int64_t taken(object value) except? -1:
+    """The integer that the core has taken this for."""
+    return whole(value, "", NONE, INT64_MAX)
 
 
 cdef class Recorded:
@@ -37,6 +41,7 @@ cdef class Recorded:
         self._progress, self._progress_many = core.progress, core.progress_many
         self._settle, self._settle_many, self._cancel = core.settle, core.settle_many, core.cancel
         self.next_wakeup, self._ended = core.next_wakeup, core.ended
+        self.level, self.request_level = core.level, core.request_level
         self.statuses, self.reasons, self.releases = statuses, reasons, releases
         self.names = []
         self.devices = core.kv.devices
@@ -126,16 +131,16 @@ cdef class Recorded:
         asked = bid
         self.lines.put_int(asked)
         self.lines.put(b',"prompt_tokens":')
-        self.lines.put_int(prompt_tokens)
+        self.lines.put_int(taken(prompt_tokens))
         self.lines.put(b',"max_tokens":')
-        self.lines.put_int(max_tokens)
+        self.lines.put_int(taken(max_tokens))
         if deadline_at - self.core.timeline.epoch <= MAX_SECONDS:
             due_ns = to_ns(deadline_at, self.core.timeline.epoch) if deadline_at > self.core.timeline.epoch else 0
             self.lines.put(b',"deadline_s":')
             self.lines.put_time(max(<int64_t>0, due_ns - self.core.timeline.now_ns))
         if expected_output != -1:
             self.lines.put(b',"expected_output":')
-            self.lines.put_int(expected_output)
+            self.lines.put_int(taken(expected_output))
         if answer < 0:
             self.put_refusal(-answer)
         else:
@@ -384,7 +389,7 @@ cdef class Recorded:
             self.lines.put(b',"id":')
             self.lines.put_int(number)
             self.lines.put(b',"output_tokens":')
-            self.lines.put_int(output_tokens)
+            self.lines.put_int(taken(output_tokens))
             self.lines.put(b',"charge":')
             self.lines.put_real(charge)
             self.lines.end()

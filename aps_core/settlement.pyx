@@ -3,7 +3,7 @@ section 8."""
 from libc.stdint cimport INT32_MAX
 
 from aps_core.request_table cimport PAID, TIMED, Request
-from aps_core.tenant_table cimport ALL, DRAINING, VACANT, Tenant
+from aps_core.tenant_table cimport ALL, DRAINING, Tenant
 from aps_core.types cimport (
     ADMITTED, ENDED, EXCEEDS_BURST, EXCEEDS_KV_SHARE, EXCEEDS_MAX_REQUEST, NONE, RUNNING, WAITING, Reason, int32_t, int64_t, uint8_t,
 )
@@ -208,5 +208,5 @@ cdef class Settlement:
     cdef void free_if_drained(self, int32_t slot) noexcept nogil:
         cdef Tenant* tenant = &self.tenants.rows[slot]
         if tenant.state == DRAINING and tenant.waiting == 0 and tenant.in_flight == 0:
-            tenant.state = VACANT
+            self.tenants.free(slot)
             self.fair.close(slot)

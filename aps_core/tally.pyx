@@ -35,7 +35,7 @@ cdef class Tally:
     expired: the deadline passed before the start. dropped: made impossible by a change of limits. failed: lost by the
     backend, in the end; retried: times that one was lost and started again. preempted: times that a
     running one was displaced. asked_tokens: prompt and max tokens of all
-    that were sent. prompt_tokens, output_tokens, charged: used by requests that have ended, and their final charges in
+    that were admitted. prompt_tokens, output_tokens, charged: used by requests that have ended, and their final charges in
     tokens; charged_micro: the same in whole micro-tokens, exactly the sum. gpu_ns, gpu_s: time of devices, shared
     equally by the requests on them at each instant, requests that run included.
     waiting, outstanding: requests now; waiting ones have not started. waits_since: the instant at which `waiting` last

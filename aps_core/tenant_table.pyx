@@ -32,9 +32,9 @@ cdef Limits parse_limits(dict given) except *:
     """Checked limits; what is not given is unlimited, with weight 1. TypeError for an unknown keyword, ValueError
     out of range."""
     cdef Limits limits
-    unknown = set(given) - KEYWORDS
-    if unknown:
-        raise TypeError(f"unknown keyword {min(unknown)!r}: allowed are {', '.join(sorted(KEYWORDS))}")
+    if not KEYWORDS.issuperset(given):
+        unknown = min(set(given) - KEYWORDS)
+        raise TypeError(f"unknown keyword {unknown!r}: allowed are {', '.join(sorted(KEYWORDS))}")
     limits.weight = real(given.get("weight", 1.0), "weight", 1e-9, 1e9)
     limits.rate = real(given.get("rate", FOREVER), "rate", 1e-6, FOREVER)
     limits.burst = positive(given.get("burst", FOREVER), "burst", True)
@@ -66,6 +66,7 @@ cdef class TenantTable:
 
     def __cinit__(self, int32_t capacity=16):
         self.records = np.zeros(0, record_type())
+        self.lowest = 1
         self.reserve(capacity)
 
     cpdef void reserve(self, int32_t capacity) except *:
@@ -99,24 +100,34 @@ cdef class TenantTable:
             row.kv_blocks = <int64_t>(limits.kv_share * <double>total_blocks)
 
     cdef int32_t vacant(self) noexcept:
-        cdef int32_t slot
-        for slot in range(1, self.capacity):
-            if self.rows[slot].state == VACANT:
-                return slot
+        while self.lowest < self.capacity:
+            if self.rows[self.lowest].state == VACANT:
+                return self.lowest
+            self.lowest += 1
         return NONE
+
+    cdef void free(self, int32_t slot) noexcept nogil:
+        self.rows[slot].state = VACANT
+        if slot < self.lowest:
+            self.lowest = slot
 
     cdef void start(self, int32_t slot, int64_t arrival_ns, int64_t now_ns) noexcept nogil:
         """A first dispatch. How long there was nothing to dispatch says nothing about the pace."""
         cdef Tenant* row = &self.rows[slot]
-        cdef double gap = <double>(now_ns - row.last_start_ns) * 1e-9
-        if row.started > 0 and arrival_ns <= row.last_start_ns:
-            if row.paced:
-                row.start_interval_s = row.start_interval_s + 0.0625 * (gap - row.start_interval_s)
-            else:
-                row.start_interval_s = gap
-                row.paced = True
+        cdef double interval
+        if row.started == 0 or now_ns > row.last_start_ns:
+            row.followed = row.started > 0
+            row.earlier_start_ns, row.last_start_ns = row.last_start_ns, now_ns
+            row.earlier_interval_s, row.was_paced = row.start_interval_s, row.paced
+            row.last_waited, row.last_part = 0, 0.0
         row.started += 1
-        row.last_start_ns = now_ns
+        if row.followed and arrival_ns <= row.earlier_start_ns:
+            row.last_waited += 1
+            row.last_part = row.last_part + 0.0625 * (1.0 - row.last_part)
+            interval = <double>(now_ns - row.earlier_start_ns) * 1e-9 / <double>row.last_waited
+            if row.was_paced:
+                interval = row.earlier_interval_s + row.last_part * (interval - row.earlier_interval_s)
+            row.start_interval_s, row.paced = interval, True
 
     cdef double queue_wait_s(self, int32_t slot) noexcept nogil:
         cdef Tenant* row = &self.rows[slot]

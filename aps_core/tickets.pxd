@@ -64,6 +64,14 @@ cdef class Desk:
     cpdef Ticket enter(
         self, verdict, tenant, prompt, int64_t prompt_tokens, int64_t max_tokens, simulated, id, double now
     )
+    cpdef tuple start(self, handles, int32_t device, released, double now)
+    cpdef tuple note(
+        self, const long long[::1] handles, const long long[::1] computed, const long long[::1] generated,
+        const long long[::1] flags, Py_ssize_t ended, double began_at, double now, bint watch,
+    )
+    cpdef list finish(
+        self, list tickets, const long long[::1] outputs, const double[::1] charges, texts, double now
+    )
     cdef Ticket at(self, int64_t handle)
     cdef void* address(self, int64_t handle)
     cdef object stop(self, Ticket ticket, double now)

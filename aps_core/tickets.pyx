@@ -15,6 +15,7 @@ from aps_core.types cimport NONE, int32_t, int64_t
 
 cdef extern from "math.h":
     double NAN
+    double floor(double x) nogil
 
 cdef extern from *:
     """
@@ -35,6 +36,11 @@ cdef enum:                    # flags of one request's progress; aps.backends.pr
     FINISHED = 4
     FAILED = 8
 
+cdef inline double whole_ns(double seconds) noexcept nogil:
+    """Below a nanosecond there is only rounding. NaN stays."""
+    return floor(seconds * 1e9 + 0.5) / 1e9
+
+
 cdef int64_t ROW_MASK = (<int64_t>1 << ROW_BITS) - 1
 
 
@@ -43,16 +49,18 @@ cdef class Ticket:
 
     own: the backend's, None at first. trace: None unless the driver sets it. generated, prefill, trace: see
     `aps.backends.Job`. retries: times that a device lost it and it was started again. delivered: output tokens that its
-    stream was given, `mail` those of them that are not read yet; listening: it has a stream. waiter: a future, or a
-    list of them, to be woken. answer: how it ended; error: why that will never be known.
+    stream was given, `mail` those of them that are not read yet; listening: it has a stream. waiter: a future or a
+    call (`aps.tickets.Done`), or a list of them. answer: how it ended; error: why that will never be known.
     """
 
     @property
+    @cython.nonecheck(True)   # one that no desk has entered has no tenant
     def tenant(self):
         """Its tenant's name."""
         return self.metrics.name
 
     @property
+    @cython.nonecheck(True)
     def account(self):
         """Its tenant's number."""
         return self.metrics.account
@@ -144,7 +152,7 @@ cdef class Desk:
         ticket.left = NONE
         ticket.device = NONE
         if own is None:
-            self.books.turned_away(tally, bid, prompt_tokens + max_tokens, says[1])
+            self.books.turned_away(tally, bid, says[1])
             self.conclude(ticket, says[0], says[1], now, 0, 0.0, "")
             return ticket
         handle = own
@@ -180,7 +188,7 @@ cdef class Desk:
 
     # They run
 
-    def start(self, handles, int32_t device, released, double now):
+    cpdef tuple start(self, handles, int32_t device, released, double now):
         """They join a device: (their tickets, how many run there now)."""
         cdef Ticket ticket
         cdef int64_t handle
@@ -313,19 +321,22 @@ cdef class Desk:
             and ticket.output <= generated <= ticket.max_tokens
         )
 
-    def note(
+    cpdef tuple note(
         self, const long long[::1] handles, const long long[::1] computed, const long long[::1] generated,
-        const long long[::1] flags, double began_at, double now, bint watch,
+        const long long[::1] flags, Py_ssize_t ended, double began_at, double now, bint watch,
     ):
-        """What is told of them; True: some are FAILED. watch: keep the totals, for `look_for_quiet` and `displace`."""
-        cdef Py_ssize_t i
+        """What is told of them. (True when some are FAILED; [(ticket, its output tokens), ...] of those whose streams
+        get more; the tickets of the last `ended`.) watch: keep the totals, for `look_for_quiet` and `displace`."""
+        cdef Py_ssize_t i, n = handles.shape[0], stay = n - ended
         cdef int64_t failed = 0
         cdef Ticket ticket
-        for i in range(handles.shape[0]):
-            if watch or flags[i]:
+        cdef bint all = watch or self.listeners > 0
+        cdef list heard = [], ending = []
+        for i in range(n):
+            if all or flags[i]:
                 fetch(self.address(handles[i]))
-        for i in range(handles.shape[0]):
-            if not (watch or flags[i]):
+        for i in range(n):
+            if not (all or flags[i]):
                 continue
             ticket = self.at(handles[i])
             if watch:
@@ -336,8 +347,12 @@ cdef class Desk:
                 ticket.scheduled = began_at
             if flags[i] & FIRST_TOKEN:
                 ticket.first_token = now
+            if ticket.listening and generated[i] > ticket.delivered:
+                heard.append((ticket, generated[i]))
+            if i >= stay:
+                ending.append(ticket)
             failed |= flags[i] & FAILED
-        return failed != 0
+        return failed != 0, heard, ending
 
     def hear(self, Ticket ticket not None, int64_t delivered):
         """It has a stream from now on, which has got so many of its tokens."""
@@ -345,28 +360,12 @@ cdef class Desk:
         ticket.listening = True
         ticket.delivered = delivered
 
-    def heard(self, const long long[::1] handles, const long long[::1] generated):
-        """[(ticket, its output tokens), ...] of those whose streams get more."""
-        cdef Py_ssize_t i
-        cdef Ticket ticket
-        cdef list heard = []
-        for i in range(handles.shape[0]):
-            ticket = self.at(handles[i])
-            if ticket.listening and generated[i] > ticket.delivered:
-                heard.append((ticket, generated[i]))
-        return heard
-
-    def those(self, const long long[::1] handles):
-        """Their tickets."""
-        cdef Py_ssize_t i
-        return [self.at(handles[i]) for i in range(handles.shape[0])]
-
     # They go
 
-    def finish(
-        self, list tickets not None, const long long[::1] outputs, const double[::1] charges, texts, double now
+    cpdef list finish(
+        self, list tickets, const long long[::1] outputs, const double[::1] charges, texts, double now
     ):
-        """They have all of their output; whom to wake (futures)."""
+        """They have all of their output; whom to wake."""
         cdef Py_ssize_t i
         cdef Ticket ticket
         cdef list woken = []
@@ -410,8 +409,9 @@ cdef class Desk:
 
     cdef object conclude(self, Ticket ticket, str status, str reason, double now, int64_t tokens, double charge, text):
         """Its answer, and what it used, in the books."""
-        cdef double wait = ticket.scheduled - ticket.arrived_at, first = ticket.first_token - ticket.arrived_at
-        cdef double took = now - ticket.arrived_at, pace = NAN
+        cdef double wait = whole_ns(ticket.scheduled - ticket.arrived_at)
+        cdef double first = whole_ns(ticket.first_token - ticket.arrived_at)
+        cdef double took = whole_ns(now - ticket.arrived_at), pace = NAN
         cdef bint finished = status == "finished"
         cdef int64_t micro = to_micro(charge)
         if wait < 0.0:        # the engine counts whole nanoseconds: a step may seem to begin a hair before its request

@@ -19,14 +19,16 @@ cdef enum Reason:             # why the answer is not "admitted", or why a reque
     EXCEEDS_KV_CACHE = 2
     EXCEEDS_MAX_REQUEST = 3
     EXCEEDS_KV_SHARE = 4
-    EXCEEDS_BURST = 5         # the last that says "never"
-    QUEUE_FULL = 6
-    QUEUE_TOKENS_FULL = 7
-    TENANT_QUEUE_FULL = 8
-    TENANT_QUEUE_TOKENS_FULL = 9
-    OVER_REQUEST_RATE = 10
-    OVER_RATE = 11
-    DEADLINE_EXPIRED = 12
+    EXCEEDS_BURST = 5
+    EXCEEDS_QUEUE = 6
+    EXCEEDS_TENANT_QUEUE = 7  # the last that says "never"
+    QUEUE_FULL = 8
+    QUEUE_TOKENS_FULL = 9
+    TENANT_QUEUE_FULL = 10
+    TENANT_QUEUE_TOKENS_FULL = 11
+    OVER_REQUEST_RATE = 12
+    OVER_RATE = 13
+    DEADLINE_EXPIRED = 14
 
 cdef enum Release:            # why a batch was released
     NOT_RELEASED = 0

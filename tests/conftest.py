@@ -1,6 +1,7 @@
 """Hypothesis profiles, the repository's root, databases, and a header that says which build is under test."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from itertools import count
@@ -13,12 +14,16 @@ from hypothesis import HealthCheck, settings
 import aps_core
 
 if TYPE_CHECKING:
+    from aps.store.database import Database
     from tests.postgres import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # For `tests` and `loadtests`; last, so that an installed aps_core comes before the checkout's sources.
 sys.path.append(str(ROOT))
+
+# A shell starts what it runs in the background with interrupts ignored, and so would be whatever the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The default is the same run every time; `quick` is for the slow debug and sanitizer builds; `nightly` looks further.
 SLOW = [HealthCheck.too_slow]
@@ -60,3 +65,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return str(tmp_path / "aps.db")
     running: Server = request.getfixturevalue("postgres")
     return running.url(f"aps_{next(_numbers)}")
+
+
+@pytest.fixture
+def database(database_url: str) -> "Iterator[Database]":
+    """Such a database with its tables."""
+    from aps.store.database import Database
+
+    made = Database(database_url)
+    made.upgrade()
+    yield made
+    made.close()

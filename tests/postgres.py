@@ -3,10 +3,11 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -43,6 +44,20 @@ class Server:
         """At once, whoever is connected."""
         self._run("pg_ctl", "stop", "-w", "-D", str(self._data), "-m", "immediate")
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It takes what is sent and answers nothing, until the block ends."""
+        chief = int((self._data / "postmaster.pid").read_text().split()[0])
+        os.kill(chief, signal.SIGSTOP)  # the first: it makes no more children
+        pids = [chief, *_children(chief)]
+        try:
+            for pid in pids[1:]:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
             [self._bin / program, *arguments],
@@ -58,6 +73,15 @@ class Server:
         if done.returncode:
             log = self._home / "log"
             raise RuntimeError(f"{program}: {done.stdout or ''}{log.read_text() if log.exists() else ''}")
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            if int(entry.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(entry.parent.name))
+    return found
 
 
 @contextmanager

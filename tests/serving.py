@@ -19,6 +19,7 @@ from aps.service.access import Access
 from aps.service.app import create_app
 from aps.service.config import Settings
 from aps.service.keeper import Keeper
+from aps.service.logs import RequestLog
 from aps.service.server import Server, config, listen
 from aps.service.tenants import DEFAULT_TENANTS, STRESS_TENANTS
 from aps.tenants import Tenant
@@ -64,6 +65,7 @@ def serving(
     time_scale: float = 100.0,
     access: Access | None = None,
     backend: Backend | None = None,
+    log: RequestLog | None = None,
     tracing: "Callable[[Driver], Tracing] | None" = None,
     keep: Callable[[Driver], Keeper] | None = None,
     **settings: Any,
@@ -77,11 +79,12 @@ def serving(
         driver,
         settings=Settings(**settings),
         access=access,
+        log=log,
         tracing=tracing and tracing(driver),
         keeper=keeper,
     )
     if keeper is not None:
-        usage.install(app)
+        usage.install(app, keeper.database)
     server = Server(config(app), driver, app.state.bodies, 1.0, lambda _: None)
     listener = listen("127.0.0.1", 0)
     loops: list[AbstractEventLoop] = []

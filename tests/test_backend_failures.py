@@ -2,13 +2,15 @@
 
 import asyncio
 import random
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aps import Policy, Scheduler, Tenant
+from aps import Policy, Scheduler, Tenant, UnfinishedError
 from aps.backends import Health, Job, Progress
 from aps.driver import Driver, DriverError, Result
 from tests.faulty_backend import ALL_IS_WELL, STEP_S, Faulty, assert_all_is_well, driven
@@ -61,9 +63,13 @@ def test_what_its_caller_has_seen_is_not_started_again() -> None:
         backend = Faulty(loop, plan=lambda device, job, start: 5 if start == 1 else None)
         async with driven(backend) as driver:
             stream = driver.stream("a", prompt_tokens=10, max_tokens=20)
-            tokens = [token async for token in stream]
+            tokens = []
+            with pytest.raises(UnfinishedError, match=r"ended as failed \(backend_failed\) after 5 tokens") as caught:
+                async for token in stream:
+                    tokens.append(token)
             assert tokens == ["0 ", "1 ", "2 ", "3 ", "4 "]
             result = await stream.result()
+            assert caught.value.result == result
             assert (result.status, result.reason, result.output_tokens) == ("failed", "backend_failed", 5)
             assert_all_is_well(driver)
 
@@ -101,7 +107,9 @@ def test_a_device_that_cannot_start_anything_is_left_alone_and_another_takes_ove
     run(main)
 
 
-def test_a_device_that_loses_all_it_gets_does_not_eat_up_the_retries_of_everybody() -> None:
+def test_a_device_that_loses_all_it_gets_does_not_eat_up_the_retries_of_everybody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def main(loop: VirtualLoop) -> None:
         backend = Faulty(loop, devices=2, plan=lambda device, job, start: 1 if device == 0 else None)
         async with driven(backend) as driver:
@@ -112,6 +120,7 @@ def test_a_device_that_loses_all_it_gets_does_not_eat_up_the_retries_of_everybod
             assert_all_is_well(driver)
 
     run(main)
+    assert "faulty0 has failed and gets no work for 1 s: 3 requests lost in a row" in caplog.text
 
 
 # Health
@@ -197,7 +206,7 @@ def test_what_hangs_is_lost_after_its_time() -> None:
     run(main)
 
 
-def test_a_device_on_which_all_hang_rests() -> None:
+def test_a_device_on_which_all_hang_rests(caplog: pytest.LogCaptureFixture) -> None:
     async def main(loop: VirtualLoop) -> None:
         backend = Faulty(loop, devices=2, plan=lambda device, job, start: -2 if device == 0 else None)
         async with driven(backend, stall_s=4.0) as driver:
@@ -207,6 +216,7 @@ def test_a_device_on_which_all_hang_rests() -> None:
             assert_all_is_well(driver)
 
     run(main)
+    assert "faulty0 has failed and gets no work for 1 s: nothing that runs there makes progress" in caplog.text
 
 
 def test_whoever_hangs_for_ever_ends() -> None:
@@ -215,7 +225,11 @@ def test_whoever_hangs_for_ever_ends() -> None:
         async with driven(backend, stall_s=1.0) as driver:
             reading = driver.stream("a", prompt_tokens=10, max_tokens=20)
             results = asyncio.gather(*(driver.infer("a", prompt_tokens=10, max_tokens=20) for _ in range(9)))
-            assert [token async for token in reading] == ["0 ", "1 "]
+            tokens = []
+            with pytest.raises(UnfinishedError, match="after 2 tokens"):
+                async for token in reading:
+                    tokens.append(token)
+            assert tokens == ["0 ", "1 "]
             assert (await reading.result()).status == "failed"
             assert {r.status for r in await results} == {"failed"}
             assert_all_is_well(driver)
@@ -264,15 +278,18 @@ def test_options_out_of_range(given: dict[str, Any], error: type[Exception]) -> 
 
 
 @pytest.mark.parametrize("method", ["ready", "health", "start", "abort", "texts", "tokens", "served"])
-def test_an_exception_about_a_device_is_the_failure_of_that_device(method: str) -> None:
+def test_an_exception_about_a_device_is_the_failure_of_that_device(
+    method: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main(loop: VirtualLoop) -> None:
         backend = Faulty(loop, slots=2)
         async with driven(backend, retries=9) as driver:
 
             async def read() -> Result:
                 stream = driver.stream("b", prompt_tokens=10, max_tokens=20)
-                async for _ in stream:
-                    pass
+                with suppress(UnfinishedError):
+                    async for _ in stream:
+                        pass
                 return await stream.result()
 
             asked = [asyncio.create_task(driver.infer("a", prompt_tokens=10, max_tokens=20)) for _ in range(4)]
@@ -291,6 +308,24 @@ def test_an_exception_about_a_device_is_the_failure_of_that_device(method: str) 
             assert_all_is_well(driver)
 
     run(main)
+    if method != "served":  # is asked for figures alone
+        told = [record for record in caplog.records if "faulty0 has failed and gets no work" in record.getMessage()]
+        assert told and all(record.exc_info for record in told)
+
+
+def test_a_generator_that_yields_no_text_is_told_so(caplog: pytest.LogCaptureFixture) -> None:
+    class Ids(Faulty):
+        async def generate(self, device: int, job: Job) -> AsyncGenerator[str, None]:
+            yield 17  # type: ignore[misc]
+
+    async def main(loop: VirtualLoop) -> None:
+        async with driven(Ids(loop)) as driver:
+            result = await driver.infer("a", prompt_tokens=10, max_tokens=20)
+            assert (result.status, result.reason, result.output_tokens) == ("failed", "backend_failed", 0)
+            assert_all_is_well(driver)
+
+    run(main)
+    assert "TypeError('generate must yield a str for each token, got 17')" in caplog.text
 
 
 @pytest.mark.parametrize("method", ["now", "next_event_at", "take"])
@@ -416,8 +451,9 @@ def test_whatever_goes_wrong_everybody_is_told_and_nothing_is_left(seed: int, mo
                 if i % 3:
                     return await driver.infer(rng.choice("ab"), **asked)
                 stream = driver.stream(rng.choice("ab"), **asked)
-                async for _ in stream:
-                    pass
+                with suppress(UnfinishedError):
+                    async for _ in stream:
+                        pass
                 return await stream.result()
 
             tasks = [asyncio.create_task(ask(i)) for i in range(40)]

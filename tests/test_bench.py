@@ -185,7 +185,7 @@ def test_a_library_that_refuses_is_not_timed_as_one_that_allows() -> None:
 def quick_rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Row]]:
     out = tmp_path_factory.mktemp("bench") / "bench.json"
     command = [sys.executable, str(ROOT / "loadtests" / "micro" / "run.py"), "--quick", "--json", str(out)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
     yield json.loads(out.read_text())
 
 
@@ -203,5 +203,5 @@ def test_a_quick_run_measures(name: str, quick_rows: list[Row]) -> None:
         assert fnmatch.fnmatch(row["reason"], "*Error: *install*") or "No module named" in row["reason"]
         return
     assert row["value"] is not None, row["reason"]
-    assert row["value"] > 0
+    assert row["value"] > 0 or name == "record.request"  # a difference, which may drown in few rounds
     assert row["reason"] == "quick run, not judged" and not row["met"]

@@ -319,12 +319,12 @@ def test_a_cut_costs_what_the_active_tenants_cost() -> None:
     metrics, _ = desk_of()
     tallies = [metrics.tenant(f"tenant-{i}") for i in range(10_000)]
     for tally in tallies:
-        metrics.turned_away(tally, 5, 10, "over_rate")
+        metrics.turned_away(tally, 5, "over_rate")
     assert len(metrics.cut(0.0).names) == 10_000
 
     def once() -> None:
         for tally in tallies[::1000]:
-            metrics.turned_away(tally, 5, 10, "over_rate")
+            metrics.turned_away(tally, 5, "over_rate")
         assert len(metrics.cut(0.0).names) == 10
 
     assert min(timeit.repeat(once, number=20, repeat=5, timer=time.thread_time)) / 20 < 500e-6  # 10 us here

@@ -1,5 +1,7 @@
 """The command line: what it says, what it refuses, how it exits."""
 
+import gc
+import os
 import socket
 import subprocess
 import sys
@@ -71,9 +73,11 @@ def test_a_wrong_configuration_exits_with_2(weight: str, tmp_path: Path, capsys:
     assert len(said.splitlines()) == 1
 
 
-def test_a_port_in_use_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_exits_with_75_for_it_may_be_free_soon(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert "in use" in refused(["serve", "--port", str(taken.getsockname()[1])], capsys)
+        assert main(["serve", "--port", str(taken.getsockname()[1])]) == os.EX_TEMPFAIL
+    assert "in use" in capsys.readouterr().err
+    assert gc.isenabled()
 
 
 def test_a_missing_extra_is_named_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +94,7 @@ def test_help_needs_no_extra() -> None:
     assert "--time-scale" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["profiles", "--json"], ["profiles"]], ids=["text", "table"])
+@pytest.mark.parametrize("arguments", [["profiles", "--json"], ["profiles"], ["sweep", "--list"]])
 def test_a_reader_that_has_enough_is_no_error(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "aps", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -106,3 +110,10 @@ def test_an_output_without_room_exits_with_2() -> None:
         command = [sys.executable, "-m", "aps", "profiles", "--json"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (2, "aps profiles: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "a\nb"])
+def test_a_key_is_made_for_a_tenant_that_can_be(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keygen", "--tenant", name]) == 2
+    said = capsys.readouterr()
+    assert (said.out, "--tenant: Tenant.name must be" in said.err) == ("", True)

@@ -100,6 +100,11 @@ def test_tables_fit_a_hundred_columns(command: str, capsys: pytest.CaptureFixtur
     assert "docs/laboratory.md" in text
 
 
+def test_headings_are_whole_however_short_the_names_are(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(["compare", *BURST, "--policies", "fifo,aps", "--seeds", "1"], capsys)
+    assert text.count("\npolicy  ") >= 5
+
+
 def test_simulate_tells_what_was_simulated(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(said(["simulate", *BURST], capsys).split())
     found = re.search(r"Simulated ([\d.]+) s of virtual time, ([\d,]+) steps, in [\d.]+ s of wall time", text)

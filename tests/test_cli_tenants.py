@@ -39,6 +39,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "aps.db"
 
 
+def made(path: Path) -> None:
+    """A database with nothing in it."""
+    database = Database(str(path))
+    database.upgrade()
+    database.close()
+
+
 class Ran:
     """What a command line came to."""
 
@@ -95,6 +102,7 @@ def tenants(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Tenants:
     if request.param == "store":
+        made(path)
         return Tenants(["--store", str(path)], capsys)
     monkeypatch.setenv("APS_ADMIN_KEY", ADMIN)
     return Tenants(["--url", request.getfixturevalue("service")], capsys)
@@ -104,7 +112,7 @@ def test_a_tenant_is_added_shown_set_and_removed(tenants: Tenants) -> None:
     added = tenants(
         "add", "a b/c".replace("/", "-"), "weight=3", "rate=2000", "burst=20_000".replace("_", ""), "--json"
     )
-    assert (added.json["weight"], added.json["rate"], added.json["keys"]) == (3, 2000, 0)
+    assert [added.json[name] for name in ("tenant", "weight", "rate", "keys")] == ["a b-c", 3, 2000, 0]
     assert tenants("add", "a b-c").err == "aps tenants: there is a tenant 'a b-c' already\n"
     assert "added tenant free" in tenants("add", "free", "over_rate=queue", "max_in_flight=8", "max_queued=none").out
     assert list(tenants("list", "--json").json) == ["a b-c", "free"]
@@ -122,6 +130,7 @@ def test_a_tenant_is_added_shown_set_and_removed(tenants: Tenants) -> None:
     assert (limited["request_rate"], limited["request_burst"], limited["max_request_tokens"]) == (5, 10, 300)
     assert "nothing has changed" in tenants("set", "a b-c", "max_bid=7").out
     shown = tenants("show", "a b-c", "--json").json
+    assert shown["tenant"] == "a b-c"
     assert (shown["rate"], shown["max_bid"], shown["weight"], shown["api_keys"]) == (None, 7, 3, [])
     assert "no keys" in tenants("show", "a b-c").out
     assert tenants("set", "free", "max_in_flight=none", "--json").json["max_in_flight"] is None
@@ -155,6 +164,7 @@ def test_a_tenant_is_added_shown_set_and_removed(tenants: Tenants) -> None:
 def test_a_wrong_field_is_named_with_its_value_and_what_is_allowed(
     path: Path, capsys: pytest.CaptureFixture[str], pairs: list[str], said: str
 ) -> None:
+    made(path)
     tenants = Tenants(["--store", str(path)], capsys)
     tenants("add", "gold")
     for verb, name in (("add", "new"), ("set", "gold")):
@@ -217,9 +227,14 @@ def test_which_database_is_said_or_asked_for(
 ) -> None:
     tenants = Tenants([], capsys)
     assert "--store FILE|URL, --config FILE, APS_STORE_URL, or --url" in tenants("list").err
-    missing = tenants("list", "--store", str(path))
-    assert (missing.code, path.exists()) == (2, False)
-    assert "has no tables of APS yet" in missing.err
+    for verb in (("list",), ("add", "gold")):  # a name that is misspelt is no new database
+        missing = tenants(*verb, "--store", str(path))
+        assert (missing.code, path.exists()) == (2, False)
+        assert "there is no such database; aps serve makes it" in missing.err
+    for nothing in ("", ":memory:"):
+        refused = tenants("list", "--store", nothing)
+        assert refused.code == 2 and "the store must be an SQLite file's path, sqlite:///FILE, or" in refused.err
+    made(path)
     assert tenants("add", "gold", "--store", str(path)).code == 0
     file = path.with_name("aps.toml")
     file.write_text('[store]\nurl = "aps.db"\n')
@@ -267,9 +282,42 @@ def test_an_admin_key_that_is_none_is_not_sent_nor_shown(
 
 
 def test_who_did_it_is_in_the_audit(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(path)
     Tenants(["--store", str(path)], capsys)("add", "gold")
     with closing(Database(str(path)).engine.raw_connection()) as connection:
         assert connection.cursor().execute("SELECT actor FROM audit").fetchone()[0].startswith("cli ")
+
+
+def test_looking_changes_nothing(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(path)
+    Tenants(["--store", str(path)], capsys)("add", "gold")
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    for verb in (["tenants", "list"], ["tenants", "show", "gold"], ["tenants", "keys", "list", "gold"], ["usage"]):
+        assert main([*verb, "--store", str(path)]) == 0, verb
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+def test_the_audit_is_read(tenants: Tenants) -> None:
+    tenants("add", "gold")
+    tenants("set", "gold", "weight=3")
+    key = tenants("keys", "issue", "gold", "--label", "nightly jobs", "--json").json["id"]
+    tenants("add", "other")
+    last, issued, changed, added = tenants("audit", "--json").json
+    assert [one["action"] for one in (last, issued, changed, added)] == [
+        "tenant.add",
+        "key.issue",
+        "tenant.set",
+        "tenant.add",
+    ]
+    assert (issued["details"]["key"], issued["subject"]) == (key, "gold")
+    assert all(one["at"].endswith("Z") for one in (last, issued))
+    assert [one["id"] for one in tenants("audit", "--tenant", "gold", "--limit", "2", "--json").json] == [
+        issued["id"],
+        changed["id"],
+    ]
+    table = tenants("audit").out
+    assert "weight 1 is now 3" in table and f"{key} nightly jobs" in table
+    assert len(table.splitlines()) == 2 + 4  # a line each: it is read by programs
 
 
 # A file
@@ -281,7 +329,9 @@ def test_apply_makes_the_store_what_the_file_says(path: Path, capsys: pytest.Cap
     file.write_text(f'[store]\nurl = "aps.db"\n[tenants.gold]\nweight = 3\nkeys = ["{hash_line(GOLD)}"]\n')
     dry = tenants("apply", str(file), "--dry-run")
     assert (dry.code, path.exists()) == (2, False)  # there is nothing to compare with
-    assert tenants("apply", str(file)).out.splitlines() == ["tenant gold: not in the store", "applied: 1 difference"]
+    done = tenants("apply", str(file))
+    assert done.out.splitlines() == ["tenant gold: not in the store: added", "applied: 1 difference"]
+    assert done.err == f"made sqlite:///{path}\n"
     assert tenants("apply", str(file), "--dry-run").code == 0
     file.write_text('[store]\nurl = "aps.db"\n[tenants.gold]\nweight = 5\n[tenants.new]\n')
     tenants("add", "byhand", "--store", str(path))
@@ -298,7 +348,7 @@ def test_apply_makes_the_store_what_the_file_says(path: Path, capsys: pytest.Cap
     kept = tenants("apply", str(file), "--no-remove", "--json")
     assert kept.json["applied"] and [one["tenant"] for one in kept.json["changes"]] == ["gold", "new"]
     assert kept.json["left"] == [{"tenant": "byhand", "field": None, "store": True, "file": False}]
-    assert tenants("apply", str(file)).code == 0
+    assert "tenant byhand: not in the file: removed" in tenants("apply", str(file)).out
     found = tenants("list", "--json", "--store", str(path)).json
     assert {name: row["weight"] for name, row in found.items()} == {"gold": 5, "new": 1}
     assert found["gold"]["keys"] == 1  # a key that only the store has stays

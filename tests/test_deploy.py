@@ -79,22 +79,25 @@ def test_the_unit_is_safe_and_gives_it_time_to_drain(unit: dict[str, list[str]])
     assert int(value["Service.TimeoutStopSec"]) >= Settings().drain_s + CLOSING_S
     assert int(value["Service.LimitNOFILE"]) > Settings().max_connections
     assert value["Service.Restart"] == "on-failure"
-    assert "Environment" not in {name.partition(".")[2] for name in unit}  # whoever may read a unit would read it
-    state = Path("/var/lib", value["Service.StateDirectory"])
-    written = [Path(word) for word in command_of(unit) if word.startswith("/var/")]
-    assert written and all(path.parent == state for path in written)
+    assert value["Service.RestartPreventExitStatus"] == "2"
+    assert value["Unit.StartLimitIntervalSec"] == "0"  # it never gives up
+    name, _, store = value["Service.Environment"].partition("=")  # whoever may read a unit reads it: no secrets
+    assert name == BY_NAME["store.url"].variable and len(unit["Service.Environment"]) == 1
+    assert Path(store).parent == Path("/var/lib", value["Service.StateDirectory"])
 
 
 def test_the_environment_file_has_variables_that_there_are(root: Path) -> None:
     named = re.findall(r"^#?(\w+)=", (root / "docs/deploy/aps.env").read_text(), re.MULTILINE)
     known = {*VARIABLES, *(key.variable for key in BY_NAME.values())}
-    assert {name for name in named if name.startswith("APS_")} == {"APS_ADMIN_KEY", "APS_METRICS_KEY"} <= known
+    ours = {name for name in named if name.startswith("APS_")}
+    assert ours == {"APS_ADMIN_KEY", "APS_METRICS_KEY", "APS_STORE_URL"} <= known
 
 
 def test_the_container_runs_as_nobody_that_matters(container: list[tuple[str, str]], root: Path) -> None:
     stages = [at for at, (name, _) in enumerate(container) if name == "FROM"]
     assert len(stages) == 2
     last = dict(container[stages[1] :])
+    assert Path(environment(container)["APS_STORE_URL"]).parent == Path(last["WORKDIR"])
     assert last["USER"].split(":")[0].isdecimal() and int(last["USER"].split(":")[0]) > 0
     assert json.loads(last["VOLUME"]) == [last["WORKDIR"]]
     assert last["STOPSIGNAL"] == "SIGTERM"
@@ -115,18 +118,26 @@ def test_their_commands_are_right(unit: dict[str, list[str]], container: list[tu
         options = parser().parse_args(command[1:])
         assert options.verb == "serve"
         assert options.config == Path("/etc/aps/aps.toml")
-        assert options.store == "/var/lib/aps/aps.db"
+        assert options.store is None  # a flag would come before the environment
     assert words["EXPOSE"] == "8000" == re.findall(r'"--port", "(\d+)"', words["CMD"])[0]
+
+
+def environment(container: list[tuple[str, str]]) -> dict[str, str]:
+    """What its ENV lines set."""
+    words = [word for name, text in container if name == "ENV" for word in text.split()]
+    return dict(word.split("=", 1) for word in words)
 
 
 @contextmanager
 def started(command: list[str], folder: Path, changes: dict[str, str]) -> Iterator[tuple[str, int]]:
     """What the command starts, with another configuration and store, on this machine and a free port."""
+    store = folder / "aps.db"
     config = folder / "aps.toml"
     config.write_text(f'[tenants.gold]\nkeys = ["{hash_line(new_key())}"]\n')
-    changes = {"/etc/aps/aps.toml": str(config), "/var/lib/aps/aps.db": str(folder / "aps.db"), **changes}
+    changes = {"/etc/aps/aps.toml": str(config), **changes}
     words = [sys.executable, "-m", "aps", *(changes.get(word, word) for word in command[1:])]
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("APS_", "OTEL_"))}
+    environ["APS_STORE_URL"] = str(store)
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True, env=environ, cwd=folder)
         assert process.stdout is not None
@@ -136,7 +147,7 @@ def started(command: list[str], folder: Path, changes: dict[str, str]) -> Iterat
             yield url.host, url.port
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=60)
-            assert process.returncode == 0
+            assert process.returncode == 0 and store.exists()
         finally:
             process.kill()
             process.wait()

@@ -93,10 +93,10 @@ def test_no_is_a_value() -> None:
         ({"max_tokens": 2.0}, TypeError, "max_tokens"),
         ({"bid": 11}, ValueError, "bid"),
         ({"bid": 5.5}, TypeError, "bid"),
-        ({"deadline_s": float("nan")}, ValueError, "deadline_at"),
+        ({"deadline_s": float("nan")}, ValueError, "deadline_s"),
         ({"id": "taken"}, ValueError, "'taken'"),
         ({"prompt": b"bytes"}, TypeError, "prompt must be a str or None, got b'bytes'"),
-        ({"simulated_output_tokens": 0}, ValueError, "simulated_output_tokens must be at least 1, got 0"),
+        ({"simulated_output_tokens": 0}, ValueError, "simulated_output_tokens must be an integer from 1"),
         ({"simulated_output_tokens": 1.5}, TypeError, "simulated_output_tokens"),
     ],
 )

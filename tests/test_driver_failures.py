@@ -196,3 +196,16 @@ def test_an_id_never_captures_another_request() -> None:
             assert (await ticket.result()).status == "finished"
 
     run(main)
+
+
+@pytest.mark.parametrize("number", [-(2**70), -1, 0, 1, 2**53, 2**63 - 1, 2**63, 2**64 + 2**53, 2**70])
+def test_a_number_that_no_request_has(number: int) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        backend = SimulatedBackend(clock=loop.time)
+        async with Driver(Scheduler([A], devices=backend.devices), backend) as driver:
+            driver.submit("a", prompt_tokens=10, max_tokens=5)
+            assert driver.ticket(number) is None and driver.cancel(number) is False
+            with pytest.raises(KeyError, match="no outstanding request"):
+                driver.explain(number)
+
+    run(main)

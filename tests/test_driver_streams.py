@@ -1,6 +1,7 @@
 """Streams of tokens, and cancels at every stage: nothing is held afterwards."""
 
 import asyncio
+import pickle
 import random
 import time
 from math import inf
@@ -8,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from aps import Policy, Scheduler, Tenant
+from aps import Policy, Scheduler, Tenant, UnfinishedError
 from aps.backends import SimulatedBackend
-from aps.driver import Driver, Result
+from aps.driver import Driver, Result, Stream
 from tests.driving import CROWD, POLICIES, assert_nothing_held, opened
 from tests.virtual_loop import VirtualLoop, run
 
@@ -44,15 +45,84 @@ def test_streams_that_begin_late() -> None:
             assert len(chunks[0]) > 5
             assert "".join(token for chunk in chunks for token in chunk) == result.text
             assert [chunk async for chunk in ticket.chunks()] == [[result.text]]
-            refused = driver.stream("a", prompt_tokens=10**6)
-            assert [token async for token in refused] == []
-            assert (await refused.result()).status == "rejected"
             waiting = driver.submit("a", prompt_tokens=10, max_tokens=2)
             first, second = waiting.chunks(), waiting.chunks()
             assert len(await anext(first)) == 1
             with pytest.raises(RuntimeError, match="streamed already"):
                 await anext(second)
             assert [len(chunk) async for chunk in first] == [1]
+
+    run(main)
+
+
+async def read_until(stream: Stream, tokens: list[str]) -> UnfinishedError:
+    """The tokens there were, and the error that came after them."""
+    with pytest.raises(UnfinishedError) as caught:
+        async for token in stream:
+            tokens.append(token)
+    assert caught.value.result == await stream.result()
+    assert caught.value.delivered == len(tokens)
+    return caught.value
+
+
+def test_a_stream_that_is_not_admitted_says_so() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop, Tenant("a", rate=10.0, burst=100.0)) as driver:
+            error = await read_until(driver.stream("a", prompt_tokens=10**6, id="mine"), [])
+            assert str(error) == "the request was not admitted: rejected (exceeds_kv_cache)"
+            assert (await driver.infer("a", prompt_tokens=80, max_tokens=20)).status == "finished"
+            error = await read_until(driver.stream("a", prompt_tokens=80, max_tokens=20), [])
+            assert str(error) == "the request was not admitted: throttled (over_rate)"
+            assert error.result.verdict.retry_after_s > 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "closed", "drained"])
+def test_a_stream_whose_request_is_ended_raises_after_its_tokens(how: str) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        tokens: list[str] = []
+        backend = SimulatedBackend(clock=loop.time)
+        async with Driver(Scheduler([Tenant("a")], devices=backend.devices), backend) as driver:
+            stream = driver.stream("a", prompt_tokens=10, max_tokens=100)
+            reading = asyncio.create_task(read_until(stream, tokens))
+            await asyncio.sleep(0.1)
+            if how == "cancelled":
+                assert driver.cancel(stream.ticket.id)
+            elif how == "drained":
+                assert await driver.drain(0.1) == 1
+        error = await reading
+        assert 5 < len(tokens) == error.result.output_tokens < 100
+        assert str(error) == f"request {stream.ticket.id} ended as cancelled (cancelled) after {len(tokens)} tokens"
+        copied = pickle.loads(pickle.dumps(error))
+        assert (str(copied), copied.result) == (str(error), error.result)
+
+    run(main)
+
+
+def test_a_stream_whose_deadline_passes_raises() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop, slots=1) as driver:
+            long = driver.submit("a", prompt_tokens=10, max_tokens=1000)
+            error = await read_until(driver.stream("a", prompt_tokens=10, max_tokens=5, deadline_s=0.5, id="late"), [])
+            assert str(error) == "request 'late' ended as expired (deadline_expired) after 0 tokens"
+            driver.cancel(long.id)
+
+    run(main)
+
+
+def test_a_stream_is_iterated_once() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop) as driver:
+            stream = driver.stream("a", prompt_tokens=10, max_tokens=5)
+            assert len([token async for token in stream]) == 5
+            async with driver.stream("a", prompt_tokens=10, max_tokens=5) as left:
+                async for _ in left:
+                    break
+            for again in (stream, left):
+                with pytest.raises(RuntimeError, match="has been streamed already"):
+                    await anext(aiter(again))
+            assert (await stream.result()).status == "finished"
 
     run(main)
 

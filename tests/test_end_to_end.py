@@ -70,10 +70,13 @@ def test_the_promised_burst_and_a_trace_over_http() -> None:
     assert limits["as_told"]
     for name, burst_tokens in (("tenant_a", 5000), ("tenant_b", 3000)):
         tenant = limits["tenants"][name]
-        assert (tenant["level_before"], tenant["held"], tenant["small"]["admitted"]) == (burst_tokens, 50, 50)
+        assert (tenant["small"]["level_before"], tenant["held"]) == (burst_tokens, 50)
+        assert tenant["small"]["admitted"] == 50
         assert tenant["small"]["retry_after"] is None
         large = tenant["large"]
         assert large["admitted"] + large["throttled"] == large["sent"] == 10 and large["throttled"] > 0
+        assert burst_tokens - 2500 <= large["level_before"] <= burst_tokens
+        assert large["admitted"] >= large["level_before"] // 700
         assert large["retry_after"] == [1, 1] and 0 < large["retry_after_s"][0] <= large["retry_after_s"][1] <= 1
     assert trace["sent"] == 12
     for tenant in trace["tenants"].values():
@@ -92,13 +95,20 @@ def test_a_burst_that_is_refused_does_not_pass(capsys: pytest.CaptureFixture[str
     assert report["phases"][0]["tenants"]["stress_vip"]["completed"] == 5
 
 
-def test_a_service_without_the_stress_tenants_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    with serving((Tenant("somebody"),)) as service:
-        assert main(["stress", "--url", service.url, "--per-tenant", "2", "--trace-s", "1"]) == 1
-    out = capsys.readouterr().out
-    assert "0 of 4 requests of the burst completed: the service lacks the tenants" in out
-    assert "limits: not sent, the service has no tenant_a, tenant_b; with APS_ADMIN_KEY" in " ".join(out.split())
-    assert "trace: not sent, the service has no tenant_a, tenant_b, tenant_c" in " ".join(out.split())
+def test_a_service_without_the_stress_tenants_is_told_apart(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("APS_ADMIN_KEY", raising=False)
+    with serving((Tenant("stress_vip"),)) as service:
+        assert main(["stress", "--url", service.url, "--per-tenant", "2", "--trace-s", "1"]) == 2
+        assert service.status("stress_vip")["requests"]["admitted"] == 0
+    said = capsys.readouterr().err
+    assert "has no stress_free: `aps serve` has them by default" in said and "APS_ADMIN_KEY" in said
+    with serving((Tenant("stress_vip"), Tenant("stress_free"))) as service:
+        assert main(["stress", "--url", service.url, "--per-tenant", "2", "--trace-s", "1"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "limits: not sent, the service has no tenant_a, tenant_b; with APS_ADMIN_KEY" in out
+    assert "trace: not sent, the service has no tenant_a, tenant_b, tenant_c" in out
 
 
 def test_the_tenants_are_brought_with_the_admin_key_and_removed(
@@ -112,6 +122,9 @@ def test_the_tenants_are_brought_with_the_admin_key_and_removed(
         monkeypatch.delenv("APS_ADMIN_KEY", raising=False)
         assert main(arguments) == 2
         assert "has keys: give its admin key in APS_ADMIN_KEY" in capsys.readouterr().err
+        monkeypatch.setenv("APS_ADMIN_KEY", new_key())
+        assert main(arguments) == 2
+        assert "has keys: the key in APS_ADMIN_KEY is not its admin key" in capsys.readouterr().err
         monkeypatch.setenv("APS_ADMIN_KEY", key)
         assert main(arguments) == 0
         left = json.loads(service.get("/admin/tenants", {"Authorization": f"Bearer {key}"}))
@@ -121,6 +134,25 @@ def test_the_tenants_are_brought_with_the_admin_key_and_removed(
     assert report["phases"][0]["tenants"]["stress_vip"]["promised_share"] == pytest.approx(0.85)
     assert report["limits"]["tenants"]["tenant_a"]["held"] == 20 and report["limits"]["as_told"]
     assert report["limits"]["tenants"]["tenant_a"]["small"]["throttled"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stress_test_that_is_told_to_end_leaves_no_tenants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    config, key = tmp_path / "aps.toml", new_key()
+    config.write_text("[tenants.own]\n")  # in real time the burst takes half a minute
+    with own_service("--config", str(config), env={"APS_ADMIN_KEY": key}) as service:
+
+        def tenants() -> list[str]:
+            return list(json.loads(service.get("/admin/tenants", {"Authorization": f"Bearer {key}"})))
+
+        monkeypatch.setenv("APS_ADMIN_KEY", key)
+        with process("stress", "--url", service.url) as running:
+            until(lambda: len(tenants()) == 6)
+            running.send_signal(number)
+            assert running.wait(20) == 128 + number
+        assert tenants() == ["own"]
 
 
 def test_what_is_no_service_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,6 +147,11 @@ def test_the_report_of_a_comparison(compared: Comparison, tmp_path: Path) -> Non
     assert [float(row[key]) for key in ("mean", "ci95_low", "ci95_high")] == [leaf["mean"], *leaf["ci95"]]
     differences = rows(tmp_path / "out/differences.csv")
     assert {row["policy"] for row in differences} == {"vtc", "aps"}
+    for at, group in enumerate(groups(compared.runs["aps"].workload, 4)[:3]):
+        found = rows(tmp_path / f"out/tenant_{at}.csv")
+        assert {row["tenant"] for row in found} == {group.name} and found[0]["figure"] == "sent"
+        assert float(found[0]["aps"]) == data["figures"]["aps"]["tenants"][group.name]["sent"]["mean"]
+        assert f"<caption>{group.name}: means" in page
 
 
 def test_more_policies_than_a_plot_can_show(tmp_path: Path) -> None:

@@ -110,12 +110,12 @@ def test_the_error_names_the_path(tmp_path: Path) -> None:
         ("\ufeff".encode("utf-16-le") + AZURE.encode("utf-16-le"), "is UTF-16 text; expected UTF-8"),
         (AZURE.replace("3180", "31é80").encode("latin-1"), "line 3: expected UTF-8 text"),
         (AZURE.replace("\n2023", "\n\0002023").encode(), "line 2: TIMESTAMP must be"),
-        (gzip.compress(AZURE.encode())[:-20], "the gzip data are truncated or damaged"),
-        (gzip.compress(AZURE.encode())[:5], "the gzip data are truncated or damaged"),
-        (gzip.compress(AZURE.encode())[:-4] + b"\1\2\3\4", "the gzip data are truncated or damaged"),
-        (gzip.compress(AZURE.encode()) + b"rubbish", "the gzip data are truncated or damaged"),
-        (b"\x1f\x8b", "line 1: the gzip data are truncated or damaged"),
-        (gzip.compress(b""), "is empty; expected a trace"),
+        (gzip.compress(AZURE.encode(), mtime=0)[:-20], "the gzip archive is truncated or damaged"),
+        (gzip.compress(AZURE.encode(), mtime=0)[:5], "the gzip archive is truncated or damaged"),
+        (gzip.compress(AZURE.encode(), mtime=0)[:-4] + b"\1\2\3\4", "the gzip archive is truncated or damaged"),
+        (gzip.compress(AZURE.encode(), mtime=0) + b"rubbish", "the gzip archive is truncated or damaged"),
+        (b"\x1f\x8b", "trace: the gzip archive is truncated or damaged"),
+        (gzip.compress(b"", mtime=0), "is empty; expected a trace"),
     ],
 )
 def test_malformed_bytes(tmp_path: Path, content: bytes, says: str) -> None:
@@ -130,7 +130,7 @@ def test_a_long_trace_cut_short_says_up_to_where_it_was_read(tmp_path: Path) -> 
     unpacked = zlib.decompressobj(wbits=31).decompress(packed)
     line = unpacked.count(b"\n") + 1  # the one that is torn
     with pytest.raises(
-        TraceError, match=f", line {line}: the gzip data are truncated or damaged .*; expected the whole"
+        TraceError, match=f", line {line}: the gzip archive is truncated or damaged .*; expected the whole"
     ):
         read(written(tmp_path, packed))
 

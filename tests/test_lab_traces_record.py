@@ -140,7 +140,7 @@ def test_the_record_of_a_service_is_read_with_all_its_files(tmp_path: Path) -> N
     assert workload.deadline_s is not None and workload.deadline_s.tolist()[-2:] == [inf, 2.5]
     refused = 200 - 4  # of b, whose burst is four requests of 25 tokens
     assert workload.notes == (
-        "recorded with --profile reference --gpus 1 --slots 16",
+        "recorded under aps on 1 x reference with 16 slots",
         "changes of tenants, bids and policy while it ran, not replayed: 1",
         "cancels, not replayed (the request runs to the output that it had): 1",
         f"calls refused then, asked again: {refused}",

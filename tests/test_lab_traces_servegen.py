@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aps.lab.traces import TraceOptions, read
+from aps.lab.traces import TraceError, TraceOptions, read
 from tests.traces import written
 
 LENGTHS = {"0": {"input_tokens": "{10: 0.25, 20: 0.75}", "output_tokens": "{5: 1.0}"}}
@@ -163,9 +164,19 @@ def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
     raw = archive(tmp_path, client(1, windows(1, 2, 3)), packed=False).read_bytes()
     with pytest.raises(ValueError, match=r"clients.tar: the tar archive is truncated or damaged"):
         read(written(tmp_path, raw[:1000], "clients.tar"), TraceOptions(rate_scale=1))
-    packed = archive(tmp_path, client(1, windows(1, 2, 3))).read_bytes()
-    with pytest.raises(ValueError, match=r"clients.tar.*: the gzip data are truncated or damaged"):
-        read(written(tmp_path, packed[: len(packed) // 2], "clients.tar"), TraceOptions(rate_scale=1))
+
+
+def test_a_damaged_packed_archive_is_named_and_has_no_lines(tmp_path: Path) -> None:
+    """Wherever it is damaged, also where a reader stumbles over the text before gzip finds out."""
+    packed = archive(tmp_path, client(1, windows(*np.linspace(1, 3, 99)))).read_bytes()
+    path = tmp_path / "clients.tar.gz"
+    says = rf"{re.escape(str(path))}: the gzip archive is truncated or damaged \([^)]+\); expected the whole file"
+    for at in range(12, len(packed), len(packed) // 40):
+        for damaged in (packed[:at], packed[:at] + bytes([packed[at] ^ 0x55]) + packed[at + 1 :]):
+            path.write_bytes(damaged)
+            with pytest.raises(TraceError) as caught:
+                read(path, TraceOptions(rate_scale=1))
+            assert re.fullmatch(says, str(caught.value)), str(caught.value)
 
 
 def test_a_folder_without_clients_is_refused(tmp_path: Path) -> None:

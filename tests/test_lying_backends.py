@@ -51,7 +51,7 @@ LIES: dict[str, tuple[Twist, str, str, int]] = {
     "below none": (lambda n: changed(n, -1, generated=-1), "false_counts", "finished", 1),
     "computed beyond the prefill": (lambda n: changed(n, -1, computed=11), "false_counts", "finished", 1),
     "computed less": (lambda n: changed(n, -1, computed=9), "false_counts", "finished", 1),
-    "of nobody": (lambda n: appended(n, (2**55 + 7, 10, 1, 0)), "unknown_request", "finished", 0),
+    "of nobody": (lambda n: appended(n, (2**55 + 99_999, 10, 1, 0)), "unknown_request", "finished", 0),
     "of a negative number": (lambda n: appended(n, (-5, 10, 1, 0)), "unknown_request", "finished", 0),
     "twice": (lambda n: appended(n, (int(n.handles[-1]), 10, 7, 0)), "unknown_request", "finished", 0),
     "of another device": (lambda n: n._replace(device=1), "unknown_request", "finished", 0),

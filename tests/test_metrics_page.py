@@ -12,8 +12,10 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from aps import Policy, Tenant
+from aps.backends.guard import FAULTS
 from aps.driver import Driver
 from aps.record import Recorder
+from aps.service.condition import Condition
 from aps.service.config import Settings
 from aps.service.keeper import Keeper
 from aps.service.labels import OTHER
@@ -54,8 +56,9 @@ async def crowded_page(loop: VirtualLoop, recorder: Recorder, database: Database
     async with opened(loop, *tenants, policy=policy, profile="a100-llama2-7b") as driver:
         asked = [("a", 3), ("b", 9)] * 120
         tickets = [driver.submit(name, prompt_tokens=500, max_tokens=100, bid=bid) for name, bid in asked]
-        driver.metrics.faults["late"] += 1
-        exporter = Exporter(driver, recorder, Keeper(database, driver))
+        keeper = Keeper(database, driver)
+        keeper.reading = Condition("%s", "%.0f", 1.0)
+        exporter = Exporter(driver, recorder, keeper)
         await asyncio.sleep(11)
         page = exporter.page(DEFAULTS)
         for ticket in tickets:
@@ -247,6 +250,19 @@ def test_a_removed_tenant_s_counters_stay() -> None:
             assert after.one("aps_tenants") == 1
 
     run(main)
+
+
+def test_every_fault_of_a_backend_has_its_series_from_the_start(root: Path) -> None:
+    """Prometheus sees no increase of a series that begins at 1."""
+
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop) as driver:
+            found = scrape(Exporter(driver))
+            assert [found.one("aps_backend_faults_total", kind=kind) for kind in FAULTS] == [0] * len(FAULTS)
+
+    run(main)
+    source = (root / "python/aps/backends/guard.py").read_text()
+    assert set(re.findall(r'self\.faults\["(\w+)"\]', source)) == set(FAULTS)
 
 
 # Over HTTP

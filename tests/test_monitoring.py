@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from aps.backends import SimulatedBackend
+from aps.service.errors import STATUS
+from aps.service.labels import OUTCOMES, REFUSALS
 from aps.tenants import Tenant
 from tests.scrapes import Scrape
 from tests.serving import serving, until
@@ -127,10 +129,9 @@ def test_a_running_service_has_the_series_of_the_dashboard_and_the_rules(
         return not missing
 
     tenants = (Tenant("a", rate=1000.0, burst=100_000.0), Tenant("b"))
-    with serving(tenants, backend=SimulatedBackend("a100-llama2-7b", time_scale=20.0)) as service:
-        service.driver.metrics.faults["late"] += 1  # a simulated backend makes none
+    with serving(tenants, backend=SimulatedBackend("a100-llama2-7b", slots=2, time_scale=20.0)) as service:
         assert service.infer(tenant_id="a", prompt_tokens=500_000).status_code == 400
-        for _ in range(60):  # both tenants wait for a while
+        for _ in range(30):  # both tenants wait for a while
             for name in ("a", "b"):
                 service.infer(tenant_id=name, prompt_tokens=500, max_tokens=500, wait=False)
         try:
@@ -169,6 +170,20 @@ def test_every_rule_is_of_series_that_there_are(rules: list[dict[str, Any]], lab
         assert set(rule["annotations"]) == {"summary", "runbook"}
         if "for" in rule:
             promql_parser.parse_duration(rule["for"])
+
+
+def test_the_rules_ask_for_values_that_there_are_and_together_for_all_reasons(rules: list[dict[str, Any]]) -> None:
+    """A tenant's own limits are 429, everybody's 503; what can never be admitted is neither's fault."""
+    asked: dict[str, set[str]] = {}
+    for rule in rules:
+        for one in series_in(parsed(rule["expr"])):
+            for matcher in one.matchers.matchers:
+                if matcher.name in ("reason", "outcome"):
+                    asked.setdefault(matcher.name, set()).update(matcher.value.split("|"))
+    assert asked["outcome"] <= set(OUTCOMES)
+    assert asked["reason"] <= set(REFUSALS)
+    full = {reason for reason in REFUSALS if STATUS[reason] in (429, 503)}
+    assert asked["reason"] == full - {"draining"}
 
 
 def test_every_rule_is_explained(rules: list[dict[str, Any]], root: Path) -> None:

@@ -1,6 +1,7 @@
 """The files of a record: full ones move on, torn ends are said, a bad disk stops the record and nothing else."""
 
 import gzip
+import json
 import logging
 import subprocess
 import sys
@@ -43,11 +44,31 @@ def test_a_chain_replays_from_any_of_its_files(name: str, tmp_path: Path) -> Non
         assert (result.requests, result.notes) == (600, ())
 
 
+def test_what_else_the_header_says_does_not_break_the_chain(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    for _ in range(2):
+        with Recorder(path, max_mb=0.01, files=100, about={"run": "mine", "part": "x", "model": "big"}) as recorder:
+            traffic(recorder.watch(Scheduler(TENANTS)), 200)
+    assert recorder.parts > 1 and replay(path).requests == 200
+    header = json.loads(path.read_text().partition("\n")[0])
+    assert (header["part"], header["model"]) == (recorder.parts, "big") and header["run"] != "mine"
+
+
 def test_only_so_many_files_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     record(path, 500, max_mb=0.01, files=3)
     assert sorted(part.name for part in tmp_path.iterdir()) == ["r.jsonl", "r.jsonl.1", "r.jsonl.2"]
     with pytest.raises(RecordError, match="begins with part"):
+        replay(path)
+
+
+@pytest.mark.parametrize("part", ["x", 0, 1.5, True, None])
+def test_a_part_that_is_no_number_is_said(tmp_path: Path, part: object) -> None:
+    path = tmp_path / "r.jsonl"
+    record(path, 5, max_mb=1, files=1)
+    header, _, rest = path.read_text().partition("\n")
+    path.write_text(json.dumps(json.loads(header) | {"part": part}) + "\n" + rest)
+    with pytest.raises(RecordError, match=r"r\.jsonl, line 1: part must be an int, at least 1, got"):
         replay(path)
 
 

@@ -280,6 +280,36 @@ def test_a_night_without_requests_makes_no_waits_longer() -> None:
     assert 2.0 <= scheduler.explain(asked[1], now)["start_in_s"] <= 6.0
 
 
+def test_requests_that_start_together_do_not_make_waits_shorter() -> None:
+    """Eight start every 4 s: a place in a full queue is free after half a second, whatever the batch just did."""
+    scheduler = scheduler_under_test()([8], [2**20], [0])
+    slot = scheduler.add_tenant(max_queued=16, now=0.0)
+    now, running = 0.0, list[int]()
+    for _ in range(30):
+        while scheduler.submit(slot, 10, 1, 5, now) > 0:
+            pass
+        for handle in running:
+            scheduler.settle(handle, 1, now)
+        assert scheduler.next_batch(0, now) == 8
+        running = scheduler.started[:8].tolist()
+        now += 4.0
+    while scheduler.submit(slot, 10, 1, 5, now) > 0:
+        pass
+    assert scheduler.retry_after == pytest.approx(0.5)
+
+
+def test_starts_without_a_wait_say_nothing_of_the_pace() -> None:
+    scheduler = scheduler_under_test()([4], [2**20], [0])
+    slot = scheduler.add_tenant(max_queued=2, now=0.0)
+    for _ in range(2):
+        scheduler.submit(slot, 10, 1, 5, 1.0)
+        scheduler.submit(slot, 10, 1, 5, 1.0)
+        assert scheduler.next_batch(0, 1.0) == 2
+    asked = [scheduler.submit(slot, 10, 1, 5, 2.0) for _ in range(3)]
+    assert asked[2] < 0 and scheduler.retry_after == 1.0
+    assert scheduler.explain(asked[0], 2.0)["start_in_s"] is None
+
+
 def test_a_request_settles_once() -> None:
     setting = Setting()
     setting.scheduler.settle(setting.running, 5, NOW)

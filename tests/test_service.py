@@ -143,11 +143,11 @@ def test_the_frameworks_errors_have_the_same_shape(service: Service) -> None:
     ("path", "allow"),
     [
         ("/infer", "POST"),
-        ("/requests/1", "DELETE, GET"),
-        ("/health", "GET"),
-        ("/health/live", "GET"),
-        ("/metrics", "GET"),
-        ("/tenants/nobody/status", "GET"),
+        ("/requests/1", "DELETE, GET, HEAD"),
+        ("/health", "GET, HEAD"),
+        ("/health/live", "GET, HEAD"),
+        ("/metrics", "GET, HEAD"),
+        ("/tenants/nobody/status", "GET, HEAD"),
         ("/docs", "GET, HEAD"),
         ("/openapi.json", "GET, HEAD"),
     ],
@@ -158,6 +158,19 @@ def test_another_method_is_405_and_says_which_there_are(service: Service, path: 
             reply = service.client.request(method, path)
             assert (reply.status_code, reply.headers["allow"]) == (405, allow), method
     error(service.client.patch(path), 405, "method_not_allowed")
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/metrics", "/docs", "/tenants/x/status"])
+def test_head_is_get_without_the_body(service: Service, path: str) -> None:
+    whole, head = service.client.get(path), service.client.head(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    assert int(head.headers["content-length"]) > 0
+
+
+def test_nobody_is_sent_to_where_the_host_header_says(service: Service) -> None:
+    reply = service.client.post("/infer/", json={}, headers={"host": "evil.example"})
+    assert (reply.status_code, "location" in reply.headers) == (404, False)
 
 
 def test_what_can_never_be_admitted_is_400_with_what_would(service: Service) -> None:
@@ -197,6 +210,26 @@ def test_the_largest_max_tokens_passes_every_test() -> None:
         assert service.infer(tenant_id="tight", prompt_tokens=100, max_tokens=900).status_code == 200
 
 
+def test_what_no_queue_ever_takes_is_400_with_what_would() -> None:
+    tenants = (Tenant("own", max_queued_tokens=150), Tenant("shut", max_queued=0), Tenant("free"))
+    with serving(tenants, limits=Limits(max_queued_tokens=200)) as service:
+        for tenant, max_tokens, reason, largest in (
+            ("free", 101, "exceeds_queue", 100),
+            ("own", 101, "exceeds_queue", 50),
+            ("own", 51, "exceeds_tenant_queue", 50),
+            ("shut", 1, "exceeds_tenant_queue", 0),
+        ):
+            reply = service.infer(tenant_id=tenant, prompt_tokens=100, max_tokens=max_tokens)
+            refusal = error(reply, 400, reason)
+            assert refusal["largest_max_tokens"] == largest
+            assert "retry-after" not in reply.headers
+            if largest:
+                reply = service.infer(tenant_id=tenant, prompt_tokens=100, max_tokens=largest)
+                assert reply.status_code == 200
+    with serving((Tenant("x"),), limits=Limits(max_queued=0)) as service:
+        error(service.infer(tenant_id="x", prompt_tokens=1, max_tokens=1), 400, "exceeds_queue")
+
+
 def test_over_the_rate_is_429_and_the_retry_after_is_right() -> None:
     with serving((Tenant("x", rate=50.0, burst=500.0),), time_scale=2.0) as service:
 
@@ -232,7 +265,7 @@ def test_retry_after_is_a_day_at_most(rate: float) -> None:
         reply = service.infer(tenant_id="x", prompt_tokens=1, max_tokens=199)
         refusal = error(reply, 429, "over_rate")
         assert (refusal["retry_after_s"], reply.headers["retry-after"]) == (86_400, "86400")
-        assert refusal["message"].endswith("try again in 86,400 s")
+        assert refusal["message"].endswith("try again in 86,400 s of your clock")
 
 
 def test_an_endless_retry_after_is_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,14 +320,17 @@ def test_a_large_body_is_413(declared: bool) -> None:
 # Life
 
 
-def test_a_client_that_disconnects_cancels_its_request() -> None:
+@pytest.mark.parametrize("padding", [0, 100_000], ids=["small", "large"])  # reading is paused in a large one
+def test_a_client_that_disconnects_cancels_its_request(padding: int) -> None:
     with serving((Tenant("x", max_in_flight=1),), time_scale=1.0) as service:
         host, port = service.url.removeprefix("http://").split(":")
-        body = b'{"tenant_id": "x", "prompt_tokens": 30000}'
+        body = b'{"tenant_id": "x", "prompt_tokens": 30000' + b" " * padding + b"}"
         head = b"POST /infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
         sockets = [socket.create_connection((host, int(port))) for _ in range(2)]
         for client in sockets:
-            client.sendall(head + body)
+            client.sendall(head + body[:70_000])
+            time.sleep(0.05)
+            client.sendall(body[70_000:])
         until(lambda: (service.status("x")["in_flight"], service.status("x")["waiting"]) == (1, 1))
         for client in sockets:
             client.close()

@@ -42,8 +42,8 @@ async def put(service: Administered, name: str, **fields: Any) -> httpx.Response
 async def test_another_method_is_405_and_says_which_there_are() -> None:
     async with administered() as service:
         for path, allow in (
-            ("/admin/tenants/gold", "DELETE, GET, PATCH, PUT"),
-            ("/admin/tenants", "GET"),
+            ("/admin/tenants/gold", "DELETE, GET, HEAD, PATCH, PUT"),
+            ("/admin/tenants", "GET, HEAD"),
             ("/admin/policy", "PATCH"),
         ):
             reply = await service.call("POST", path, json={})
@@ -313,7 +313,9 @@ async def test_limits_that_make_a_waiting_request_impossible_end_it() -> None:
         while not service.driver.scheduler.waiting:
             await asyncio.sleep(0.001)
         assert (await put(service, "gold", rate=1e-3, burst=1000.0, over_rate="queue")).status_code == 200
-        refusal(await waiting, 400, "exceeds_burst")
+        said = refusal(await waiting, 400, "exceeds_burst")
+        assert (said["largest_max_tokens"], said["burst"]) == (0, 1000)
+        assert "changed while it waited: its prompt + max tokens exceed gold's burst of 1000 tokens" in said["message"]
 
 
 # Policy

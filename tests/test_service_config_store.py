@@ -45,6 +45,12 @@ def test_the_password_is_not_shown(file: Path) -> None:
     assert "secret" not in seen and "postgresql+psycopg://aps:***@db/aps" in seen
 
 
+def test_what_is_deleted_is_said(file: Path) -> None:
+    config = read(file, '[store]\nurl = "/var/aps.db"\nkeep_days = 400\n')
+    says = "tenants, keys and usage are kept in /var/aps.db; usage, the audit and ended runs for 400 days"
+    assert dict(words(config))["store"] == says
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -52,6 +58,7 @@ def test_the_password_is_not_shown(file: Path) -> None:
         ('url = "sqlite:///:memory:"', "a store is a file"),
         ("url = 3", "store.url must be a file's path or a database's address, got 3"),
         ("poll_s = 0", "store.poll_s must be seconds in 0.01..3600, got 0"),
+        ("keep_days = 0", "store.keep_days must be an int in 1..36500"),
         ('service = ""', "store.service must be a str of 1 to 256 printable characters, got ''"),
     ],
 )

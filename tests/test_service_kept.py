@@ -12,8 +12,8 @@ import pytest
 from aps.service.access import Access
 from aps.service.config import Config, Settings
 from aps.service.config_reader import ConfigError
-from aps.service.kept import Kept, opened, seed
-from aps.store.database import Database
+from aps.service.kept import Kept, looked, opened, seed
+from aps.store.database import Database, Unreachable
 from aps.store.store import Store
 from aps.tenants import Tenant
 from tests.administered import ADMIN, FREE, GOLD, METRICS, OTHER, config, digest
@@ -114,23 +114,44 @@ def test_a_key_of_two_roles_is_refused_at_the_start(path: Path, key: str) -> Non
         opened(stored(path))
 
 
-def test_a_store_that_cannot_be_had_is_a_configuration_that_is_wrong(tmp_path: Path) -> None:
+def test_a_configuration_with_keys_does_not_open_to_everybody_on_a_store_without_any(path: Path) -> None:
+    """A database that somebody made before the first start is not seeded."""
+    database = Database(str(path))
+    database.upgrade()
+    with Store(database).changing("test") as change:
+        change.add(Tenant("gold"))
+    database.close()
+    given = stored(path, admin_key=None, metrics_key=None)
+    for look in (opened, looked):
+        with pytest.raises(ConfigError, match=r"has none: the service would be open.*aps tenants apply"):
+            look(given)
+    assert not reopened(stored(path)).config.open  # the admin's key closes it
+    assert reopened(replace(given, keys={})).config.open  # as it says
+
+
+def test_a_store_that_cannot_be_had_is_a_configuration_that_is_wrong_or_not_there_now(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("not a database" * 100)
-    for url, said in (
-        (str(tmp_path / "nowhere" / "aps.db"), "there is no directory"),
-        (str(tmp_path / "notes"), "not a database"),
-        ("postgresql://aps:secret@127.0.0.1:1/aps", "127.0.0.1"),
+    for url, kind, said in (
+        (str(tmp_path / "nowhere" / "aps.db"), ConfigError, "there is no directory"),
+        (str(tmp_path / "notes"), ConfigError, "not a database"),
+        ("postgresql://aps:secret@127.0.0.1:1/aps", Unreachable, "127.0.0.1"),
     ):
-        with pytest.raises(ConfigError, match=said) as error:
+        with pytest.raises(kind, match=said) as error:
             opened(stored(url))
         assert "secret" not in str(error.value)
 
 
-def test_serve_without_its_store_ends_with_2_and_says_why(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "aps", "serve", "--port", "0", "--store", str(tmp_path / "nowhere" / "aps.db")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "store: sqlite:///" in done.stderr and "there is no directory" in done.stderr
+@pytest.mark.parametrize(
+    ("store", "code", "said"),
+    [("nowhere/aps.db", 2, "there is no directory"), ("postgresql://aps@127.0.0.1:1/aps", 75, "127.0.0.1")],
+)
+def test_serve_without_its_store_says_why_and_by_its_exit_code_whether_to_try_again(
+    tmp_path: Path, store: str, code: int, said: str
+) -> None:
+    command = [sys.executable, "-m", "aps", "serve", "--port", "0", "--store", store]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert "aps serve: store: " in done.stderr and said in done.stderr
 
 
 # Keys that expire

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from math import inf
@@ -101,7 +101,7 @@ async def test_a_wrong_file_changes_nothing_and_says_everything() -> None:
             "aps.toml: unknown key 'x'",
         ]
         said: list[str] = []
-        hangup = service.running.hangup(said.append)
+        hangup = service.running.hangup(pytest.fail, said.append)
         assert hangup is not None
         hangup()
         while len(said) < 2:
@@ -138,11 +138,25 @@ async def test_a_reload_may_close_an_open_service() -> None:
         assert (await service.infer(GOLD)).status_code == 200
 
 
+async def test_a_key_revoked_while_a_body_comes_pays_no_more() -> None:
+    wanted = config(keys={"gold": (digest(OTHER),)})
+    async with administered(load=lambda: wanted) as service:
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b'{"prompt_tokens": 5, '
+            await service.running.reload()
+            yield b'"max_tokens": 2}'
+
+        reply = await service.call("POST", "/infer", key=GOLD, content=body())
+        assert (reply.status_code, reply.json()["error"]["reason"]) == (401, "unauthorized")
+        assert service.driver.outstanding == 0
+
+
 async def test_without_a_file_there_is_nothing_to_reload() -> None:
     async with administered() as service:
         reply = await service.call("POST", "/admin/reload")
         assert (reply.status_code, reply.json()["error"]["reason"]) == (409, "conflict")
-        assert service.running.hangup(print) is None
+        assert service.running.hangup(print, print) is None
 
 
 async def test_the_file_is_the_truth_after_a_reload() -> None:

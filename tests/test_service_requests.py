@@ -146,7 +146,16 @@ def test_a_passed_deadline_is_remembered_as_such() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [lambda id: "x" + id[1:], lambda id: id[:-1] + "0", str.upper, lambda id: id[:8] + "0x" + id[8:]]
+    "change",
+    [
+        lambda id: "x" + id[1:],
+        lambda id: id[:-1] + "0",
+        str.upper,
+        lambda id: id[:8] + "0x" + id[8:],
+        lambda id: id[:8] + "8" + "0" * 15,  # beyond every handle
+        lambda id: id[:8] + "f" * 16,
+        lambda id: id[:8] + "1" + "0" * 400,
+    ],
 )
 def test_another_id_is_404(service: Service, change: Any) -> None:
     id = accepted(service, tenant_id="x", prompt_tokens=11, max_tokens=1).id
@@ -268,7 +277,7 @@ def test_answers_say_what_is_left_of_the_request_rate() -> None:
         reply = service.infer(tenant_id="x", prompt_tokens=1, max_tokens=1)
         refusal = reply.json()["error"]
         assert (reply.status_code, refusal["reason"]) == (429, "over_request_rate")
-        assert "x is over its rate of 0.001 requests/s" in refusal["message"]
+        assert "x is over its rate of 0.001 requests a simulated second: try again in" in refusal["message"]
         assert 0 < refusal["retry_after_s"] <= 50
         assert int(reply.headers["retry-after"]) >= 1
         assert reply.headers["x-ratelimit-remaining-requests"] == "0"

@@ -1,6 +1,7 @@
 """What the service says of a tenant and of itself: bucket, shares, estimates, health."""
 
 import asyncio
+import random
 from math import inf
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 
 from aps import Policy, Tenant
 from aps.backends.protocol import Health as DeviceState
-from aps.driver import Driver
+from aps.driver import Driver, Ticket
 from aps.service.config import Settings
 from aps.service.errors import Refusal
+from aps.service.estimates import Starts
 from aps.service.health import Health, health_of
 from aps.service.metrics import Exporter
 from aps.service.status import TenantStatus, status_of
@@ -49,7 +51,7 @@ def test_over_http_it_fits_its_schema() -> None:
         status = service.status("x")
         TenantStatus.model_validate(status, extra="forbid")
         assert status["bucket"]["level"] == pytest.approx(600, abs=0.1)
-        assert (status["bucket"]["typical_tokens"], status["bucket"]["typical_requests"]) == (550, 1)
+        assert (status["bucket"]["typical_tokens"], status["bucket"]["typical_requests"]) == (400, 2)
         assert status["recent"] == {"admitted": 1, "throttled": 1, "rejected": 0}
         assert status["refused"] == {"over_rate": 1}
         assert status["requests"]["finished"] == status["e2e_s"]["count"] == 1
@@ -79,6 +81,23 @@ def test_a_burst_in_typical_requests_pays_the_premium_of_the_default_bid() -> No
         async with opened(loop, tenant, policy=Policy(bid_premium=0.1)) as driver:
             await driver.infer("a", prompt_tokens=60, max_tokens=40)
             assert status_of(driver, "a").bucket.typical_requests == 6  # 1000 / (100 * 1.5)
+
+    run(main)
+
+
+def test_refused_requests_are_not_typical_and_one_that_never_fits_has_no_estimate() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop, Tenant("a", rate=10.0, burst=300.0)) as driver:
+            await driver.infer("a", prompt_tokens=2**31 - 1, max_tokens=1)
+            bucket = status_of(driver, "a").bucket
+            assert bucket.typical_tokens is bucket.typical_requests is None
+            for _ in range(5):
+                await driver.infer("a", prompt_tokens=100, max_tokens=100)  # but for the first, throttled
+            bucket = status_of(driver, "a").bucket
+            assert (bucket.typical_tokens, bucket.typical_requests) == (200.0, 1)
+            driver.set_tenant(Tenant("a", rate=10.0, burst=150.0))
+            status = status_of(driver, "a")
+            assert status.bucket.typical_requests is status.estimated_wait_s is None
 
     run(main)
 
@@ -188,6 +207,68 @@ def test_the_estimate_is_about_right_under_load(heavy: int, light: int) -> None:
                 assert estimate is not None and result.queue_wait_s is not None
                 assert 0.5 * result.queue_wait_s - 3 < estimate < 1.5 * result.queue_wait_s + 3
             await driver.drain(0)
+
+    run(main)
+
+
+async def sent(driver: Driver, name: str, number: int, draw: random.Random) -> list[Ticket]:
+    """Requests of 200 and 100 tokens, each half more or less, one soon after the other."""
+    tickets = []
+    for _ in range(number):
+        part = draw.uniform(0.5, 1.5)
+        tickets.append(driver.submit(name, prompt_tokens=int(200 * part), max_tokens=int(100 * part)))
+        await asyncio.sleep(0.001)
+    return tickets
+
+
+@pytest.mark.parametrize("idle_s", [0.0, 20.0, 100.0])
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_the_estimate_holds_after_a_quiet_minute(idle_s: float, gpus: int) -> None:
+    """One small request, nothing for a while, then many at once: within a factor of 4 while nothing is known but how
+    the small one went, and within 2 once the devices have been full for a while."""
+
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop, Tenant("a", weight=85.0), Tenant("b", weight=15.0), gpus=gpus) as driver:
+            await driver.infer("a", prompt_tokens=100, max_tokens=50)
+            await asyncio.sleep(idle_s)
+            assert status_of(driver, "a").estimated_wait_s == 0.0
+            for factor, number in ((4, 80 * gpus), (2, 40 * gpus)):
+                await sent(driver, "a", number, random.Random(1))
+                estimate = status_of(driver, "a").estimated_wait_s
+                result = await driver.infer("a", prompt_tokens=200, max_tokens=100)
+                assert estimate is not None and result.queue_wait_s is not None
+                assert result.queue_wait_s / factor < estimate < factor * result.queue_wait_s
+            await driver.drain(0)
+
+    run(main)
+
+
+@pytest.mark.parametrize("idle_s", [0.0, 100.0])
+def test_when_waiting_requests_start(idle_s: float) -> None:
+    """Once the devices have been full: nine in ten within a factor of 2, or by less than a request takes."""
+
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop, Tenant("a", weight=85.0), Tenant("b", weight=15.0)) as driver:
+            starts, draw, seen = Starts(driver), random.Random(2), list[tuple[Ticket, float, float]]()
+            for ticket in await sent(driver, "a", 40, draw):
+                await ticket.result()
+            await asyncio.sleep(idle_s)
+            tickets = await sent(driver, "a", 60, draw) + await sent(driver, "b", 20, draw)
+            for _ in range(6):
+                for ticket in tickets:
+                    where = None if ticket.done else driver.explain(ticket.id)
+                    if where is not None and where.state == "waiting":
+                        start_in_s = starts.start_in_s(ticket, where)
+                        assert start_in_s is not None
+                        seen.append((ticket, driver.now, start_in_s))
+                await asyncio.sleep(3.0)
+            right = 0
+            for ticket, now, start_in_s in seen:
+                result = await ticket.result()
+                assert result.queue_wait_s is not None
+                really = result.arrived_at + result.queue_wait_s - now
+                right += really / 2 < start_in_s < 2 * really or abs(really - start_in_s) < 2.0
+            assert len(seen) > 100 and right > 0.9 * len(seen), (right, len(seen))
 
     run(main)
 

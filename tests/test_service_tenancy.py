@@ -155,12 +155,43 @@ async def test_the_audit_is_paged_and_names_the_request(path: Path) -> None:
             headers = {"x-request-id": f"change-{weight}"}
             await service.call("PATCH", "/admin/tenants/free", json={"weight": weight / 2}, headers=headers)
         first = (await service.call("GET", "/admin/audit?limit=2")).json()
+        assert all(entry["at"].endswith("Z") for entry in first)
         assert [entry["actor"] for entry in first] == ["admin key, request change-5", "admin key, request change-4"]
         rest = (await service.call("GET", f"/admin/audit?before={first[-1]['id']}")).json()
         assert rest[0]["actor"] == "admin key, request change-3"
         assert len(first) + len(rest) == len(kept.store.audit())
         for asked in ("limit=0", f"before={10**30}"):
             assert reason(await service.call("GET", f"/admin/audit?{asked}")) == (422, "invalid")
+
+
+async def test_a_change_is_found_by_the_id_of_its_request(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with served(path) as (service, kept):
+        with caplog.at_level(logging.INFO):
+            reply = await service.call("PATCH", "/admin/tenants/free", json={"weight": 2})
+        id = reply.headers["x-request-id"]
+        assert kept.store.audit()[0].actor == f"admin key, request {id}"
+        assert f"tenant.set free by admin key, request {id}" in caplog.text
+        refused = await service.call("DELETE", "/admin/tenants/nobody", headers={"x-request-id": "mine"})
+        assert (refused.status_code, refused.headers["x-request-id"]) == (404, "mine")
+
+
+async def test_the_knobs_leave_an_entry_and_are_not_kept(path: Path) -> None:
+    async with served(path, poll_s=0.01) as (service, kept):
+        before, names = service.running.config.policy, set(service.driver.scheduler.tenants)
+        for _ in range(2):  # the second changes nothing
+            reply = await service.call("PATCH", "/admin/policy", json={"fairness_window": None})
+            assert reply.status_code == 200
+        entries = [entry for entry in kept.store.audit() if entry.action == "policy.set"]
+        details = {"old": {"fairness_window": before.fairness_window}, "new": {"fairness_window": None}}
+        assert [(entry.subject, entry.details) for entry in entries] == [("", details)]
+        reply = await service.call("PATCH", "/admin/policy", json={"aging_horizon_s": 1e9})
+        assert reason(reply) == (422, "invalid")
+        await elsewhere(path, lambda change: change.set("gold", {"weight": 9.0}))  # and others follow all the same
+        await until(lambda: service.driver.scheduler.tenants["gold"].weight == 9)
+        assert set(service.driver.scheduler.tenants) == names
+        assert service.driver.scheduler.policy.fairness_window == float("inf")
+    async with served(path) as (service, _):
+        assert service.driver.scheduler.policy == before
 
 
 async def test_without_a_store_there_are_no_keys_to_issue_and_no_audit() -> None:

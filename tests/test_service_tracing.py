@@ -275,7 +275,7 @@ def test_a_sampler_that_fails_disturbs_nobody(
         raise RuntimeError("sampler")
 
     with traced() as own:
-        tracing = own.service.server.config.app._infer._tracing  # type: ignore[union-attr]
+        tracing = own.service.server.config.app.infer._parties.tracing  # type: ignore[union-attr]
         monkeypatch.setattr(tracing._tracer, "start_span", fail)
         with caplog.at_level(logging.ERROR):
             for _ in range(3):

@@ -46,11 +46,20 @@ def test_sizes_may_be_given() -> None:
         ({"time_scale": nan}, "time_scale must be"),
         ({"profile": "h100"}, "profile must be one of reference, a100-.*, got 'h100'"),
         ({"slots": 0}, "slots"),
-        ({"kv_tokens": 0}, "kv_blocks"),
+        ({"kv_tokens": 0}, "kv_tokens"),
+        ({"kv_tokens": 15}, "kv_blocks"),
+        ({"block_tokens": 0}, "block_tokens must be an int in 1.."),
     ],
 )
 def test_what_is_out_of_range_is_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
+        SimulatedBackend(**given)
+
+
+@pytest.mark.parametrize("given", [{"time_scale": "x"}, {"kv_tokens": "x"}, {"block_tokens": 2.0}])
+def test_what_is_no_number_is_named(given: dict[str, Any]) -> None:
+    [(field, value)] = given.items()
+    with pytest.raises(TypeError, match=f"{field} must be an? .*, got {value!r}"):
         SimulatedBackend(**given)
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import inspect, select, text, update
 
 from aps.service import config_view
 from aps.store import schema
-from aps.store.database import Database, StoreError, VersionError, address, newest, versions
+from aps.store.database import Database, StoreError, Unreachable, VersionError, address, newest, versions
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_addresses(url: str, means: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://u:secret@h/d", "sqlite://", "sqlite:///:memory:", "postgresql://u:secret@h:x/d", "://"]
+    "url", ["", ":memory:", "mysql://u:secret@h/d", "sqlite://", "sqlite:///:memory:", "postgresql://u:secret@h:x/d", "://"]
 )
 def test_no_address(url: str) -> None:
     with pytest.raises(ValueError, match=r"must be an SQLite file's path.*got") as error:
@@ -53,7 +53,7 @@ def test_the_password_is_never_shown(url: str) -> None:
 
 def test_tables_are_made_once_and_are_those_of_the_schema(database_url: str) -> None:
     database = Database(database_url)
-    with pytest.raises(VersionError, match="no tables of APS yet"):
+    with pytest.raises(VersionError, match=r"no tables of APS yet|no such database"):
         database.check()
     assert database.upgrade() is None
     assert database.upgrade() == newest()
@@ -78,6 +78,8 @@ def test_a_newer_database_is_refused(database_url: str) -> None:
 
 def test_a_migration_that_fails_half_way_leaves_nothing(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     database = Database(database_url)
+    if database.sqlite:
+        database.file.touch()
     with pytest.raises(StoreError), database.writing() as connection:
         connection.execute(text("CREATE TABLE keys (x INTEGER)"))  # in the way of one of the later tables
         context = MigrationContext.configure(connection)
@@ -120,11 +122,14 @@ database.upgrade()
     database.close()
 
 
-def test_two_services_that_start_at_once(database_url: str) -> None:
-    databases = [Database(database_url) for _ in range(4)]
+@pytest.mark.parametrize("attempt", range(3))
+def test_services_that_start_at_once(database_url: str, attempt: int) -> None:
+    databases = [Database(database_url) for _ in range(8)]
     problems: list[BaseException] = []
+    together = threading.Barrier(len(databases))
 
     def start(database: Database) -> None:
+        together.wait(60)
         try:
             database.upgrade()
             database.check()
@@ -183,6 +188,75 @@ def test_a_locked_file_is_an_error_after_a_while(tmp_path: Path, monkeypatch: py
     with database.writing():
         pass
     database.close()
+
+
+def test_a_file_that_is_replaced_or_removed_is_written_no_more(tmp_path: Path) -> None:
+    """Its connections would write to a file without a name, and say that all is well."""
+    path, aside = tmp_path / "aps.db", tmp_path / "aside.db"
+    database = Database(str(path))
+    database.upgrade()
+    path.rename(aside)
+    for attempt in (database.writing, database.reading):
+        with pytest.raises(StoreError, match=r"aps\.db was removed while it was open; put it back"), attempt():
+            pass
+    assert not path.exists()
+    path.write_bytes(b"")
+    with pytest.raises(StoreError, match=r"aps\.db was replaced while it was open"), database.writing():
+        pass
+    path.unlink()
+    aside.rename(path)
+    with database.writing() as connection:
+        connection.execute(update(schema.revision).values(number=7))
+    database.close()
+
+
+def test_only_an_upgrade_makes_a_file(tmp_path: Path) -> None:
+    database = Database(str(tmp_path / "aps.db"))
+    for attempt in (database.writing, database.reading):
+        with pytest.raises(StoreError, match="No such file"), attempt():
+            pass
+    with pytest.raises(VersionError, match="there is no such database"):
+        database.check()
+    assert list(tmp_path.iterdir()) == []
+    database.close()
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_what_is_only_read_stays_as_it_is_and_may_be_where_nothing_can_be_written(
+    tmp_path: Path, writable: bool
+) -> None:
+    path = tmp_path / "aps.db"
+    database = Database(str(path))
+    database.upgrade()
+    database.close()
+    assert not Path(f"{path}-wal").exists()
+    if not writable:  # of the index of its WAL it can make none
+        Path(f"{path}-shm").mkdir()
+    before = path.read_bytes()
+    reader = Database(str(path), read_only=True)
+    reader.check()
+    with pytest.raises(StoreError, match="readonly"), reader.writing() as connection:
+        connection.execute(update(schema.revision).values(number=7))
+    reader.close()
+    assert path.read_bytes() == before
+
+
+def test_what_may_pass_is_told_from_what_stays_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aps.store.database.WAIT_S", 0.1)
+    path = tmp_path / "aps.db"
+    database = Database(str(path))
+    database.upgrade()
+    with pytest.raises(StoreError) as caught, database.reading() as connection:
+        connection.execute(text("SELECT * FROM nothing"))
+    assert not isinstance(caught.value, Unreachable)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unreachable, match="locked"), database.writing():
+        pass
+    other.close()
+    database.close()
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1"):
+        Database("postgresql://aps@127.0.0.1:1/aps").upgrade()
 
 
 def test_versions_are_one_line() -> None:

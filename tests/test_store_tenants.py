@@ -115,6 +115,16 @@ def test_a_row_that_is_no_tenant_is_named(store: Store) -> None:
         store.read()
 
 
+def test_a_row_that_is_no_key_is_named(store: Store) -> None:
+    add(store, GOLD)
+    with store.changing("test") as change:
+        key = change.issue("gold", DIGESTS[0])
+    with store.database.writing() as connection:
+        connection.execute(update(schema.keys).values(digest="no digest"))
+    with pytest.raises(StoreError, match=f"key '{key.id}' in the store: non-hexadecimal number"):
+        store.read()
+
+
 # Changes
 
 

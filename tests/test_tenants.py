@@ -1,5 +1,6 @@
 """Tenants: every rule of every field, and names for slots."""
 
+import re
 from dataclasses import FrozenInstanceError
 from math import inf, isfinite, nan
 from typing import Any
@@ -79,6 +80,7 @@ def test_a_value_out_of_range_is_named(field: str, value: Any, message: str) -> 
         ("name", 7),
         ("weight", "1"),
         ("weight", True),
+        ("weight", []),
         ("rate", None),
         ("burst", "1"),
         ("default_bid", 5.0),
@@ -95,8 +97,16 @@ def test_a_value_out_of_range_is_named(field: str, value: Any, message: str) -> 
     ],
 )
 def test_a_wrong_type_is_named(field: str, value: Any) -> None:
-    with pytest.raises(TypeError, match=f"^Tenant.{field} must be .*, got {value!r}$"):
+    with pytest.raises(TypeError, match=f"^Tenant.{field} must be .*, got {re.escape(repr(value))}$") as error:
         Tenant(**{"name": "acme", field: value})
+    assert error.value.__context__ is None
+
+
+def test_what_was_seen_to_be_right_is_right_for_its_type_alone() -> None:
+    for field, right, wrong in (("weight", 1, True), ("default_bid", 1, 1.0)):
+        Tenant(**{"name": "acme", field: right})  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            Tenant(**{"name": "acme", field: wrong})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from aps.cli import main
 from aps.service.errors import STATUS
 from aps.service.keys import hash_line, new_key
+from aps.store.database import Database
 from loadtests import tenancy
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -24,6 +25,9 @@ def test_the_commands_of_the_page_do_what_they_say(
     assert len(lines) >= 12
     monkeypatch.chdir(tmp_path)
     Path("aps.toml").write_text(f'[tenants.silver]\nkeys = ["{hash_line(new_key())}"]\n')
+    database = Database("aps.db")
+    database.upgrade()
+    database.close()
     assert main(shlex.split("tenants add bronze --store aps.db")) == 0  # the page applies a file to a database
     for line in lines:
         words = shlex.split(line, comments=True)[1:]

@@ -67,6 +67,12 @@ def test_integers_of_any_type_will_do() -> None:
         (Tenant("a", kv_share=0.5), {"devices": (Device(kv_blocks=10),)}, "exceeds_kv_share", 20),
         (Tenant("a", rate=1, burst=90), {}, "exceeds_burst", 30),
         (Tenant("a", rate=1, burst=150), {"policy": Policy(bid_premium=0.25)}, "exceeds_burst", 15),
+        (A, {"limits": Limits(max_queued_tokens=90)}, "exceeds_queue", 30),
+        (A, {"limits": Limits(max_queued_tokens=60)}, "exceeds_queue", 0),
+        (A, {"limits": Limits(max_queued=0)}, "exceeds_queue", 0),
+        (Tenant("a", max_queued_tokens=90), {}, "exceeds_tenant_queue", 30),
+        (Tenant("a", max_queued_tokens=0), {}, "exceeds_tenant_queue", 0),
+        (Tenant("a", max_queued=0), {}, "exceeds_tenant_queue", 0),
     ],
 )
 def test_rejected_for_good(tenant: Tenant, options: dict[str, Any], reason: str, largest: int) -> None:

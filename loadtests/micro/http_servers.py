@@ -38,6 +38,7 @@ from aps_core.step_time import ReferenceModel
 TENANTS = 1000
 METRICS_KEY = "aps_" + "m" * 43
 STREAM_TOKENS = 64
+STEP_S, STREAM_STEP_S = 5e-4, 1e-4  # wall seconds; with steps of 1 ms the GPU would be the limit of 64 connections
 SAVE_S = 5.0  # as `aps serve` does
 TOKEN = "scheduler "
 ANSWER = InferAnswer(
@@ -207,9 +208,9 @@ def run(app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
 
 
 SERVERS: dict[str, Callable[[], None]] = {
-    "service": lambda: service(1e-3),
-    "kept": lambda: service(1e-3, store=True),
-    "stream": lambda: service(1e-4),
+    "service": lambda: service(STEP_S),
+    "kept": lambda: service(STEP_S, store=True),
+    "stream": lambda: service(STREAM_STEP_S),
     "echo": lambda: run(echo),
     "queue": lambda: run(Queues()),
     "fastapi": lambda: run(plain_fastapi()),

@@ -37,10 +37,17 @@ class Promise:
     def target(self) -> str | None:
         return None if self.sense == "figure" else f"{self.sense} {self.bound:g}"
 
-    def judge(self, value: float, peer_value: float | None = None, note: str = "", peer: str = "") -> Row:
-        """The row for a measured value and the peer's, both in `unit`; `peer` names the peer when a run chose it."""
-        ratio = None
-        if peer_value is not None:
+    def judge(
+        self,
+        value: float,
+        peer_value: float | None = None,
+        note: str = "",
+        peer: str = "",
+        ratio: float | None = None,
+    ) -> Row:
+        """The row for a measured value and the peer's, both in `unit`. peer: its name, when a run chose it. ratio: as
+        in `Row`, when it is not that of the two values."""
+        if ratio is None and peer_value is not None:
             ratio = value / peer_value if self.sense == "<=" else peer_value / value
         judged = value if self.of_value else ratio
         met = self.sense == "figure"

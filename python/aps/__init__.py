@@ -3,7 +3,7 @@
 from importlib import metadata as _metadata
 
 from aps.devices import Device
-from aps.driver import Driver, DriverError, Result, Stream, Ticket
+from aps.driver import Driver, DriverError, Result, Stream, Ticket, UnfinishedError
 from aps.policy import Limits, Policy
 from aps.scheduler import Scheduler
 from aps.state import SchedulerState
@@ -33,5 +33,6 @@ __all__ = [
     "Tenant",
     "TenantSnapshot",
     "Ticket",
+    "UnfinishedError",
     "Verdict",
 ]

@@ -8,10 +8,9 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from inspect import isawaitable
-from operator import index
 from threading import Lock
 from types import TracebackType
-from typing import Any, Protocol, Self, SupportsIndex, TypedDict, Unpack
+from typing import Any, Protocol, Self, TypedDict, Unpack
 
 from aps import _checks as check
 from aps.backends.protocol import Backend, Health
@@ -21,14 +20,14 @@ from aps.metrics import Metrics
 from aps.player import Player
 from aps.pump import Pump
 from aps.recent import Lately
-from aps.scheduler import Scheduler, check_id
+from aps.scheduler import FIRST_HANDLE, LAST_HANDLE, Scheduler, check_id
 from aps.state import SchedulerState
 from aps.tenants import Tenant
-from aps.tickets import DriverError, Result, Stream, Ticket
+from aps.tickets import DriverError, Result, Stream, Ticket, UnfinishedError
 from aps.verdicts import Explanation, Snapshot, Verdict
 from aps_core.asking import Asking
 
-__all__ = ["Asked", "Driver", "DriverError", "Recorder", "Result", "Stream", "Ticket"]
+__all__ = ["Asked", "Driver", "DriverError", "Recorder", "Result", "Stream", "Ticket", "UnfinishedError"]
 
 DRAINING_RETRY_S = 1.0  # wall seconds: nobody knows when a draining service is back
 CLOSING_S = 10.0  # wall seconds that a backend may take to close
@@ -53,7 +52,7 @@ class Recorder(Protocol):
         """What the driver is to call instead: the same, but each call is noted, with its instant and its answer."""
 
 
-class Driver(Asking[Ticket]):
+class Driver(Asking[Ticket, Result]):
     """Drives a scheduler against a backend: `async with Driver(scheduler, backend) as driver`.
 
     The scheduler's devices are the backend's, and it has no requests yet (ValueError). While the driver is open nobody
@@ -132,61 +131,12 @@ class Driver(Asking[Ticket]):
 
     # Requests
 
-    async def infer(
-        self,
-        tenant: str,
-        *,
-        prompt_tokens: int,
-        max_tokens: int | None = None,
-        bid: int | None = None,
-        deadline_s: float | None = None,
-        prompt: str | None = None,
-        id: Hashable = None,
-        simulated_output_tokens: int | None = None,
-        trace: Mapping[str, str] | None = None,
-    ) -> Result:
-        """Ask, and wait for the end. Cancelling the waiting task cancels the request. See `submit`."""
-        ticket = self._ask(
-            tenant, prompt_tokens, max_tokens, bid, deadline_s, prompt, id, simulated_output_tokens, trace
-        )
-        if ticket.answer is None:
-            ticket.waiter = waiter = self._new_future()  # nobody else can wait for it yet
-            try:
-                await waiter
-                if ticket.answer is None:
-                    return await ticket.result()
-            except BaseException:
-                self._abandon(ticket)
-                raise
-        return ticket.answer
-
     def stream(self, tenant: str, *, prompt_tokens: int, **asked: Unpack[Asked]) -> Stream:
-        """Ask now, and get the tokens one by one: `async for token in driver.stream(...)`. See `submit`."""
-        return Stream(self.submit(tenant, prompt_tokens=prompt_tokens, **asked), self._abandon)
+        """Ask now, and get the tokens one by one: `async for token in driver.stream(...)`. See `submit`.
 
-    def submit(
-        self,
-        tenant: str,
-        *,
-        prompt_tokens: int,
-        max_tokens: int | None = None,
-        bid: int | None = None,
-        deadline_s: float | None = None,
-        prompt: str | None = None,
-        id: Hashable = None,
-        simulated_output_tokens: int | None = None,
-        trace: Mapping[str, str] | None = None,
-    ) -> Ticket:
-        """Ask now. A "no" is an answer: `ticket.verdict`, and a Result with status "throttled" or "rejected".
-
-        max_tokens, bid: the tenant's defaults when None. deadline_s: seconds from now in which it must have started.
-        prompt: its text, for the backend; prompt_tokens counts. id: any hashable that no outstanding request has.
-        simulated_output_tokens: what a simulated backend is to generate, at most max_tokens. trace: headers of the
-        request's trace context, for the backend.
-
-        KeyError: unknown tenant. ValueError, TypeError: a bad number or id. DriverError: it is closed or has failed.
+        The loop ends when the request has finished; else it raises UnfinishedError after the tokens that there were.
         """
-        return self._ask(tenant, prompt_tokens, max_tokens, bid, deadline_s, prompt, id, simulated_output_tokens, trace)
+        return Stream(self.submit(tenant, prompt_tokens=prompt_tokens, **asked), self._abandon)
 
     def cancel(self, id: Hashable) -> bool:
         """End a request now: what it held is free at once. False: there is none, most likely because it has ended."""
@@ -196,7 +146,7 @@ class Driver(Asking[Ticket]):
     def ticket(self, id: Hashable) -> Ticket | None:
         """The outstanding request of this id."""
         found = self._pump.desk.named.get(id)
-        if found is None and type(id) is int:
+        if found is None and type(id) is int and FIRST_HANDLE <= id <= LAST_HANDLE:
             found = self._pump.desk.find(id)
         return found
 
@@ -368,14 +318,17 @@ class Driver(Asking[Ticket]):
 
     # What is rare of `submit`
 
-    def _unusual(self, prompt: str | None, id: Hashable, simulated: SupportsIndex | None) -> int | None:
+    def _unusual(self, prompt: str | None, id: Hashable, deadline_s: float | None) -> float | None:
         if prompt is not None and not isinstance(prompt, str):
             raise TypeError(f"prompt must be a str or None, got {prompt!r}")
         if id is not None:
             check_id(id)
             if id in self._pump.desk.named:
                 raise ValueError(f"id must be new among outstanding requests, got {id!r} again")
-        return None if simulated is None else _as_count("simulated_output_tokens", simulated)
+        if deadline_s is None:
+            return None
+        check.number("deadline_s", deadline_s, "a number of seconds, or None", lambda x: x == x)
+        return float(deadline_s)
 
     def _tenant(self, name: str) -> Tenant:
         settings = self.scheduler.tenants.get(name)
@@ -383,11 +336,9 @@ class Driver(Asking[Ticket]):
             raise KeyError(f"unknown tenant {name!r}")
         return settings
 
-    def _refusal(self, tenant: Tenant, prompt_tokens: int, max_tokens: int, bid: int | None) -> Verdict:
-        """While draining. The scheduler is not asked, so its checks are made here."""
+    def _refusal(self, tenant: Tenant, bid: int | None) -> Verdict:
+        """While draining. The scheduler is not asked, so its check of the bid is made here."""
         asked = tenant.default_bid if bid is None else bid
-        check.integer("prompt_tokens", prompt_tokens, 1, check.INT32_MAX)
-        check.integer("max_tokens", max_tokens, 1, check.INT32_MAX)
         check.integer("bid", asked, 1, 10)
         counts = min(asked, tenant.max_bid)
         later_s = DRAINING_RETRY_S * self.backend.time_scale  # in seconds of the scheduler's clock, as every verdict's
@@ -437,16 +388,3 @@ class Driver(Asking[Ticket]):
         if ticket is None:
             raise KeyError(f"no outstanding request {id!r}")
         return ticket
-
-
-def _as_count(field: str, value: SupportsIndex) -> int:
-    """An int of any integer type, at least 1."""
-    if isinstance(value, bool):
-        raise TypeError(f"{field} must be an int, got {value!r}")
-    try:
-        count = index(value)
-    except TypeError:
-        raise TypeError(f"{field} must be an int, got {value!r}") from None
-    if count < 1:
-        raise ValueError(f"{field} must be at least 1, got {count}")
-    return count

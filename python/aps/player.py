@@ -129,8 +129,7 @@ class Player:
     def _play(self, now: float) -> None:
         assert self.loop is not None
         clock = self.loop.time
-        until = clock() + LONGEST_TURN_S
-        self.pump.play(now, lambda: clock() > until)
+        self.pump.play(now, clock, clock() + LONGEST_TURN_S)
         self._arm()
 
     def _arm(self) -> None:

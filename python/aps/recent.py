@@ -65,8 +65,8 @@ class Verdicts(NamedTuple):
 
 
 class Lately(NamedTuple):
-    """seconds: how long the window was. work: what was done in it. contended_s: of it, the time in which at least two
-    tenants contended throughout a piece. shares: of those tenants, by name.
+    """seconds: how long the window was. work: what was done in it; so_far: since the driver began. contended_s: of the
+    window, the time in which at least two tenants contended throughout a piece. shares: of those tenants, by name.
 
     jain: Jain's index of received / equal, raw. weighted_jain: of received / promised. 1: everybody got its part;
     1/n: one of n had all. None: nobody contended. before, after: what `verdicts` is the difference of.
@@ -74,6 +74,7 @@ class Lately(NamedTuple):
 
     seconds: float
     work: Work
+    so_far: Work
     contended_s: float
     shares: Mapping[str, Share]
     jain: float | None
@@ -160,6 +161,7 @@ class Recent:
         return Lately(
             sum(piece.seconds for piece in pieces),
             Work._make(work.tolist()),
+            self._work_so_far(),
             contended_s,
             dict(zip([names[account] for account in among], shares, strict=True)),
             _jain(received, equal),

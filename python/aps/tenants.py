@@ -1,18 +1,20 @@
 """Who shares the GPUs, by which limits and under which names."""
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, fields
+from functools import lru_cache, partial
 from itertools import islice
 from math import inf
-from operator import ge
+from operator import attrgetter, ge
 from typing import Any, Literal
 
 from aps import _checks as check
+from aps.policy import Limits
 
 NAME = 'a str of 1 to 256 printable characters without "/"'
 MIN_WEIGHT, MAX_WEIGHT = 1e-9, 1e9  # within these no service, and no sum of it, overflows
 MIN_RATE = 1e-6  # tokens/s, requests/s: a request is paid for in a foreseeable time
 DEFAULT_MAX_TOKENS = 256
+OPTIONAL = ("max_in_flight", "max_queued", "max_queued_tokens", "max_request_tokens")  # may be None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Tenant:
     max_bid: the highest bid (1..10) it may make; a higher one is clamped.
     default_max_tokens: the most output tokens of a request that does not say.
     max_in_flight: requests started and not yet ended, at most; None: no bound.
-    max_queued, max_queued_tokens: waiting requests, and their prompt + max tokens, at most; None: no bound.
+    max_queued, max_queued_tokens: waiting requests, and their prompt + max tokens, at most; None: no bound. Whatever
+        could never wait is rejected: with 0 everything.
     kv_share: the part (0, 1] of all devices' KV blocks that its running requests may hold.
     request_rate, request_burst: its request bucket, requests a second (at least 1e-6) and requests (at least 1); or
         both infinite (unlimited). An admitted request takes 1 from it and never gives it back. Over it a request is
@@ -60,37 +63,73 @@ class Tenant:
 
     def __post_init__(self) -> None:
         check.text("Tenant.name", self.name, NAME, lambda x: len(x) <= 256 and x.isprintable() and "/" not in x)
-        check.number("Tenant.weight", self.weight, "a number in 1e-9..1e9", lambda x: MIN_WEIGHT <= x <= MAX_WEIGHT)
-        check.number("Tenant.rate", self.rate, "tokens/s, at least 1e-6 (inf: unlimited)", lambda x: x >= MIN_RATE)
-        allowed = "a number of tokens > 0, finite exactly when Tenant.rate is"
-        check.number("Tenant.burst", self.burst, allowed, lambda x: x > 0 and (x == inf) == (self.rate == inf))
-        check.choice("Tenant.over_rate", self.over_rate, ("refuse", "queue"))
-        check.integer("Tenant.default_bid", self.default_bid, 1, 10)
-        check.integer("Tenant.max_bid", self.max_bid, 1, 10)
-        check.integer("Tenant.default_max_tokens", self.default_max_tokens, 1, check.INT32_MAX)
-        check.integer("Tenant.max_in_flight", self.max_in_flight, 1, check.INT32_MAX, optional=True)
-        check.integer("Tenant.max_queued", self.max_queued, 0, check.INT32_MAX, optional=True)
-        check.integer("Tenant.max_queued_tokens", self.max_queued_tokens, 0, check.TOKENS_MAX, optional=True)
-        check.number("Tenant.kv_share", self.kv_share, "a number in (0, 1]", lambda x: 0 < x <= 1)
-        allowed = "requests/s, at least 1e-6 (inf: unlimited)"
-        check.number("Tenant.request_rate", self.request_rate, allowed, lambda x: x >= MIN_RATE)
-        allowed = "a number of requests >= 1, finite exactly when Tenant.request_rate is"
-        unlimited = self.request_rate == inf
-        check.number("Tenant.request_burst", self.request_burst, allowed, lambda x: x >= 1 and (x == inf) == unlimited)
-        check.integer("Tenant.max_request_tokens", self.max_request_tokens, 2, check.TOKENS_MAX, optional=True)
-        self._check_together()
-
-    def _check_together(self) -> None:
-        """Limits that are certainly a mistake together. A default bid above max_bid is none: it is lowered."""
-        if self.max_request_tokens is not None:
-            allowed = f"at most Tenant.burst, {self.burst:.10g} tokens (no larger request is ever admitted)"
-            check.number("Tenant.max_request_tokens", self.max_request_tokens, allowed, lambda x: x <= self.burst)
-        if self.default_max_tokens == DEFAULT_MAX_TOKENS:
+        limits = _limits(self)
+        try:
+            _seen(*limits)
+        except TypeError:  # also of a value that has no hash: which it is says the check itself
+            pass
+        else:
             return
-        for name in ("burst", "max_request_tokens", "max_queued_tokens"):
-            bound = getattr(self, name) or inf  # 0 queued tokens: none at all, whatever they ask for
-            allowed = f"less than Tenant.{name}, {bound:.10g} tokens, by a prompt of 1 or more"
-            check.number("Tenant.default_max_tokens", self.default_max_tokens, allowed, partial(ge, bound - 1))
+        _check(*limits)
+
+
+def _check(
+    weight: float,
+    rate: float,
+    burst: float,
+    over_rate: str,
+    default_bid: int,
+    max_bid: int,
+    default_max_tokens: int,
+    max_in_flight: int | None,
+    max_queued: int | None,
+    max_queued_tokens: int | None,
+    kv_share: float,
+    request_rate: float,
+    request_burst: float,
+    max_request_tokens: int | None,
+) -> None:
+    """All but the name."""
+    check.number("Tenant.weight", weight, "a number in 1e-9..1e9", lambda x: MIN_WEIGHT <= x <= MAX_WEIGHT)
+    check.number("Tenant.rate", rate, "tokens/s, at least 1e-6 (inf: unlimited)", lambda x: x >= MIN_RATE)
+    allowed = "a number of tokens > 0, finite exactly when Tenant.rate is"
+    check.number("Tenant.burst", burst, allowed, lambda x: x > 0 and (x == inf) == (rate == inf))
+    check.choice("Tenant.over_rate", over_rate, ("refuse", "queue"))
+    check.integer("Tenant.default_bid", default_bid, 1, 10)
+    check.integer("Tenant.max_bid", max_bid, 1, 10)
+    check.integer("Tenant.default_max_tokens", default_max_tokens, 1, check.INT32_MAX)
+    check.integer("Tenant.max_in_flight", max_in_flight, 1, check.INT32_MAX, optional=True)
+    check.integer("Tenant.max_queued", max_queued, 0, check.INT32_MAX, optional=True)
+    check.integer("Tenant.max_queued_tokens", max_queued_tokens, 0, check.TOKENS_MAX, optional=True)
+    check.number("Tenant.kv_share", kv_share, "a number in (0, 1]", lambda x: 0 < x <= 1)
+    allowed = "requests/s, at least 1e-6 (inf: unlimited)"
+    check.number("Tenant.request_rate", request_rate, allowed, lambda x: x >= MIN_RATE)
+    allowed = "a number of requests >= 1, finite exactly when Tenant.request_rate is"
+    unlimited = request_rate == inf
+    check.number("Tenant.request_burst", request_burst, allowed, lambda x: x >= 1 and (x == inf) == unlimited)
+    check.integer("Tenant.max_request_tokens", max_request_tokens, 2, check.TOKENS_MAX, optional=True)
+    # Limits that are certainly a mistake together. A default bid above max_bid is none: it is lowered.
+    if max_request_tokens is not None:
+        allowed = f"at most Tenant.burst, {burst:.10g} tokens (no larger request is ever admitted)"
+        check.number("Tenant.max_request_tokens", max_request_tokens, allowed, lambda x: x <= burst)
+    if default_max_tokens == DEFAULT_MAX_TOKENS:
+        return
+    bounds = {"burst": burst, "max_request_tokens": max_request_tokens, "max_queued_tokens": max_queued_tokens}
+    for name, at_most in bounds.items():
+        bound = at_most or inf  # 0 queued tokens: none at all, whatever they ask for
+        allowed = f"less than Tenant.{name}, {bound:.10g} tokens, by a prompt of 1 or more"
+        check.number("Tenant.default_max_tokens", default_max_tokens, allowed, partial(ge, bound - 1))
+
+
+_limits = attrgetter(*[field.name for field in fields(Tenant) if field.name != "name"])  # in the order of `_check`
+_seen = lru_cache(maxsize=1024, typed=True)(_check)  # many tenants have the limits of a few plans
+
+
+def queue_tokens(limits: Tenant | Limits) -> float:
+    """The largest `prompt_tokens + max_tokens` that an empty queue takes; inf: no bound."""
+    if limits.max_queued == 0:
+        return 0
+    return inf if limits.max_queued_tokens is None else limits.max_queued_tokens
 
 
 class Roster:
@@ -143,18 +182,18 @@ class Roster:
 
 def core_options(tenant: Tenant) -> dict[str, Any]:
     """A tenant as the keywords of the core. What is None there is left out: the core's own bound is the largest."""
-    options = {
+    options: dict[str, Any] = {
         "weight": tenant.weight,
         "rate": tenant.rate,
         "burst": tenant.burst,
         "queue_over_rate": tenant.over_rate == "queue",
         "max_bid": tenant.max_bid,
-        "max_in_flight": tenant.max_in_flight,
-        "max_queued": tenant.max_queued,
-        "max_queued_tokens": tenant.max_queued_tokens,
         "kv_share": tenant.kv_share,
         "request_rate": tenant.request_rate,
         "request_burst": tenant.request_burst,
-        "max_request_tokens": tenant.max_request_tokens,
     }
-    return {name: value for name, value in options.items() if value is not None}
+    for name in OPTIONAL:
+        value = getattr(tenant, name)
+        if value is not None:
+            options[name] = value
+    return options

@@ -23,9 +23,9 @@ class Result(NamedTuple):
     text, output_tokens: what was generated, also of a request that did not finish (its text only when it finished).
     prompt_tokens: as asked. bid: after clamping and new bids. charge: bucket tokens that it cost in the end, to
     a whole micro-token.
-    queue_wait_s: arrival to first scheduled step; ttft_s: to the first output token; e2e_s: to the end. None: not
-    reached. device: -1 if it never started. batch_size: requests on the device when it joined, itself included.
-    released: why its batch was released; None if it never started.
+    queue_wait_s: arrival to first scheduled step; ttft_s: to the first output token; e2e_s: to the end; in whole
+    nanoseconds. None: not reached. device: -1 if it never started. batch_size: requests on the device when it joined,
+    itself included. released: why its batch was released; None if it never started.
     """
 
     id: Hashable
@@ -45,6 +45,24 @@ class Result(NamedTuple):
     device: int
     batch_size: int
     released: Released | None
+
+
+class UnfinishedError(RuntimeError):
+    """A stream is over, but its request has not finished: what it gave is no whole answer, or none.
+
+    result: how it ended; its `status` is not "finished". delivered: tokens that the stream gave.
+    """
+
+    def __init__(self, result: Result, delivered: int) -> None:
+        super().__init__(result, delivered)
+        self.result = result
+        self.delivered = delivered
+
+    def __str__(self) -> str:
+        status, reason = self.result.status, self.result.reason
+        if not self.result.verdict.admitted:
+            return f"the request was not admitted: {status} ({reason})"
+        return f"request {self.result.id!r} ended as {status} ({reason}) after {self.delivered} tokens"
 
 
 class Ticket(desk.Ticket):
@@ -119,7 +137,10 @@ class Ticket(desk.Ticket):
 
     def add_done_callback(self, call: Callable[["Ticket"], object]) -> None:
         """Have the loop call `call(ticket)` soon after the end; soon when it has ended."""
-        _Call(self, call).set_result(None)
+        if self.done:
+            wake_all(((self, call),))
+        else:
+            self.join((self, call))
 
     def wait(self) -> asyncio.Future[None]:
         """Woken when there is more of it, or when it has ended. Look again: another may have been meant."""
@@ -128,13 +149,13 @@ class Ticket(desk.Ticket):
         return waiter
 
     def join(self, waiter: Any) -> None:
-        """Have it woken too."""
+        """Have it woken too. Futures that somebody no longer waits for are forgotten."""
         if self.waiter is None:
             self.waiter = waiter
-        elif type(self.waiter) is list:
-            self.waiter.append(waiter)
-        else:
-            self.waiter = [self.waiter, waiter]
+            return
+        others = self.waiter if type(self.waiter) is list else [self.waiter]
+        self.waiter = [other for other in others if type(other) is tuple or not other.done()]
+        self.waiter.append(waiter)
 
     def deliver(self, tokens: Sequence[str]) -> None:
         """More output for the stream, which wakes once for all that comes before it runs."""
@@ -152,52 +173,67 @@ class Ticket(desk.Ticket):
         return failure
 
 
-class _Call:
-    """Among a ticket's waiters: what is to be called when it has ended."""
-
-    __slots__ = ("call", "ticket")
-
-    def __init__(self, ticket: Ticket, call: Callable[[Ticket], object]) -> None:
-        self.ticket = ticket
-        self.call = call
-
-    def set_result(self, _: None) -> None:
-        if self.ticket.done:
-            asyncio.get_running_loop().call_soon(self.call, self.ticket)
-        else:
-            self.ticket.join(self)
+Done = tuple[Ticket, Callable[[Ticket], object]]  # among a ticket's waiters: it, and whom to call when it has ended
 
 
 def wake_all(waiters: Iterable[Any]) -> None:
-    """Futures, of which some may have been cancelled."""
+    """Futures, of which some may have been cancelled, and calls (`Done`): all of them in one turn of the loop."""
+    due: list[Done] = []
     for waiter in waiters:
+        if type(waiter) is not tuple:
+            try:
+                waiter.set_result(None)
+            except asyncio.InvalidStateError:
+                pass
+        elif waiter[0].done:
+            due.append(waiter)
+        else:
+            waiter[0].join(waiter)
+    if due:
+        asyncio.get_running_loop().call_soon(_call_all, due)
+
+
+def _call_all(due: list[Done]) -> None:
+    for ticket, call in due:
         try:
-            waiter.set_result(None)
-        except asyncio.InvalidStateError:
-            pass
+            call(ticket)
+        except Exception as error:
+            context = {"message": f"{call!r} failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
 
 
 class Stream:
-    """`async for token in stream`. Leaving the loop early, also by cancellation, cancels the request.
+    """`async for token in stream`, once. Leaving the loop early, also by cancellation, cancels the request.
 
-    `async with` it when the loop might never begin. The verdict is `ticket.verdict`: a request that was not admitted
-    has no tokens.
+    UnfinishedError: after its last token, the request has ended without having finished, or was not admitted.
+    RuntimeError: it has been iterated already. DriverError: the driver failed.
+
+    `async with` it when the loop might never begin. The verdict is `ticket.verdict`.
     """
 
-    __slots__ = ("_cancel", "ticket")
+    __slots__ = ("_begun", "_cancel", "ticket")
 
     def __init__(self, ticket: Ticket, cancel: Callable[[Ticket], None]) -> None:
         self.ticket = ticket
         self._cancel = cancel
+        self._begun = False
 
     async def __aiter__(self) -> AsyncIterator[str]:
+        if self._begun:
+            raise RuntimeError(f"request {self.ticket.id!r} has been streamed already")
         self.ticket.check_unread()  # another's stream goes on
+        self._begun = True
+        delivered = 0
         try:
             async for chunk in self.ticket.chunks():
                 for token in chunk:
+                    delivered += 1
                     yield token
+            result = await self.result()
         finally:
             self._leave()
+        if result.status != "finished":
+            raise UnfinishedError(result, delivered)
 
     async def __aenter__(self) -> "Stream":
         return self
@@ -206,7 +242,7 @@ class Stream:
         self._leave()
 
     async def result(self) -> Result:
-        """How it ended."""
+        """How it ended, also without having finished. DriverError: the driver failed."""
         return await self.ticket.result()
 
     def _leave(self) -> None:

@@ -13,6 +13,8 @@ REASONS = (  # by the codes of aps_core/types.pxd
     "exceeds_max_request",
     "exceeds_kv_share",
     "exceeds_burst",
+    "exceeds_queue",
+    "exceeds_tenant_queue",
     "queue_full",
     "queue_tokens_full",
     "tenant_queue_full",
@@ -25,7 +27,7 @@ REASONS = (  # by the codes of aps_core/types.pxd
 Status = Literal["admitted", "throttled", "rejected"]
 STATUSES: tuple[Status, ...] = (  # of the same codes: what can never fit is rejected, what may do later throttled
     "admitted",
-    *("rejected",) * 5,
+    *("rejected",) * 7,
     *("throttled",) * 7,
 )
 
@@ -40,8 +42,9 @@ class Verdict(NamedTuple):
 
     status: "admitted"; "throttled" (now is a bad time); "rejected" (this request can never go).
     reason: "admitted", or the first test that failed: "exceeds_context", "exceeds_kv_cache", "exceeds_max_request",
-        "exceeds_kv_share", "exceeds_burst" (rejected); "queue_full", "queue_tokens_full", "tenant_queue_full",
-        "tenant_queue_tokens_full", "over_request_rate", "over_rate", "deadline_expired" (throttled).
+        "exceeds_kv_share", "exceeds_burst", "exceeds_queue", "exceeds_tenant_queue" (rejected); "queue_full",
+        "queue_tokens_full", "tenant_queue_full", "tenant_queue_tokens_full", "over_request_rate", "over_rate",
+        "deadline_expired" (throttled).
     id: the caller's own, or else the number by which an admitted request is known; None when there is none.
     bid: the bid that counts, after clamping; of a refused new bid, the one the request keeps.
     clamped: whether the bid asked for was lowered to the tenant's max_bid.

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from aps import Scheduler, Snapshot
-from aps.pump import MISSED_S
 from aps.verdicts import REASONS, RELEASES
 from aps_core.gpu import Engine
+from aps_core.stage import MISSED_S
 
 COLUMNS: tuple[str, ...] = (
     "submitted_ns",

@@ -18,13 +18,15 @@ class Reason(IntEnum):
     EXCEEDS_MAX_REQUEST = 3
     EXCEEDS_KV_SHARE = 4
     EXCEEDS_BURST = 5
-    QUEUE_FULL = 6
-    QUEUE_TOKENS_FULL = 7
-    TENANT_QUEUE_FULL = 8
-    TENANT_QUEUE_TOKENS_FULL = 9
-    OVER_REQUEST_RATE = 10
-    OVER_RATE = 11
-    DEADLINE_EXPIRED = 12
+    EXCEEDS_QUEUE = 6
+    EXCEEDS_TENANT_QUEUE = 7
+    QUEUE_FULL = 8
+    QUEUE_TOKENS_FULL = 9
+    TENANT_QUEUE_FULL = 10
+    TENANT_QUEUE_TOKENS_FULL = 11
+    OVER_REQUEST_RATE = 12
+    OVER_RATE = 13
+    DEADLINE_EXPIRED = 14
 
 
 class Release(IntEnum):
@@ -123,12 +125,24 @@ class Interval:
 
     last_at: int | None = None
     seconds: float | None = None
+    earlier_at: int | None = None
+    earlier_seconds: float | None = None
+    waited: int = 0
 
     def dispatched(self, arrival: int, at: int) -> None:
-        if self.last_at is not None and arrival <= self.last_at:
-            gap = (at - self.last_at) * 1e-9
-            self.seconds = gap if self.seconds is None else self.seconds + 0.0625 * (gap - self.seconds)
-        self.last_at = at
+        if at != self.last_at:
+            self.earlier_at, self.last_at = self.last_at, at
+            self.earlier_seconds = self.seconds
+            self.waited = 0
+        if self.earlier_at is None or arrival > self.earlier_at:
+            return
+        self.waited += 1
+        self.seconds = (at - self.earlier_at) * 1e-9 / self.waited
+        if self.earlier_seconds is not None:
+            part = 0.0
+            for _ in range(self.waited):
+                part = part + 0.0625 * (1.0 - part)
+            self.seconds = self.earlier_seconds + part * (self.seconds - self.earlier_seconds)
 
     def retry_after(self) -> float:
         return 1.0 if self.seconds is None else max(0.001, self.seconds)

@@ -140,6 +140,8 @@ class Requests(Dispatch):
                 Reason.EXCEEDS_MAX_REQUEST,
                 Reason.EXCEEDS_KV_SHARE,
                 Reason.EXCEEDS_BURST,
+                Reason.EXCEEDS_QUEUE,
+                Reason.EXCEEDS_TENANT_QUEUE,
             )
             owner.counters["rejected" if rejected else "throttled"] += 1
             return -int(reason)
@@ -165,6 +167,8 @@ class Requests(Dispatch):
             Reason.EXCEEDS_MAX_REQUEST: lambda m: p + m <= limits.max_request_tokens,
             Reason.EXCEEDS_KV_SHARE: lambda m: self._blocks(p + m) <= self._share(tenant),
             Reason.EXCEEDS_BURST: lambda m: (p + m) * self._premium(request.bid) <= tenant.bucket.burst,
+            Reason.EXCEEDS_QUEUE: lambda m: self._max_queued > 0 and p + m <= self._max_queued_tokens,
+            Reason.EXCEEDS_TENANT_QUEUE: lambda m: limits.max_queued > 0 and p + m <= limits.max_queued_tokens,
         }
         for reason, passes in possible.items():
             if not passes(m):

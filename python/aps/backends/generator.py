@@ -42,7 +42,7 @@ class GeneratorBackend(Backend):
     tokenizer.
 
     devices: what there is, and how many jobs each takes at once. profile: what it is, for people. clock: seconds.
-    When `generate` raises an exception that is logged, and the device has lost the job.
+    When `generate` raises an exception, CancelledError included, that is logged, and the device has lost the job.
     """
 
     simulated = False
@@ -61,6 +61,7 @@ class GeneratorBackend(Backend):
         self._wake: Callable[[], None] = lambda: None
         self._zero = 0.0
         self._running: tuple[dict[int, _Run], ...] = tuple({} for _ in self._devices)
+        self._leaving: set[asyncio.Task[None]] = set()  # of jobs that were aborted
         self._news: list[dict[int, _Run]] = [{} for _ in self._devices]
         self._health = [HEALTHY for _ in self._devices]
         self._served: NDArray[np.int64] = np.zeros((2, 1), dtype=np.int64)  # at least as many columns as accounts
@@ -94,10 +95,11 @@ class GeneratorBackend(Backend):
 
     async def close(self) -> None:
         self._wake = lambda: None
-        tasks = [run.task for runs in self._running for run in runs.values() if run.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for runs in self._running:
+            for run in runs.values():
+                self._cancel(run)
+            runs.clear()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
 
     def now(self) -> float:
         return self._clock() - self._zero
@@ -117,8 +119,8 @@ class GeneratorBackend(Backend):
     def abort(self, device: int, job: Job, *, keep: bool = False) -> None:
         self._news[device].pop(job.handle, None)
         run = self._running[device].pop(job.handle, None)
-        if run is not None and run.task is not None:
-            run.task.cancel()
+        if run is not None:
+            self._cancel(run)
 
     def next_event_at(self) -> float:
         return self.now() if any(self._news) else inf
@@ -153,6 +155,8 @@ class GeneratorBackend(Backend):
         try:
             async with aclosing(self.generate(run.device, job)) as output:
                 async for token in output:
+                    if not isinstance(token, str):
+                        raise TypeError(f"generate must yield a str for each token, got {token!r}")
                     run.tokens.append(token)
                     first = len(run.tokens) == job.generated + 1
                     self._reserve(job.account + 1)
@@ -160,14 +164,26 @@ class GeneratorBackend(Backend):
                     if len(run.tokens) >= job.max_tokens:
                         break
                     self._tell(run, FIRST_TOKEN * (len(run.tokens) == 1))
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and not self._runs(run):
+                raise  # aborted; else something that it waited for was cancelled, and not by us
             LOG.warning("%s has lost request %s: %r", self.devices[run.device].name, job.id, error, exc_info=error)
             self._tell(run, FAILED)
         else:
             self._tell(run, FINISHED | FIRST_TOKEN * (len(run.tokens) == 1))
 
+    def _cancel(self, run: _Run) -> None:
+        if run.task is not None:
+            run.task.cancel()
+            self._leaving.add(run.task)
+            run.task.add_done_callback(self._leaving.discard)
+
+    def _runs(self, run: _Run) -> bool:
+        """Whether it has neither ended nor been aborted."""
+        return self._running[run.device].get(run.handle) is run
+
     def _tell(self, run: _Run, flags: int) -> None:
-        if self._running[run.device].get(run.handle) is not run:
+        if not self._runs(run):
             return  # aborted, and it goes on all the same
         if flags & ENDED:
             del self._running[run.device][run.handle]

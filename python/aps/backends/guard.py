@@ -1,5 +1,6 @@
 """Between the driver and a backend that may fail: whatever it does wrong becomes news that a device lost requests."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 from aps.backends.protocol import FAILED, FINISHED, Backend, Health, Job, Progress, Usage
 from aps_core.tickets import Desk, Ticket
 
+LOG = logging.getLogger(__name__)
+
 QUIET_LOOKS = 4  # at a request of which nothing is heard, until it is held to be lost
 STRIKES = 3  # requests lost in a row, none finished between them, until their device gets no more for a while
 REST_S = 1.0  # for how long, at first; twice as long each time that it fails again before it has finished anything
 LONGEST_REST_S = 60.0
 JITTER_S = 1e-3  # that a clock may go back without anybody's fault
+FAULTS = ("clock_went_back", "false_counts", "no_progress", "raised", "too_many_tokens", "unknown_request")  # kinds
 HEALTH_S = 1.0  # when to look again at a device that is not healthy, if nobody says so before
 
 Row = tuple[int, int, int, int]  # handle, computed, generated, flags
@@ -32,7 +36,7 @@ class Guard:
       max_tokens is FINISHED with those. What is told of anybody else is left out.
     * An exception from what concerns one device is a failure of that device, and the jobs concerned are FAILED.
 
-    faults: what was wrong, by kind.
+    faults: what was wrong, by kind (FAULTS).
     """
 
     simulated = False
@@ -121,7 +125,7 @@ class Guard:
         quiet = self._desk.look_for_quiet(QUIET_LOOKS)
         for device in {ticket.device for ticket in quiet}:
             if all(ticket in quiet for ticket in self._desk.running_on(device)):
-                self._rest(device)
+                self._rest(device, "nothing that runs there makes progress")
         for ticket in quiet:
             self.faults["no_progress"] += 1
             self._drop(ticket.device, ticket)
@@ -262,15 +266,19 @@ class Guard:
 
     def _fail(self, device: int, error: Exception) -> None:
         self.faults["raised"] += 1
-        self._rest(device)
+        self._rest(device, repr(error), error)
 
     def _strike(self, device: int) -> None:
         self._strikes[device] += 1
         if self._strikes[device] >= STRIKES:
-            self._rest(device)
+            self._rest(device, f"{STRIKES} requests lost in a row")
 
-    def _rest(self, device: int) -> None:
+    def _rest(self, device: int, why: str, error: Exception | None = None) -> None:
         if self._rest_until[device] > self._seen:
             return
-        self._rest_until[device] = self._seen + min(LONGEST_REST_S, REST_S * 2 ** self._rests[device])
+        rest_s = min(LONGEST_REST_S, REST_S * 2 ** self._rests[device])
+        LOG.warning(
+            "%s has failed and gets no work for %g s: %s", self.devices[device].name, rest_s, why, exc_info=error
+        )
+        self._rest_until[device] = self._seen + rest_s
         self._rests[device] = min(self._rests[device] + 1, 10)

@@ -9,6 +9,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from aps import _checks as check
 from aps.backends.protocol import HEALTHY, Health, Job, Progress, Usage
 from aps.devices import Device
 from aps.profiles import Profile, profile_named
@@ -31,9 +32,13 @@ def _place(job: Job) -> int:
     """Where a job's text begins; kept with the job."""
     at: int | None = job.own
     if at is None:
-        seed = job.prompt_tokens if job.prompt is None else crc32(job.prompt.encode("utf-8", "surrogatepass"))
+        seed = job.prompt_tokens if job.prompt is None else _seed(job.prompt)
         at = job.own = seed % len(WORDS)
     return at
+
+
+def _seed(prompt: str) -> int:
+    return crc32(prompt.encode() if prompt.isascii() else prompt.encode("utf-8", "surrogatepass"))
 
 
 TIME_SCALES = 1e-4, 1e4  # the scheduler's clock lasts 4e8 s: eleven hours at the fastest
@@ -45,7 +50,7 @@ class SimulatedBackend:
     time_scale: 1e-4 to 1e4 simulated seconds in a wall second. The scheduler's clock lasts 4e8 s: 463 days at 10.
     profile: a name or a Profile. slots, kv_tokens, token_budget: instead of the profile's (token_budget 0: whole
     prompts). clock: monotonic wall seconds. A request generates its max_tokens, or what it asks to be simulated.
-    ValueError names what is out of range.
+    ValueError names what is out of range, TypeError what is no number.
     """
 
     simulated = True
@@ -65,8 +70,10 @@ class SimulatedBackend:
         if not isinstance(gpus, int) or gpus < 1:
             raise ValueError(f"gpus must be an int, at least 1, got {gpus!r}")
         slowest, fastest = TIME_SCALES
-        if not slowest <= time_scale <= fastest:
-            raise ValueError(f"time_scale must be a number from {slowest:g} to {fastest:g}, got {time_scale!r}")
+        allowed = f"a number from {slowest:g} to {fastest:g}"
+        check.number("time_scale", time_scale, allowed, lambda x: slowest <= x <= fastest)
+        check.integer("kv_tokens", kv_tokens, 1, check.INT32_MAX, optional=True)
+        check.integer("block_tokens", block_tokens, 1, check.INT32_MAX)
         self.spec = profile_named(profile) if isinstance(profile, str) else profile
         self.profile = self.spec.name
         self.time_scale = time_scale
@@ -160,12 +167,15 @@ class SimulatedBackend:
 
     def texts(self, jobs: Sequence[Job], counts: Sequence[int]) -> Sequence[str]:
         text, ends, words, most = _TEXT, _ENDS, len(WORDS), len(_TOKENS) - len(WORDS)
-        return [
-            text[ends[at := job.prompt_tokens % words if job.prompt is None else _place(job)] : ends[at + count]]
-            if count < most
-            else "".join(self.tokens(job, 0, count))
-            for job, count in zip(jobs, counts, strict=True)
-        ]
+        said = []
+        for job, count in zip(jobs, counts, strict=True):
+            if count >= most:
+                said.append("".join(self.tokens(job, 0, count)))
+                continue
+            prompt = job.prompt
+            at = (job.prompt_tokens if prompt is None else _seed(prompt)) % words
+            said.append(text[ends[at] : ends[at + count]])
+        return said
 
     def count_tokens(self, text: str) -> int | None:
         return None

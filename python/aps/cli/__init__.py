@@ -5,64 +5,51 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from aps.cli import (
-    calibrate,
-    check_config,
-    compare,
-    demo,
-    keygen,
-    profiles,
-    replay,
-    serve,
-    simulate,
-    stress,
-    study,
-    sweep,
-    tenants,
-    usage,
-    validate,
-)
-from aps.cli.common import UsageError
+from aps.cli.common import TryAgain, UsageError
 from aps.service.version import VERSION
 
-VERBS = (
-    serve,
-    check_config,
-    keygen,
-    tenants,
-    usage,
-    stress,
-    demo,
-    simulate,
-    compare,
-    replay,
-    sweep,
-    study,
-    profiles,
-    validate,
-    calibrate,
+VERBS = (  # names of modules here, with "-" for "_"
+    "serve",
+    "check-config",
+    "keygen",
+    "tenants",
+    "usage",
+    "stress",
+    "demo",
+    "simulate",
+    "compare",
+    "replay",
+    "sweep",
+    "study",
+    "profiles",
+    "validate",
+    "calibrate",
 )
 
 EXIT_CODES = """exit codes:
   0  done
   1  it ran and did not pass
   2  wrong usage, something missing, or nothing to reach
-  130, 141  interrupted; nobody reads the output any more
+  75 of serve: the store or the address cannot be had now; try again
+  130, 143, 141  interrupted, told to end; nobody reads the output any more
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (`sys.argv` when None); returns its exit code."""
-    options = parser().parse_args(argv)
-    options.command_line = shlex.join(["aps", *(sys.argv[1:] if argv is None else argv)])
+    words = list(sys.argv[1:] if argv is None else argv)
+    named = [verb for verb in VERBS if words[:1] == [verb]]
+    options = parser(named or VERBS).parse_args(words)
+    options.command_line = shlex.join(["aps", *words])
     try:
         code = int(options.run(options))
         sys.stdout.flush()
         return code
     except UsageError as error:
         print(f"aps {options.verb}: {error}", file=sys.stderr)
-        return 2
+        return os.EX_TEMPFAIL if isinstance(error, TryAgain) else 2
     except MemoryError:
         print(f"aps {options.verb}: out of memory", file=sys.stderr)
         return 2
@@ -91,8 +78,8 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of every verb."""
+def parser(names: Sequence[str] = VERBS) -> argparse.ArgumentParser:
+    """The parser of these verbs; the modules of others are not imported."""
     whole = argparse.ArgumentParser(
         prog="aps",
         description="Adaptive Priority Scheduling: several tenants share a few GPUs for LLM inference.",
@@ -101,9 +88,10 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"aps {VERSION}")
     verbs = whole.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for module in VERBS:
+    for name in names:
+        module = import_module(f"aps.cli.{name.replace('-', '_')}")
         verb = verbs.add_parser(
-            module.NAME,
+            name,
             help=module.HELP,
             description=module.__doc__,
             epilog=f"{module.EPILOG}\n{EXIT_CODES}",

@@ -4,6 +4,7 @@ import argparse
 import getpass
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -57,6 +58,9 @@ class Books(Protocol):
     def rotate(self, name: str, id: str, overlap_s: float) -> Row:
         """A new key for an old one: `new` and `old`."""
 
+    def audit(self, limit: int, tenant: str | None) -> list[Row]:
+        """Who changed what, the newest first, at most `limit`; tenant: this one alone."""
+
 
 def add_where(parser: argparse.ArgumentParser, *, service: bool = True) -> None:
     """Options that say whose tenants. service: a running service's too."""
@@ -69,27 +73,28 @@ def add_where(parser: argparse.ArgumentParser, *, service: bool = True) -> None:
         where.add_argument("--url", metavar="URL", help="through this running service, with the key in APS_ADMIN_KEY")
 
 
-def opened_store(options: argparse.Namespace, *, make: bool = False) -> "Store":
-    """The store that the options or the environment name. make: its tables are made when there are none.
+def opened_store(options: argparse.Namespace, *, writes: bool, make: bool = False) -> "Store":
+    """The store that the options or the environment name. writes: else nothing of it can be changed.
 
-    UsageError: none is named, or it cannot be had.
+    make: its tables are made when there are none. UsageError: none is named, or it cannot be had.
     """
     need_service_extra()
-    from aps.store.database import Database, StoreError, VersionError
+    from aps.store.database import Database, StoreError
     from aps.store.store import Store
 
     url = _store_url(options)
     if url is None:
         raise UsageError(WHICH)
     try:
-        database = Database(url)
+        database = Database(url, read_only=not writes)
         if make and database.version() is None:
             database.upgrade()
+            print(f"made {database.shown}", file=sys.stderr)
         database.check()
-    except VersionError as error:
+    except StoreError as error:
         raise UsageError(str(error)) from error
-    except (StoreError, ValueError) as error:
-        raise UsageError(str(error)) from error
+    except ValueError as error:
+        raise UsageError(f"the store {error}") from error
     return Store(database)
 
 
@@ -113,13 +118,13 @@ def _store_url(options: argparse.Namespace) -> str | None:
 
 
 @contextmanager
-def books(options: argparse.Namespace, *, make: bool = False) -> Iterator[Books]:
-    """Whatever the options name. make: the tables of a new database are made."""
+def books(options: argparse.Namespace, *, writes: bool) -> Iterator[Books]:
+    """Whatever the options name. writes: else a database is only read."""
     if options.url is not None:
         with client_of(options.url) as client:
             yield OfService(client)
         return
-    store = opened_store(options, make=make)
+    store = opened_store(options, writes=writes)
     try:
         yield OfDatabase(store)
     finally:
@@ -233,6 +238,13 @@ class OfDatabase:
 
         return self._change(rotate, name, id)
 
+    def audit(self, limit: int, tenant: str | None) -> list[Row]:
+        """See Books."""
+        from aps.store.audit import plain
+
+        with refusing(""):
+            return [plain(entry) for entry in self._store.audit(limit=limit, tenant=tenant)]
+
     def _change(self, change: "Callable[[Changing], Made]", name: str, key: str | None = None) -> Made:
         with refusing(name, key), self._store.changing(actor()) as changing:
             return change(changing)
@@ -280,6 +292,11 @@ class OfService:
         """See Books."""
         path = f"{_path(name)}/keys/{quote(id, safe='')}/rotate"
         return dict(self._call("POST", path, json={"overlap_s": overlap_s}))
+
+    def audit(self, limit: int, tenant: str | None) -> list[Row]:
+        """See Books."""
+        asked = {"limit": limit} | ({} if tenant is None else {"tenant": tenant})
+        return list(self._call("GET", "/admin/audit", params=asked))
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
         import httpx

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from aps.profiles import Profile
     from aps_core.physics import PhysicsModel
 
-NAME = "calibrate"
 HELP = "fit a GPU's constants to your own measured steps"
 EPILOG = """examples:
   aps calibrate examples/steps.csv

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from aps.service.config import Config
     from aps.service.kept import Look
 
-NAME = "check-config"
 HELP = "check a configuration and say what the service would be"
 EPILOG = """examples:
   aps check-config aps.toml

@@ -15,6 +15,10 @@ class UsageError(Exception):
     """Something that the caller must change; `main` prints it and exits with 2."""
 
 
+class TryAgain(UsageError):
+    """What is needed cannot be had now; later it may be. `main` prints it and exits with 75 (EX_TEMPFAIL)."""
+
+
 def need_service_extra() -> None:
     """UsageError, with the pip line, when a package of the extra `service` is missing."""
     _need("service", SERVICE_EXTRA)

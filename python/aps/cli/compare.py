@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from aps.cli import lab_options
 from aps.cli.common import UsageError, count, need_lab_extra
 
-NAME = "compare"
 HELP = "policies side by side on one workload or trace, with a verdict"
 POLICIES = "fifo,strict,bids,vtc,weighted-vtc,aps"
 EPILOG = """examples:

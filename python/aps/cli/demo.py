@@ -21,7 +21,6 @@ from aps.cli.stress import add_plan_options, print_live, report_on, simulated
 if TYPE_CHECKING:
     from aps.lab.compare import Comparison
 
-NAME = "demo"
 HELP = "the whole path once: service, stress test, promised figures, policies; under a minute"
 EPILOG = """examples:
   aps demo

@@ -7,7 +7,8 @@ import argparse
 import json
 import sys
 
-NAME = "keygen"
+from aps.cli.common import UsageError
+
 HELP = "make an API key and its hash"
 EPILOG = """examples:
   aps keygen --tenant gold                      the key, and the lines for aps.toml
@@ -26,7 +27,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print a new key."""
     from aps.service.keys import hash_line, new_key
+    from aps.tenants import Tenant
 
+    try:
+        Tenant(options.tenant)
+    except ValueError as error:
+        raise UsageError(f"--tenant: {error}") from error
     key = new_key()
     if options.quiet:
         print(key)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aps.cli.common import UsageError, count, gpus, not_negative, positive
 
@@ -61,11 +61,10 @@ def add_setup_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("GPUs")
     group.add_argument(
         "--profile",
-        default=PROFILE,
         metavar="NAME|FILE",
-        help="what a GPU is: a name of `aps profiles`, or a TOML file (default %(default)s)",
+        help=f"what a GPU is: a name of `aps profiles`, or a TOML file (default {PROFILE}; of a record: its own)",
     )
-    group.add_argument("--gpus", type=gpus, default=1, metavar="N", help="how many (default %(default)s)")
+    group.add_argument("--gpus", type=gpus, metavar="N", help="how many (default 1; of a record: its own)")
     group.add_argument("--slots", type=count, metavar="N", help="requests at once on one (default: the profile's)")
     group.add_argument(
         "--kv-tokens", type=count, metavar="N", help="tokens that its KV cache holds (default: the profile's)"
@@ -108,7 +107,8 @@ def listed(options: argparse.Namespace) -> bool:
         from aps.lab import catalog
 
         with usage():
-            print(catalog.describe(options.workload))
+            says = catalog.describe(options.workload)
+        print(says)
         return True
     if options.workload is None:
         raise UsageError("needs a WORKLOAD; --list shows those there are")
@@ -153,21 +153,26 @@ def workloads_of(options: argparse.Namespace) -> "tuple[list[int], list[Workload
 
 
 def setup_of(options: argparse.Namespace) -> "Setup":
-    """The simulated GPUs. UsageError: no such profile, or numbers that no GPU can have."""
+    """The simulated GPUs: what is not given is as the record says, where the workload is one.
+
+    UsageError: no such profile, or numbers that no GPU can have.
+    """
+    from aps.lab.catalog import SHIPPED
+    from aps.lab.record_setup import recorded_setup
     from aps.lab.run import Setup
+    from aps.lab.scenarios import SCENARIOS
     from aps.profiles import profile_named
 
     with usage():
-        profile = profile_named(options.profile)
+        profile = None if options.profile is None else profile_named(options.profile)
+        named = options.workload in SCENARIOS or options.workload in SHIPPED
+        recorded = None if named else recorded_setup(options.workload, profile)
+        setup = recorded or Setup(profile or profile_named(PROFILE))
+        numbers = {name: getattr(options, name) for name in ("gpus", "slots", "kv_tokens", "token_budget")}
+        changed: dict[str, Any] = {name: number for name, number in numbers.items() if number is not None}
         if options.price is not None:
-            profile = replace(profile, dollars_per_hour=options.price, price_source="--price")
-        return Setup(
-            profile,
-            gpus=options.gpus,
-            slots=options.slots,
-            kv_tokens=options.kv_tokens,
-            token_budget=options.token_budget,
-        )
+            changed["profile"] = replace(setup.profile, dollars_per_hour=options.price, price_source="--price")
+        return replace(setup, **changed)
 
 
 def slo_of(options: argparse.Namespace) -> "Slo":

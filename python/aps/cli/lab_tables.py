@@ -142,6 +142,9 @@ def _head(out: Console, data: Tree) -> None:
         f"{setup['gpus']} x {setup['profile']}, simulated: {setup['slots']} slots, {setup['kv_tokens']:,} KV tokens, "
         f"{budget}, ${setup['gpu_hour_dollars']:.2f} a GPU-hour ({setup['price_source']}).",
     )
+    limits = [f"{name} {most:,}" for name, most in setup["limits"].items() if most is not None]
+    if limits:
+        _say(out, f"Limits over all tenants: {', '.join(limits)}.")
 
 
 def _times(what: str, groups: Iterable[tuple[str, Tree]], judged: bool) -> Table:
@@ -312,7 +315,7 @@ def _say(out: Console, text: str, markup: bool = False) -> None:
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=any(columns))
     rows = list(rows)
-    named = min(MOST_NAME, max((len(row[0]) for row in rows), default=0))
+    named = min(MOST_NAME, max(map(len, (*columns[:1], *(row[0] for row in rows)))))
     for at, heading in enumerate(columns):
         width = named if at == 0 and len(columns) > 2 else None
         table.add_column(heading, justify="right" if at else "left", overflow="fold", min_width=width, max_width=width)

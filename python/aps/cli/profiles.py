@@ -12,7 +12,6 @@ from aps.profile import DECODE_CONTEXT, MIX_OUTPUT, MIX_PROMPT, MIX_REQUESTS, PR
 from aps.profile_files import to_toml
 from aps.profiles import PROFILES, REFERENCE, profile_named
 
-NAME = "profiles"
 HELP = "simulated GPUs: tokens/s, KV tokens, dollars per million tokens"
 EPILOG = """examples:
   aps profiles                                  the built-in ones

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from aps.cli.common import UsageError
 
-NAME = "replay"
 HELP = "replay a record exactly"
 EPILOG = """examples:
   aps serve --record night.jsonl.gz             writes one

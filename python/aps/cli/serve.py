@@ -1,6 +1,8 @@
 """Serve the scheduler over HTTP in front of simulated GPUs."""
 
 import argparse
+import errno
+import gc
 import logging
 import os
 import sys
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from aps.cli.check_config import counted
 from aps.cli.common import (
+    TryAgain,
     UsageError,
     count,
     gpus,
@@ -29,11 +32,9 @@ if TYPE_CHECKING:
     from aps.service.config import Config
     from aps.service.keeper import Keeper
     from aps.service.telemetry import Telemetry
-    from aps.store.database import Database
 
 LOG = logging.getLogger("aps.serve")
 
-NAME = "serve"
 HELP = "start the HTTP service"
 EPILOG = """examples:
   aps serve                                     on http://127.0.0.1:8000, in real time
@@ -76,6 +77,7 @@ FLAGS = {
     "record_max_mb": "record.max_mb",
     "record_files": "record.files",
 }
+NOT_YET = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)  # another still has it; the network has not come up
 MOST_TENANTS = MOST_NOTES = 20  # said at the start
 POLICIES = ("aps", "fifo", "strict", "vtc", "fair", "bids")
 
@@ -155,8 +157,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT. 0: stopped; 1: and its last usage could not be written."""
     need_service_extra()
+    gc.disable()  # what a start makes stays: looking for garbage among it takes long and finds none
+    try:
+        return _run(options)
+    finally:
+        gc.enable()  # done by `serve` already, if it came to that
+
+
+def _run(options: argparse.Namespace) -> int:
     from aps.service import admin
     from aps.service.access import Access
     from aps.service.app import create_app
@@ -166,6 +176,7 @@ def run(options: argparse.Namespace) -> int:
     from aps.service.running import Running
     from aps.service.server import listen, serve
     from aps.service.tenancy import InStore
+    from aps.store.database import Unreachable
 
     read = _reader(options)
     try:
@@ -173,6 +184,8 @@ def run(options: argparse.Namespace) -> int:
         kept = None if config.settings.store is None else opened(config)
     except ConfigError as error:
         raise UsageError(counted(error.problems)) from error
+    except Unreachable as error:
+        raise TryAgain(f"store: {error}") from error
     differing: tuple[str, ...] = ()
     if kept is not None:
         config, differing = kept.config, told(kept.differing)
@@ -180,13 +193,14 @@ def run(options: argparse.Namespace) -> int:
     try:
         listener = listen(config.settings.host, config.settings.port)
     except (OSError, UnicodeError) as error:  # a label that no name can have
-        raise UsageError(f"{config.settings.host} port {config.settings.port}: {error}") from error
+        kind = TryAgain if getattr(error, "errno", None) in NOT_YET else UsageError
+        raise kind(f"{config.settings.host} port {config.settings.port}: {error}") from error
     driver, recorder = _driver(config)
     logs = Logs(config.settings.log_level, config.settings.log_format)
-    telemetry = None
+    telemetry = keeper = None
     try:
         telemetry = _telemetry(config)
-        keeper = None if kept is None else _keeper(config, kept.store.database, driver, access)
+        keeper = None if kept is None else _keeper(config, driver, access)
         app = create_app(
             driver,
             settings=config.settings,
@@ -202,12 +216,14 @@ def run(options: argparse.Namespace) -> int:
         if kept is not None:
             tenancy = InStore(kept.store, kept.book.number, running, config.settings.store_poll_s)
             app.state.beside.append(tenancy.following())
+            if keeper is not None:
+                keeper.reading = tenancy.reading
         if access.admin:
             admin.install(app, running, tenancy)
-            if keeper is not None:
+            if kept is not None:
                 from aps.service import usage
 
-                usage.install(app)
+                usage.install(app, kept.store.database)
         serve(
             app,
             driver,
@@ -215,19 +231,21 @@ def run(options: argparse.Namespace) -> int:
             drain_s=config.settings.drain_s,
             say=_say,
             log_level=config.settings.log_level,
-            on_hangup=running.hangup(_say),
+            on_hangup=running.hangup(_say, partial(_say, level=logging.WARNING)),
             announce=lambda: _announce(config, differing, *listener.getsockname()[:2]),
         )
     finally:
         if kept is not None:
             kept.store.database.close()
+        if keeper is not None:
+            keeper.database.close()
         if recorder is not None:
             recorder.close()
         if telemetry is not None:
             telemetry.close()
         listener.close()
         logs.stop()
-    return 0
+    return 1 if keeper is not None and keeper.lost else 0
 
 
 def _driver(config: "Config") -> "tuple[Driver, Recorder | None]":
@@ -265,23 +283,27 @@ def _telemetry(config: "Config") -> "Telemetry | None":
         raise UsageError(f"--traces: {error}") from error
 
 
-def _keeper(config: "Config", database: "Database", driver: "Driver", access: "Access") -> "Keeper":
-    """The driver goes on from where the service's last run stood."""
+def _keeper(config: "Config", driver: "Driver", access: "Access") -> "Keeper":
+    """The driver goes on from where the service's last run stood. Saves have connections of their own: those of
+    administration may all be taken."""
     from aps.service.keeper import Keeper
-    from aps.store.database import StoreError
+    from aps.store.database import Database, StoreError, Unreachable
 
     settings = config.settings
+    assert settings.store is not None
     keeper = Keeper(
-        database,
+        Database(settings.store),
         driver,
         service=settings.store_service,
         interval_s=settings.store_interval_s,
+        keep_days=settings.store_keep_days,
         uses=access.uses,
     )
     try:
         keeper.restore()
     except StoreError as error:
-        raise UsageError(f"store: {error}") from error
+        keeper.database.close()
+        raise (TryAgain if isinstance(error, Unreachable) else UsageError)(f"store: {error}") from error
     return keeper
 
 
@@ -322,9 +344,9 @@ def _announce(config: "Config", differing: tuple[str, ...], host: str, number: i
     _say(f"  {roles(config)}")
 
 
-def _say(line: str) -> None:
+def _say(line: str, level: int = logging.INFO) -> None:
     """To stdout; when nobody reads that any more the service goes on without. And to the log."""
-    LOG.info("%s", line.strip())
+    LOG.log(level, "%s", line.strip())
     try:
         print(line, flush=True)
     except OSError:

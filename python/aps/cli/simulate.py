@@ -17,7 +17,6 @@ from aps.cli.common import need_lab_extra
 if TYPE_CHECKING:
     from aps.lab.run import Run
 
-NAME = "simulate"
 HELP = "a workload or trace under one policy, in virtual time"
 STAYS = 200_000  # requests in slots that a step trace holds
 EPILOG = """examples:

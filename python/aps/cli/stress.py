@@ -16,12 +16,13 @@ import argparse
 import asyncio
 import json
 import os
+import signal
+from contextlib import suppress
 from typing import Any
 
 from aps.cli.common import UsageError, count, need_lab_extra, need_service_extra, not_negative
 from aps.cli.lab_options import check_out, usage
 
-NAME = "stress"
 HELP = "the promised test, against a running service or in virtual time"
 EPILOG = """examples:
   aps serve --time-scale 10 &
@@ -134,6 +135,7 @@ def report_on(url: str, options: argparse.Namespace) -> dict[str, Any]:
     )
 
     async def go() -> dict[str, Any]:
+        _end_at_sigterm()
         with Bars() as bars:
             return await stress(url, plan, bars, admin_key=os.environ.get("APS_ADMIN_KEY"))
 
@@ -141,6 +143,16 @@ def report_on(url: str, options: argparse.Namespace) -> dict[str, Any]:
         return asyncio.run(go())
     except ServiceError as error:
         raise UsageError(str(error)) from error
+    except asyncio.CancelledError:
+        raise SystemExit(128 + signal.SIGTERM) from None
+
+
+def _end_at_sigterm() -> None:
+    """As Ctrl-C does: what was brought to the service is taken away again."""
+    task = asyncio.current_task()
+    assert task is not None
+    with suppress(NotImplementedError, RuntimeError, ValueError):  # not on the main thread, or not of this system
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 def print_live(report: dict[str, Any], as_json: bool) -> None:

@@ -10,7 +10,6 @@ import json
 from aps.cli import lab_options
 from aps.cli.common import UsageError, count, need_lab_extra
 
-NAME = "study"
 HELP = "what APS must show, measured and judged: vip, noisy, vtc, load"
 EPILOG = """examples:
   aps study --list                    the studies there are

@@ -18,7 +18,6 @@ from aps.cli.common import UsageError, count, need_lab_extra
 if TYPE_CHECKING:
     from rich.table import Table
 
-NAME = "sweep"
 HELP = "the plane of the two knobs on a workload, with a suggestion"
 WIDTH = 110  # where stdout is no terminal
 EPILOG = """examples:

@@ -1,10 +1,12 @@
 """Tenants and keys for people: tables."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
 NONE = "-"
+WIDEST = 1000
 
 
 def tenants(found: Mapping[str, Row]) -> None:
@@ -31,6 +33,22 @@ def keys(found: Sequence[Row]) -> None:
     heads = ("key", "state", "label", "made", "expires", "last used")
     columns = ("id", "state", "label", "created_at", "expires_at", "last_used_at")
     _print(heads, ([_instant(row[column]) for column in columns] for row in found))
+
+
+def audit(found: Sequence[Row]) -> None:
+    """Who changed what."""
+    rows = (
+        [_instant(row["at"]), row["actor"], row["action"], row["subject"], _details(row["details"])] for row in found
+    )
+    _print(("when (UTC)", "who", "what", "tenant", ""), rows)
+
+
+def _details(details: Row) -> str:
+    """Of a change both values of each field; of what has come or gone nothing but a key's id and label."""
+    old, new = details.get("old"), details.get("new")
+    if old and new:
+        return ", ".join(f"{field} {_value(old[field])} is now {_value(value)}" for field, value in new.items())
+    return " ".join(str(details[name]) for name in ("key", "label") if details.get(name))
 
 
 def change(name: str, before: Row, after: Row) -> None:
@@ -73,4 +91,5 @@ def _print(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
         table.add_column(head, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)
+    # Whoever reads it through a pipe reads lines.
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDEST).print(table)

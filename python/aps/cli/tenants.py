@@ -14,10 +14,9 @@ from typing import Any
 
 from aps.cli import tenant_tables as tables
 from aps.cli.books import Books, Row, add_where, books, said
-from aps.cli.common import UsageError, not_negative, positive
+from aps.cli.common import UsageError, count, not_negative, positive
 from aps.cli.tenants_apply import apply
 
-NAME = "tenants"
 HELP = "look at tenants and their keys, and change them"
 EPILOG = """examples:
   aps tenants list --store aps.db
@@ -25,6 +24,7 @@ EPILOG = """examples:
   aps tenants set gold max_in_flight=8 rate=inf burst=inf --url http://127.0.0.1:8000
   aps tenants keys issue gold --label "batch jobs" --store aps.db
   aps tenants keys rotate gold 3f9ac0d21b77 --overlap 3600 --store aps.db
+  aps tenants audit --store aps.db              who changed what
   aps tenants apply aps.toml --dry-run          what would change; then without --dry-run
 
 Fields are those of [tenants.NAME] in docs/configuration.md; none or inf: no limit. APS_STORE_URL names the database
@@ -34,6 +34,7 @@ FIELDS_HELP = "weight=3 rate=2000 burst=20000 ...; the fields of [tenants.NAME] 
 DAY_S = 86_400.0
 LONGEST_OVERLAP_S = 366 * DAY_S  # as over HTTP
 LONGEST_S = 10 * LONGEST_OVERLAP_S
+MOST_ENTRIES = 1000  # as over HTTP
 Verb = Callable[[argparse.Namespace], int]
 
 
@@ -71,6 +72,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--dry-run", action="store_true", help="say what would change; exit with 1 if anything would")
     made.add_argument("--no-remove", action="store_true", help="leave tenants that are not in the file")
     _add_keys(verbs, verb)
+    example = "aps tenants audit --store aps.db --limit 10"
+    made = verb(verbs, "audit", _audit, "who changed what, the newest first", example)
+    made.add_argument("--limit", type=_entries, default=50, metavar="N", help="at most so many (50)")
+    made.add_argument("--tenant", metavar="NAME", help="of this one alone")
 
 
 def _add_keys(verbs: Any, verb: Callable[..., argparse.ArgumentParser]) -> None:
@@ -99,6 +104,13 @@ def _add_keys(verbs: Any, verb: Callable[..., argparse.ArgumentParser]) -> None:
     rotate.add_argument(
         "--overlap", type=_overlap, default=DAY_S, metavar="S", help="seconds that the old one goes on (86400)"
     )
+
+
+def _entries(text: str) -> int:
+    number = count(text)
+    if number > MOST_ENTRIES:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST_ENTRIES}, got {number}")
+    return number
 
 
 def _lifetime(text: str) -> float:
@@ -166,15 +178,15 @@ def _bucket(field: str) -> tuple[str, ...]:
 
 
 def _list(options: argparse.Namespace) -> int:
-    with books(options) as book:
+    with books(options, writes=False) as book:
         found = book.tenants()
     return _told(options, found, lambda: tables.tenants(found))
 
 
 def _show(options: argparse.Namespace) -> int:
-    with books(options) as book:
+    with books(options, writes=False) as book:
         found = book.tenant(options.name) | {"api_keys": _known_keys(book, options)}
-    return _told(options, found, lambda: tables.tenant(options.name, found))
+    return _told(options, {"tenant": options.name, **found}, lambda: tables.tenant(options.name, found))
 
 
 def _known_keys(book: Books, options: argparse.Namespace) -> list[Row] | None:
@@ -190,48 +202,49 @@ def _known_keys(book: Books, options: argparse.Namespace) -> list[Row] | None:
 def _add(options: argparse.Namespace) -> int:
     fields = parsed_fields(options.fields)
     _checked(options.name, fields)
-    with books(options, make=True) as book:
+    with books(options, writes=True) as book:
         book.add(options.name, fields)
         found = book.tenant(options.name)
-    return _told(options, found, lambda: print(f"added tenant {options.name}; aps tenants keys issue gives it a key"))
+    said = {"tenant": options.name, **found}
+    return _told(options, said, lambda: print(f"added tenant {options.name}; aps tenants keys issue gives it a key"))
 
 
 def _set(options: argparse.Namespace) -> int:
     fields = parsed_fields(options.fields)
     _checked(options.name, fields)
-    with books(options) as book:
+    with books(options, writes=True) as book:
         before = book.tenant(options.name)
         book.set(options.name, fields)
         found = book.tenant(options.name)
-    return _told(options, found, lambda: tables.change(options.name, before, found))
+    return _told(options, {"tenant": options.name, **found}, lambda: tables.change(options.name, before, found))
 
 
 def _remove(options: argparse.Namespace) -> int:
-    with books(options) as book:
+    with books(options, writes=True) as book:
         book.remove(options.name)
     return _told(options, {"removed": options.name}, lambda: print(f"removed tenant {options.name} and its keys"))
 
 
 def _keys(options: argparse.Namespace) -> int:
-    with books(options) as book:
+    with books(options, writes=False) as book:
         found = book.keys(options.name)
     return _told(options, found, lambda: tables.keys(found))
 
 
 def _issue(options: argparse.Namespace) -> int:
-    with books(options) as book:
+    with books(options, writes=True) as book:
         found = book.issue(options.name, options.label, options.expires_in)
     return _told(options, found, lambda: _show_key(found))
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    with books(options) as book:
+    with books(options, writes=True) as book:
         found = book.revoke(options.name, options.id)
     return _told(options, found, lambda: print(f"key {options.id} of tenant {options.name} is revoked"))
 
 
 def _rotate(options: argparse.Namespace) -> int:
-    with books(options) as book:
+    with books(options, writes=True) as book:
         found = book.rotate(options.name, options.id, options.overlap)
 
     def say() -> None:
@@ -240,6 +253,12 @@ def _rotate(options: argparse.Namespace) -> int:
         print(f"The old one, {options.id}, {until}.", file=sys.stderr)
 
     return _told(options, found, say)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    with books(options, writes=False) as book:
+        found = book.audit(options.limit, options.tenant)
+    return _told(options, found, lambda: tables.audit(found))
 
 
 def _show_key(found: Row) -> None:

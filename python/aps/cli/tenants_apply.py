@@ -23,7 +23,7 @@ def apply(options: argparse.Namespace) -> int:
     if options.store is None and options.config is None and config.settings.store is not None:
         options.store = config.settings.store
     remove = not options.no_remove
-    store = opened_store(options, make=not options.dry_run)
+    store = opened_store(options, writes=not options.dry_run, make=not options.dry_run)
     try:
         with refusing(""):
             found = plan.compared(store.read(), config.tenants, config.keys)
@@ -39,7 +39,7 @@ def apply(options: argparse.Namespace) -> int:
         print(json.dumps({"applied": not options.dry_run, **kept}, indent=2, ensure_ascii=False))
     else:
         for one in planned:
-            print(one.line)
+            print(one.line if options.dry_run else f"{one.line}: {one.mended}")
         for one in left:
             print(f"{one.line}: stays so")
         things = f"{len(planned)} difference{'' if len(planned) == 1 else 's'}"

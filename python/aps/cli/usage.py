@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from aps.store.usage import By
 
-NAME = "usage"
 HELP = "what tenants used, from the ledger in the store"
 EPILOG = """examples:
   aps usage --store aps.db                               every tenant, since the beginning
@@ -60,6 +59,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the ledger; 0."""
     need_service_extra()
+    if options.url is not None and (options.store, options.config) != (None, None):
+        raise UsageError("--url is of a running service: give it, or --store and --config")
     found = _from_database(options) if options.url is None else _from_service(options)
     if options.json:
         print(json.dumps(found, indent=2))
@@ -71,20 +72,26 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _from_database(options: argparse.Namespace) -> dict[str, Any]:
+    from aps.store.book import some
     from aps.store.database import Database, StoreError
-    from aps.store.usage import read, total
+    from aps.store.usage import check_order, read, total
 
     by: By = options.by
     since, until = _instant("--from", options.since), _instant("--to", options.until)
     try:
-        database = Database(_store(options))
-        file = Path(str(database.url.database))
-        if database.sqlite and not file.exists():
-            raise UsageError(f"{file}: there is no such database")
+        check_order("--to", since, until)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    try:
+        database = Database(_store(options), read_only=True)
         with closing(database):
             database.check()
             with database.reading() as connection:
                 rows = read(connection, tenant=options.tenant, since=since, until=until, by=by)
+                asked = options.tenant
+                known = rows or asked is None or asked in some(connection, [asked]).tenants
+                if not known and not read(connection, tenant=asked):  # one that was removed is known by its usage
+                    raise UsageError(f"there is no tenant {asked!r}, and none of that name used anything")
     except StoreError as error:
         raise UsageError(str(error)) from error
     return {"rows": [row.plain() for row in rows], "total": total(rows).plain()}
@@ -169,7 +176,7 @@ def _print_table(rows: list[Row], total: Row, by: str) -> None:
         cells = zip(COLUMNS, _cells(row), strict=True)
         table.add_row(*(_grouped(name, cell) for name, cell in cells if name not in hidden))
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
-    console.print(table)
+    console.print(table if rows else "Nothing was counted for these tenants in this time.")
     if total["refused"]:
         reasons = sorted(total["refused"].items(), key=lambda pair: -pair[1])
         console.print("refused: " + ", ".join(f"{reason} {count:,}" for reason, count in reasons))

@@ -9,7 +9,6 @@ import argparse
 
 from aps.cli.common import UsageError, need_lab_extra
 
-NAME = "validate"
 HELP = "the physics against published A100 measurements, row by row"
 EPILOG = """examples:
   aps validate

@@ -1,5 +1,6 @@
 """What was simulated, as plain data for JSON and reports."""
 
+from dataclasses import asdict
 from typing import Any
 
 from aps.lab.figures import finite
@@ -22,7 +23,10 @@ def workload(found: Workload) -> dict[str, Any]:
 
 
 def setup(found: Setup) -> dict[str, Any]:
-    """The devices: profile, their number, what they hold, what they cost. token_budget None: whole prompts."""
+    """The devices: profile, their number, what they hold, what they cost. token_budget None: whole prompts.
+
+    limits: over all tenants; None: no bound.
+    """
     device = found.devices[0]
     return {
         "profile": found.profile.name,
@@ -33,6 +37,7 @@ def setup(found: Setup) -> dict[str, Any]:
         "token_budget": device.token_budget,
         "gpu_hour_dollars": found.profile.dollars_per_hour,
         "price_source": found.profile.price_source,
+        "limits": asdict(found.limits),
     }
 
 

@@ -72,6 +72,16 @@ def parse(text: str) -> NamedPolicy:
     return NamedPolicy(text, replace(known.policy, **changed), ", ".join(said), known.equal_weights)
 
 
+def spec_of(policy: Policy) -> str:
+    """What `parse` makes the policy of, for tenants of their own weights."""
+    for named in POLICIES.values():
+        if named.policy == policy and not named.equal_weights:
+            return named.name
+    usual = Policy.aps()
+    changed = {name: value for name in _READERS if (value := getattr(policy, name)) != getattr(usual, name)}
+    return "aps:" + ",".join(f"{name}={'none' if value is None else value}" for name, value in changed.items())
+
+
 def parse_list(text: str) -> tuple[NamedPolicy, ...]:
     """Several, in order: "fifo,strict,aps:aging_horizon_s=60,fairness_window=4096,vtc". ValueError as `parse`."""
     specs: list[str] = []

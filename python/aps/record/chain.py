@@ -26,7 +26,8 @@ class Part:
     @property
     def number(self) -> int:
         """1 for the first file."""
-        return int(self.header.get("part", 1))
+        number: int = self.header.get("part", 1)
+        return number
 
 
 @dataclass(slots=True)
@@ -88,6 +89,9 @@ def _part(path: Path) -> Part:
         raise RecordError(f"{path}, line 1: expected the header of a record, a JSON object with aps_record") from None
     if version != VERSION:
         raise RecordError(f"{path}, line 1: aps_record must be {VERSION}, the version with every call, got {version!r}")
+    number = header.get("part", 1)
+    if type(number) is not int or number < 1:
+        raise RecordError(f"{path}, line 1: part must be an int, at least 1, got {number!r}")
     return Part(path, header)
 
 

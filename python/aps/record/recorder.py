@@ -116,12 +116,12 @@ class Recorder:
 
     def _header(self, part: int) -> bytes:
         assert self._scheduler is not None
-        more = {
+        own = {
             "run": self._run,
             "part": part,
             "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            **self._about,
         }
+        more = own | self._about | own  # whoever has a "run" of his own does not break the chain
         return schema.encoded(schema.header(self._scheduler, self._scheduler.known, more))
 
     # On the thread

@@ -55,12 +55,22 @@ def scheduler_of(given: Mapping[str, Any]) -> Scheduler:
     """A fresh scheduler as a header of version 2 says. KeyError, TypeError or ValueError: it does not say so."""
     return Scheduler(
         [tenant_of(tenant) for tenant in given["tenants"]],
-        policy=Policy(**_known(Policy, _numbers(given["policy"]))),
+        policy=policy_of(given),
         devices=[Device(**_known(Device, device)) for device in given["devices"]],
-        limits=Limits(**_known(Limits, given["limits"])),
+        limits=limits_of(given),
         block_tokens=given["block_tokens"],
         epoch=given["epoch"],
     )
+
+
+def policy_of(given: Mapping[str, Any]) -> Policy:
+    """Of a header. KeyError, TypeError or ValueError: it does not say so."""
+    return Policy(**_known(Policy, _numbers(given["policy"])))
+
+
+def limits_of(given: Mapping[str, Any]) -> Limits:
+    """Of a header. KeyError, TypeError or ValueError: it does not say so."""
+    return Limits(**_known(Limits, given["limits"]))
 
 
 def state_fields(state: SchedulerState) -> Json:

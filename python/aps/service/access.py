@@ -193,7 +193,10 @@ def _named(role: Role) -> str:
     return f"tenant {role.tenant}" if role.tenant is not None else f"the {role.kind} key"
 
 
-def identified(request: Request) -> Role:
+# Dependencies are coroutines because the framework calls others in threads, and `Access` belongs to the loop.
+
+
+async def identified(request: Request) -> Role:
     """FastAPI dependency: the role of the request."""
     access: Access = request.app.state.access
     header = request.headers.get("authorization")
@@ -203,26 +206,26 @@ def identified(request: Request) -> Role:
 Identified = Annotated[Role, Depends(identified)]
 
 
-def is_operator(request: Request) -> bool:
+async def is_operator(request: Request) -> bool:
     """FastAPI dependency of what anybody may read, some of it not by everybody: whether that is to be there."""
     try:
-        return identified(request).kind != "tenant"
+        return (await identified(request)).kind != "tenant"
     except Refusal:
         return False
 
 
-def reads_metrics(role: Identified) -> None:
+async def reads_metrics(role: Identified) -> None:
     """FastAPI dependency of `GET /metrics`: not for tenants' keys."""
     if role.kind == "tenant":
         raise Refusal("forbidden", "GET /metrics needs the metrics key or the admin key")
 
 
-def reads_tenant(tenant_id: str, role: Identified) -> None:
+async def reads_tenant(tenant_id: str, role: Identified) -> None:
     """FastAPI dependency of routes under `/tenants/{tenant_id}`."""
     role.may_see(tenant_id)
 
 
-def administers(role: Identified) -> None:
+async def administers(role: Identified) -> None:
     """FastAPI dependency of administration."""
     if role.kind != "admin":
         raise Refusal("forbidden", "this needs the admin key")

@@ -11,7 +11,17 @@ from pydantic.config import JsonDict
 from aps._checks import INT32_MAX, TOKENS_MAX
 from aps.service import admin_keys
 from aps.service.access import REFUSALS, administers, refused_with
-from aps.service.administering import actor_of, body_of, refusing, running_of, tenancy_of, unknown_tenant
+from aps.service.administering import (
+    UNAVAILABLE,
+    actor_of,
+    asks_what_there_is,
+    body_of,
+    named,
+    refusing,
+    running_of,
+    tenancy_of,
+    unknown_tenant,
+)
 from aps.service.config_reader import ConfigError
 from aps.service.config_view import plain, plain_tenant
 from aps.service.errors import Refusal
@@ -49,7 +59,12 @@ def _whole_bucket(rate: str, burst: str) -> JsonDict:
 WHOLE_BUCKETS: JsonDict = {"allOf": [_whole_bucket("rate", "burst"), _whole_bucket("request_rate", "request_burst")]}
 BURST = Field(validate_default=True)  # that it is missing beside a rate is an error of its own
 
-router = APIRouter(prefix="/admin", tags=["administration"], dependencies=[Depends(administers)], responses=REFUSALS)
+router = APIRouter(
+    prefix="/admin",
+    tags=["administration"],
+    dependencies=[Depends(administers), Depends(named), Depends(asks_what_there_is)],
+    responses=REFUSALS,
+)
 
 
 class TenantBody(BaseModel):
@@ -148,7 +163,6 @@ class ChangesAnswer(BaseModel):
 
 INVALID = refused_with({422: "It is wrong: `problems` lists everything. Nothing has changed."})
 UNKNOWN = refused_with({404: "No such tenant."})
-UNAVAILABLE = refused_with({503: "The store cannot be had; nothing has changed. `Retry-After` says when to ask again."})
 
 
 @router.get("/config")
@@ -238,16 +252,18 @@ async def delete_tenant(request: Request, tenant_id: str) -> ChangesAnswer:
 @router.patch(
     "/policy",
     response_model=ChangesAnswer,
-    responses=INVALID,
+    responses=INVALID | UNAVAILABLE,
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/json": {"schema": PolicyBody.model_json_schema()}}}
     },
 )
 async def patch_policy(request: Request) -> ChangesAnswer:
-    """Turn the two knobs, at once and for what waits already."""
+    """Turn the two knobs, at once and for what waits already, until a reload or a restart."""
     body = await body_of(request, PolicyBody)
     knobs = {name: getattr(body, name) for name in body.model_fields_set}
-    return _answer(running_of(request).set_knobs(**{name: inf if x is None else x for name, x in knobs.items()}))
+    with refusing(""):
+        turned = {name: inf if value is None else value for name, value in knobs.items()}
+        return _answer(await tenancy_of(request).turn(turned, actor_of(request)))
 
 
 def install(app: FastAPI, running: Running, tenancy: Tenancy | None = None) -> None:

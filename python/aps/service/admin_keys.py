@@ -1,14 +1,15 @@
 """Administration of API keys, and who changed what: of a service that keeps its tenants in a store."""
 
-import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from aps.service.access import REFUSALS, administers, refused_with
-from aps.service.administering import actor_of, body_of, refusing, store_of
+from aps.service.administering import UNAVAILABLE, actor_of, asks_what_there_is, body_of, named, refusing, store_of
+from aps.service.aside import aside
 from aps.service.keys import digest_of, new_key
 from aps.store.changing import Changing
 from aps.store.keys import Key
@@ -17,13 +18,12 @@ DAY_S = 86_400.0
 LONGEST_S = 366 * DAY_S
 
 NO_STORE = refused_with({409: "The service keeps nothing: it was started without a store."})
-UNAVAILABLE = refused_with({503: "The store cannot be had; nothing has changed. `Retry-After` says when to ask again."})
 UNKNOWN = refused_with({404: "No such tenant, or it has no such key."})
 
 router = APIRouter(
     prefix="/admin",
     tags=["administration"],
-    dependencies=[Depends(administers)],
+    dependencies=[Depends(administers), Depends(named), Depends(asks_what_there_is)],
     responses=REFUSALS | NO_STORE | UNAVAILABLE,
 )
 
@@ -87,7 +87,7 @@ class EntryAnswer(BaseModel):
     revision: Annotated[int, Field(description="Changes that were made together have the same.")]
     actor: str
     action: str
-    subject: Annotated[str, Field(description="The tenant.")]
+    subject: Annotated[str, Field(description="The tenant; empty: the policy.")]
     details: Annotated[dict[str, Any], Field(description="Old and new values by field, or the key's id. Never a key.")]
 
 
@@ -96,7 +96,7 @@ async def keys(request: Request, tenant_id: str) -> list[KeyAnswer]:
     """A tenant's keys, the oldest first; revoked and expired ones too."""
     store = store_of(request).store
     with refusing(tenant_id):
-        book = await asyncio.to_thread(store.some, [tenant_id])
+        book = await aside(partial(store.some, [tenant_id]))
         name, at = book.tenants[tenant_id].name, datetime.now(UTC)
     return [KeyAnswer.of(key, at) for key in book.keys.get(name, ())]
 
@@ -174,7 +174,7 @@ async def audit(
     """Who changed what, the newest first."""
     store = store_of(request).store
     with refusing(""):
-        found = await asyncio.to_thread(store.audit, limit=limit, before=before, tenant=tenant)
+        found = await aside(partial(store.audit, limit=limit, before=before, tenant=tenant))
     return [EntryAnswer(**{name: getattr(entry, name) for name in EntryAnswer.model_fields}) for entry in found]
 
 

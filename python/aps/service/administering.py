@@ -2,24 +2,33 @@
 
 import asyncio
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from fastapi import Request
+from fastapi import Request, Response
 from pydantic import BaseModel, ValidationError
 
+from aps.driver import DRAINING_RETRY_S
+from aps.service.access import refused_with
+from aps.service.aside import Unanswered
 from aps.service.config import Settings
 from aps.service.config_reader import ConfigError
 from aps.service.errors import Refusal
+from aps.service.request_ids import HEADER, given, made
 from aps.service.running import Running
 from aps.service.tenancy import InStore, Tenancy
 from aps.store.changing import Conflict
 from aps.store.database import StoreError
 
+MAYBE = "a change may have been made, or be made yet: look before you ask again"
 STORE_RETRY_S = 1.0  # nobody knows when a store is back
-REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+UNAVAILABLE = refused_with(
+    {
+        503: "The store cannot be had, and nothing has changed; or it has not answered in time, and nobody knows: "
+        "`message` says which. `Retry-After` says when to ask again."
+    }
+)
 FIELD = re.compile(r"(\w+) must ")
 TENANT_FIELD = re.compile(r"\bTenant\.(\w+)")
 
@@ -46,10 +55,24 @@ def store_of(request: Request) -> InStore:
     return tenancy
 
 
+async def named(request: Request, response: Response) -> None:
+    """FastAPI dependency: the request's `x-request-id`, or one made up for it, goes back with the answer."""
+    request.state.request_id = given(request.headers.get(HEADER)) or made()
+    response.headers[HEADER] = request.state.request_id
+
+
+async def asks_what_there_is(request: Request) -> None:
+    """FastAPI dependency. Refusal (422): a parameter of the query that is none, and would be let be."""
+    known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
+    for name in request.query_params:
+        if name not in known:
+            allowed = f"there are {', '.join(sorted(known))}" if known else "there are none here"
+            raise Refusal("invalid", f"query.{name[:64]}: no such parameter, {allowed}", field=f"query.{name[:64]}")
+
+
 def actor_of(request: Request) -> str:
-    """Who asks, for the audit: with the request's `x-request-id`, or one made up for it."""
-    given = request.headers.get("x-request-id", "")
-    return f"admin key, request {given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)}"
+    """Who asks, for the audit and the log."""
+    return f"admin key, request {request.state.request_id}"
 
 
 async def body_of(request: Request, model: type[Body]) -> Body:
@@ -73,6 +96,10 @@ def refusing(tenant: str, key: str | None = None) -> Iterator[None]:
     """Errors of a change as refusals. tenant, key: what may be unknown."""
     try:
         yield
+    except asyncio.CancelledError as error:  # the service stops, and the store has not answered
+        raise Refusal("draining", f"the service stopped; {MAYBE}", retry_after_s=DRAINING_RETRY_S) from error
+    except Unanswered as error:
+        raise Refusal("store_unavailable", f"{error}; {MAYBE}", retry_after_s=STORE_RETRY_S) from error
     except ConfigError as error:
         raise Refusal("conflict", error.problems[0]) from error
     except Conflict as error:

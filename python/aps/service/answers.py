@@ -4,10 +4,13 @@ import secrets
 from math import inf
 
 from aps.driver import Driver, Result
-from aps.service.errors import Headers
 from aps.service.refusals import LONGEST_RETRY_S
 from aps.service.wire import CountedBy, InferAnswer, Seconds, Verdict
-from aps.tenants import Tenant
+
+TOKENS, REQUESTS = (
+    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%.3f\r\n" % (3 * (unit,))
+    for unit in (b"tokens", b"requests")
+)
 
 
 class Answers:
@@ -22,10 +25,11 @@ class Answers:
         self._prefix = secrets.token_hex(4)
         self._seconds: Seconds = "simulated" if driver.backend.simulated else "wall"
         self._time_scale = driver.backend.time_scale
+        self._tenants = driver.scheduler.tenants
 
     def id_of(self, handle: int) -> str:
         """What the caller knows the request by."""
-        return "%s%x" % (self._prefix, handle)  # noqa: UP031  quicker than an f-string
+        return self._prefix + hex(handle)[2:]
 
     def handle_of(self, id: str) -> int:
         """The scheduler's number of the request; 0, which no request has, when that is no id of this process."""
@@ -37,47 +41,45 @@ class Answers:
 
     def answer(self, result: Result, counted_by: CountedBy) -> InferAnswer:
         """Of a finished request."""
-        verdict = result.verdict
+        id, _, _, verdict, tenant, text, prompt, output, _, charge, at, wait, ttft, e2e, device, size, _ = result
         return InferAnswer(  # by place, in the order of its fields: by name it would take five times as long
-            self.id_of(result.id),  # type: ignore[arg-type]
-            result.tenant,
-            result.text,
-            result.prompt_tokens,
-            result.output_tokens,
+            self._prefix + hex(id)[2:],  # type: ignore[arg-type]
+            tenant,
+            text,
+            prompt,
+            output,
             counted_by,
             self._seconds,
             self._time_scale,
-            _nanoseconds(result.arrived_at - self._driver.opened_at),
-            _nanoseconds(result.queue_wait_s or 0.0),
-            _nanoseconds(result.ttft_s or 0.0),
-            _nanoseconds(result.e2e_s),
-            result.batch_size,
-            result.device,
+            int((at - self._driver.opened_at) * 1e9 + 0.5) / 1e9,  # whole nanoseconds
+            wait or 0.0,
+            ttft or 0.0,
+            e2e,
+            size,
+            device,
             Verdict("admitted", verdict.reason, verdict.bid, verdict.clamped),
-            result.charge,
+            charge,
         )
 
-    def rate_headers(self, settings: Tenant, headers: Headers) -> None:
-        """Add `x-ratelimit-*` of a tenant with limits: what its buckets hold, and wall seconds until they are full."""
-        scheduler = self._driver.scheduler
-        try:
-            if settings.burst != inf:
-                self._put(headers, b"tokens", settings.rate, settings.burst, scheduler.level(settings.name))
-            if settings.request_burst != inf:
-                level = scheduler.request_level(settings.name)
-                self._put(headers, b"requests", settings.request_rate, settings.request_burst, level)
-        except KeyError:  # the tenant has been removed
-            return
+    def rate_lines(self, tenant: str) -> bytes:
+        """`x-ratelimit-*` of a tenant with limits, as lines: what its buckets hold, and wall seconds until they are
+        full."""
+        settings = self._tenants.get(tenant)
+        if settings is None:  # it has been removed
+            return b""
+        lines = b""
+        if settings.burst != inf:
+            level = self._driver.scheduler.level(tenant)
+            lines = self._bucket(TOKENS, settings.rate, settings.burst, level)
+        if settings.request_burst != inf:
+            level = self._driver.scheduler.request_level(tenant)
+            lines += self._bucket(REQUESTS, settings.request_rate, settings.request_burst, level)
+        return lines
 
-    def _put(self, headers: Headers, unit: bytes, rate: float, burst: float, level: float) -> None:
+    def _bucket(self, lines: bytes, rate: float, burst: float, level: float) -> bytes:
         full_in_s = (burst - level) / rate / self._time_scale
-        headers += (
-            (b"x-ratelimit-limit-" + unit, b"%d" % burst),
-            (b"x-ratelimit-remaining-" + unit, b"%d" % level if level > 0.0 else b"0"),
-            (b"x-ratelimit-reset-" + unit, b"%.3f" % (full_in_s if full_in_s < LONGEST_RETRY_S else LONGEST_RETRY_S)),
+        return lines % (
+            burst,
+            level if level > 0.0 else 0.0,
+            full_in_s if full_in_s < LONGEST_RETRY_S else LONGEST_RETRY_S,
         )
-
-
-def _nanoseconds(seconds: float) -> float:
-    """Instants are whole nanoseconds; below that there is only rounding."""
-    return int(seconds * 1e9 + 0.5) / 1e9 if seconds > 0.0 else 0.0

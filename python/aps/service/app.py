@@ -9,11 +9,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from aps.driver import Driver
-from aps.record import Recorder
 from aps.service import errors, openapi, pages, routes
 from aps.service.access import Access
 from aps.service.answers import Answers
 from aps.service.config import Settings
+from aps.service.exchange import Parties
 from aps.service.infer import Infer
 from aps.service.limits import BodyLimit, BodyReader
 from aps.service.logs import RequestLog
@@ -23,6 +23,7 @@ from aps.service.streaming import Streams
 from aps.service.version import VERSION
 
 if TYPE_CHECKING:
+    from aps.record import Recorder  # not for those who record nothing
     from aps.service.keeper import Keeper  # SQLAlchemy: not for those who keep nothing
     from aps.service.tracing import Tracing
 
@@ -39,13 +40,15 @@ class Service(FastAPI):
 
     def __init__(self, infer: Infer, **options: Any) -> None:
         super().__init__(**options)
-        self._infer = infer
+        self.infer = infer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == "/infer" and scope["method"] == "POST":
-            await self._infer(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+            await self.infer(scope, receive, send)
+            return
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # the server, which still knows, leaves the body out
+        await super().__call__(scope, receive, send)
 
 
 def create_app(
@@ -54,7 +57,7 @@ def create_app(
     settings: Settings | None = None,
     access: Access | None = None,
     log: RequestLog | None = None,
-    recorder: Recorder | None = None,
+    recorder: "Recorder | None" = None,
     tracing: "Tracing | None" = None,
     keeper: "Keeper | None" = None,
 ) -> Service:
@@ -84,7 +87,8 @@ def create_app(
     answers = Answers(driver)
     requests = Requests(driver, settings, answers)
     streams = Streams(driver, answers, settings.comment_s)
-    infer = Infer(driver, access, bodies, answers, requests, streams, log, tracing)
+    parties = Parties(driver, driver.scheduler.tenants, access, answers, requests, log, tracing)
+    infer = Infer(parties, bodies, streams)
     app = Service(infer, title="APS", version=VERSION, description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
     app.state.driver = driver
     app.state.beside = beside
@@ -97,6 +101,7 @@ def create_app(
     app.state.exporter = Exporter(driver, recorder, keeper)
     driver.window_s = settings.jain_window_s
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.router.redirect_slashes = False  # to wherever the request's `Host` says
     errors.install(app)
     app.include_router(routes.router)
     app.include_router(pages.router)

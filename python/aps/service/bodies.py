@@ -44,8 +44,10 @@ def _invalid(error: Exception, body: bytes) -> Refusal:
     place = _PLACE.search(message)
     if place is None:
         return Refusal("invalid", f"the body: {_small(message)}", field="body")
-    what = _small(message[: place.start()])
-    return Refusal("invalid", f"{place[1]}: {what}{_got(body, place[1])}", field=place[1])
+    what, got = _small(message[: place.start()]), _got(body, place[1])
+    if got:
+        what = what.partition(", got ")[0]  # the value says its type
+    return Refusal("invalid", f"{place[1]}: {what}{got}", field=place[1])
 
 
 def _small(message: str) -> str:

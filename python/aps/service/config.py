@@ -48,6 +48,7 @@ class Settings:
     store: the database of tenants and keys, as `aps.store.database.address` reads it; None: they are not kept.
         store_interval_s: how often usage and the scheduler's state are saved. store_poll_s: how often changes that were
         made elsewhere are looked for. store_service: whose state it is, when several services share a database.
+        store_keep_days: how long usage, refusals, the audit and ended runs stay there; None: for ever.
 
     Raises ValueError (TypeError for a wrong type) naming the field, the value and what is allowed.
     """
@@ -81,6 +82,7 @@ class Settings:
     store_interval_s: float = 5.0
     store_poll_s: float = 0.5
     store_service: str = "aps"
+    store_keep_days: int | None = None
 
     def __post_init__(self) -> None:
         check.text("Settings.host", self.host, "an IP address or a host's name", str.isprintable)
@@ -113,6 +115,7 @@ class Settings:
         allowed = f"seconds in {STORE_S:g}..3600"
         for name in ("store_interval_s", "store_poll_s"):
             check.number(f"Settings.{name}", getattr(self, name), allowed, lambda x: STORE_S <= x <= 3600)
+        check.integer("Settings.store_keep_days", self.store_keep_days, 1, 36_500, optional=True)
         allowed = "a str of 1 to 256 printable characters"
         check.text("Settings.store_service", self.store_service, allowed, lambda x: len(x) <= 256 and x.isprintable())
         if self.store is None:

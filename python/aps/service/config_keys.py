@@ -138,8 +138,8 @@ KEYS = (
         Limits,
         RESTART,
         {
-            "max_queued": "waiting requests of all tenants; none: no bound",
-            "max_queued_tokens": "their prompt + max tokens; none: no bound",
+            "max_queued": "waiting requests of all tenants; 0: none is admitted; none: no bound",
+            "max_queued_tokens": "their prompt + max tokens, and so of one request at most; none: no bound",
             "max_context": "prompt + max tokens of one request; none: no bound",
         },
     ),
@@ -218,6 +218,8 @@ KEYS = (
             "interval_s: store_interval_s": "wall seconds between two saves of usage and of the scheduler's state",
             "poll_s: store_poll_s": "wall seconds after which a change that was made elsewhere takes hold, at most",
             "service: store_service": "whose state it is, when several services share a database",
+            "keep_days: store_keep_days": "days, and today, that usage, refusals, the audit and ended runs stay there; "
+            "none: for ever",
         },
     ),
 )
@@ -240,8 +242,8 @@ TENANT_KEYS = (
             "max_bid": "the highest bid it may make; a higher one is lowered",
             "default_max_tokens": "output tokens of a request that does not say",
             "max_in_flight": "requests started and not ended; none: no bound",
-            "max_queued": "waiting requests; none: no bound",
-            "max_queued_tokens": "their prompt + max tokens; none: no bound",
+            "max_queued": "waiting requests; 0: none is admitted; none: no bound",
+            "max_queued_tokens": "their prompt + max tokens, and so of one request at most; none: no bound",
             "kv_share": "part of all KV blocks that its running requests may hold",
         },
     ),

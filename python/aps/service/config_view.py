@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from math import floor, inf
 from typing import Any
 
+from aps.policy import Limits
 from aps.service.config import Config
-from aps.service.config_keys import BY_NAME, KEYS, TENANT_KEYS
-from aps.tenants import Tenant
+from aps.service.config_keys import BY_NAME, KEYS, TENANT_KEYS, Key
+from aps.tenants import Tenant, queue_tokens
 
 
 def plain(config: Config) -> dict[str, Any]:
@@ -70,15 +71,27 @@ def words(config: Config) -> Iterator[tuple[str, str]]:
     mode = "" if policy.batching == "continuous" else f", {policy.batching} batching"
     displaces = "" if policy.preemption == "off" else f", preemption by {policy.preemption}"
     yield "policy", f"{config.policy_base}: {policy.knobs}{mode}{displaces}"
+    bounds = [_bound(key, value_of(config, key.full)) for key in KEYS if key.table == "limits"]
+    if any(bounds):
+        yield "limits", ", ".join(filter(None, bounds))
     yield "price", f"${settings.gpu_hour_dollars:g} a GPU-hour ({settings.price_source})"
     if settings.record is not None:
         kept = f"at most {settings.record_files} files of {settings.record_max_mb} MB"
         yield "record", f"every call goes to {settings.record}, {kept}"
     if settings.store is not None:
-        yield "store", f"tenants, keys and usage are kept in {shown('store.url', settings.store)}"
+        days = settings.store_keep_days
+        until = "" if days is None else f"; usage, the audit and ended runs for {_count(days, 'day')}"
+        yield "store", f"tenants, keys and usage are kept in {shown('store.url', settings.store)}{until}"
     if settings.traces:
         yield "traces", "a span a request, as the OTEL_ variables say (to http://localhost:4318 unless they do)"
     yield "roles", roles(config)
+
+
+def _bound(key: Key, value: float | None) -> str:
+    """Of [limits]; empty: the default."""
+    if value == key.default:
+        return ""
+    return f"no {key.name}" if value is None else f"{key.name} {value:,.10g}"
 
 
 def roles(config: Config) -> str:
@@ -96,16 +109,30 @@ def roles(config: Config) -> str:
 
 
 def limit(tenant: Tenant) -> str:
-    """A tenant's buckets and its largest request in words."""
+    """A tenant's buckets in words, and what else of its limits is not the default."""
     parts = []
     if tenant.rate < inf:
-        parts.append(f"{tenant.rate:,g} tokens/s, burst {tenant.burst:,.10g}")
+        queued = " (waits when over it)" if tenant.over_rate == "queue" else ""
+        parts.append(f"{tenant.rate:,g} tokens/s, burst {tenant.burst:,.10g}{queued}")
     if tenant.request_rate < inf:
         parts.append(f"{tenant.request_rate:,g} requests/s, burst {tenant.request_burst:,.10g}")
     if not parts:
         parts.append("no rate limit")
-    if tenant.max_request_tokens is not None:
-        parts.append(f"at most {tenant.max_request_tokens:,} tokens a request")
+    for value, what in (
+        (tenant.max_request_tokens, "tokens a request"),
+        (tenant.max_in_flight, "requests in flight"),
+        (tenant.max_queued, "requests waiting"),
+        (tenant.max_queued_tokens, "tokens waiting"),
+    ):
+        if value is not None:
+            parts.append(f"at most {value:,} {what}")
+    if tenant.kv_share < 1:
+        parts.append(f"{tenant.kv_share:.4g} of the KV cache")
+    fresh = Tenant(tenant.name)
+    if (tenant.default_bid, tenant.max_bid) != (fresh.default_bid, fresh.max_bid):
+        parts.append(f"bid {min(tenant.default_bid, tenant.max_bid)} by default, at most {tenant.max_bid}")
+    if tenant.default_max_tokens != fresh.default_max_tokens:
+        parts.append(f"{tenant.default_max_tokens:,} output tokens by default")
     return ", ".join(parts)
 
 
@@ -119,36 +146,46 @@ def notes(config: Config) -> Iterator[str]:
         yield f"without keys, {whose} can use {_some(keyless)}"
     if not config.open and config.metrics_key is None and config.admin_key is None:
         yield "without a metrics key and an admin key nobody can read GET /metrics"
-    blocks = config.devices.device.kv_blocks
+    blocks, block = config.devices.device.kv_blocks, config.devices.block_tokens
+    of_all = min(
+        (floor(config.policy.kv_high_watermark * blocks) * block, "the KV cache"),
+        (config.limits.max_context or inf, "limits.max_context"),
+        (queue_tokens(config.limits), "limits.max_queued_tokens"),
+    )
+    if queue_tokens(config.limits) < 2:
+        yield "no request is ever admitted: limits." + _closed(config.limits)
+        return
     for tenant in config.tenants:
         where = f"tenants.{tenant.name}"
+        if queue_tokens(tenant) < 2:
+            yield f"no request of {tenant.name} is ever admitted: {where}.{_closed(tenant)}"
+            continue
         if tenant.default_bid > tenant.max_bid:
             yield f"{where}.default_bid {tenant.default_bid} is above its max_bid: {tenant.max_bid} counts"
-        most, why = min(_bounds(config, blocks, tenant))
+        share = floor(tenant.kv_share * blocks * config.devices.gpus) * block
+        most, why = bound = min(
+            of_all, (share, "its share of the KV cache"), (queue_tokens(tenant), "its max_queued_tokens")
+        )
         if tenant.max_request_tokens is not None and tenant.max_request_tokens > most:
-            yield f"{where}.max_request_tokens {tenant.max_request_tokens:,} never binds: {why} is {most:g} tokens"
-        most, why = _largest_request(config, blocks, tenant)
+            yield f"{where}.max_request_tokens {tenant.max_request_tokens:,} never binds: {why} is {most:.10g} tokens"
+        most, why = _largest_request(config, tenant, bound)
         if tenant.default_max_tokens >= most:
-            yield f"{where}.default_max_tokens {tenant.default_max_tokens} never fits {why} of {most:g} tokens"
+            yield f"{where}.default_max_tokens {tenant.default_max_tokens} never fits: {why} is {most:.10g} tokens"
 
 
-def _largest_request(config: Config, blocks: int, tenant: Tenant) -> tuple[float, str]:
-    """Prompt + max tokens that can ever be admitted at the default bid, and what bounds them."""
-    premium = 1 + config.policy.bid_premium * (min(tenant.default_bid, tenant.max_bid) - 1)
+def _closed(limits: Limits | Tenant) -> str:
+    """Which bound leaves no room for a prompt of 1 and an output of 1 in the queue."""
+    return "max_queued is 0" if limits.max_queued == 0 else f"max_queued_tokens is {limits.max_queued_tokens}"
+
+
+def _largest_request(config: Config, tenant: Tenant, bound: tuple[float, str]) -> tuple[float, str]:
+    """Prompt + max tokens that can ever be admitted at the default bid, and why; bound: but for the tenant's limits."""
+    bid = min(tenant.default_bid, tenant.max_bid)
+    premium = 1 + config.policy.bid_premium * (bid - 1)
     return min(
-        (tenant.burst / premium, "its burst at that bid"),
+        bound,
+        (tenant.burst / premium, "its burst" if premium == 1 else f"its burst at bid {bid}"),
         (tenant.max_request_tokens or inf, "its max_request_tokens"),
-        *_bounds(config, blocks, tenant),
-    )
-
-
-def _bounds(config: Config, blocks: int, tenant: Tenant) -> tuple[tuple[float, str], ...]:
-    """Of prompt + max tokens, by what the service is: devices of so many KV blocks, and the rest."""
-    block = config.devices.block_tokens
-    return (
-        (floor(config.policy.kv_high_watermark * blocks) * block, "the KV cache"),
-        (floor(tenant.kv_share * blocks * config.devices.gpus) * block, "its share of the KV cache"),
-        (config.limits.max_context or inf, "limits.max_context"),
     )
 
 

@@ -11,7 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from aps.driver import DriverError
+from aps.driver import DRAINING_RETRY_S, DriverError
+from aps.service.request_ids import HEADER
 from aps.service.wire import Error, ErrorAnswer, encode
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ STATUS = {
     "exceeds_max_request": 400,
     "exceeds_kv_share": 400,
     "exceeds_burst": 400,
+    "exceeds_queue": 400,
+    "exceeds_tenant_queue": 400,
     "bad_request": 400,
     "unauthorized": 401,
     "forbidden": 403,
@@ -72,9 +75,6 @@ MEANING = {
     504: "The deadline passed before it started.",
 }
 
-
-DRAINING_RETRY_S = 1.0  # of the caller's clock; nobody knows when a draining service is back
-
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 JSON = (b"content-type", b"application/json")
@@ -88,6 +88,11 @@ class Refusal(Exception):
         super().__init__(message)
         self.status = STATUS[reason]
         self.error = Error(reason=reason, message=message, **details)
+
+    def charged(self, tokens: float) -> "Refusal":
+        """This, of a request that was admitted and has cost so much."""
+        self.error.charge = tokens
+        return self
 
 
 def draining() -> Refusal:
@@ -133,9 +138,12 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _crashed)
 
 
-async def _refused(_: Request, refusal: Exception) -> Response:
+async def _refused(request: Request, refusal: Exception) -> Response:
     assert isinstance(refusal, Refusal)
-    return response(refusal.status, refusal.error)
+    answer = response(refusal.status, refusal.error)
+    if (id := getattr(request.state, "request_id", None)) is not None:
+        answer.headers[HEADER] = id
+    return answer
 
 
 async def _framework(request: Request, error: Exception) -> Response:
@@ -156,7 +164,8 @@ def _allowed(request: Request) -> list[str]:
     return [
         method
         for method in METHODS
-        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+        for asked in ("GET" if method == "HEAD" else method,)
+        if any(route.matches({**request.scope, "method": asked})[0] is Match.FULL for route in request.app.routes)
     ]
 
 

@@ -23,13 +23,20 @@ class DeviceHealth(BaseModel):
 class StoreHealth(BaseModel):
     """Whether usage and the scheduler's state are written down. Scheduling goes on while they are not."""
 
-    status: Annotated[Literal["ok", "failing"], Field(description="Of the last try.")]
+    status: Annotated[
+        Literal["ok", "failing"], Field(description="Of the last try, or of one that has been under way for too long.")
+    ]
     since: Annotated[datetime, Field(description="When it became so.")]
     saved_at: Annotated[datetime, Field(description="Everything up to then is in the store.")]
     unsaved_s: Annotated[
         float, Field(description="Wall seconds since then: what is lost if the process is killed now.")
     ]
     error: Annotated[str | None, Field(description="Why it fails: with the admin or the metrics key; else null.")]
+    reading: Annotated[
+        Literal["ok", "failing"] | None,
+        Field(description="Whether changes of tenants that others make are seen; null: nobody looks for them."),
+    ]
+    reading_error: Annotated[str | None, Field(description="As `error`.")]
 
 
 class Health(BaseModel):
@@ -95,10 +102,13 @@ def health_of(driver: Driver, keeper: "Keeper | None" = None, *, whole: bool = T
 
 def _store(keeper: "Keeper", whole: bool) -> StoreHealth:
     status = keeper.writer.status
+    reading = None if keeper.reading is None else keeper.reading.now
     return StoreHealth.model_construct(
         status=status.status,
         since=datetime.fromtimestamp(status.since, UTC),
         saved_at=datetime.fromtimestamp(status.saved_at, UTC),
         unsaved_s=keeper.unsaved_s,
         error=status.error if whole else None,
+        reading=None if reading is None else reading.status,
+        reading_error=reading.error if whole and reading is not None else None,
     )

@@ -13,9 +13,11 @@ from typing import Self
 
 from aps.cuts import Cut
 from aps.driver import Driver
+from aps.service.condition import Condition
 from aps.service.writer import Taken, Writer, instant
 from aps.state import SchedulerState
 from aps.store.database import Database
+from aps.store.pruning import Pruner
 from aps.store.saves import Saves
 from aps.store.usage import hour_of
 from aps.tickets import DriverError
@@ -23,6 +25,7 @@ from aps.tickets import DriverError
 LOG = logging.getLogger("aps.store")
 HOUR_S = 3600
 ALIVE = 3  # intervals: a run that saved within them may still run
+LATE_S = 5.0  # wall seconds that a save may take, however short the interval: the store's own waits are no longer
 STOP_S = 10.0  # wall seconds for the last save
 USES_S = 60.0  # wall seconds from one look at keys' uses to the next: nobody needs them to the second
 
@@ -31,7 +34,9 @@ class Keeper:
     """Keeps the books of one driver, which is opened within: `keeper.restore()`, then `async with keeper, driver`.
 
     database: its tables are there. service: whose state it is. interval_s: wall seconds from one save to the next.
-    uses: digests of the keys that were used since its last call. wall: Unix time. writer: how the store does.
+    keep_days: for how many days usage, the audit and ended runs stay in the database; None: for ever.
+    uses: digests of the keys that were used since its last call. wall: Unix time. writer: how saving does. reading: how
+    reading the tenants there does, where somebody follows them. lost: the last save could not be made.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class Keeper:
         *,
         service: str = "aps",
         interval_s: float = 5.0,
+        keep_days: int | None = None,
         uses: Callable[[], Iterable[bytes]] = tuple,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -51,7 +57,10 @@ class Keeper:
         self._began_at = wall()
         self._hour = hour_of(self._began_at)
         self._used_at = self._began_at
-        self.writer = Writer(self._saves, self._began_at, STOP_S, wall)
+        late_s = max(LATE_S, ALIVE * interval_s)
+        self.writer = Writer(self._saves, Pruner(database, keep_days), self._began_at, STOP_S, wall, late_s)
+        self.reading: Condition | None = None
+        self.lost = False
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -89,9 +98,7 @@ class Keeper:
         if self._timer is not None:
             self._timer.cancel()
         self._take(last=True)
-        # A little longer than the thread gives itself: it may hang in the database.
-        if not await asyncio.to_thread(self.writer.ended.wait, STOP_S + 1.0):
-            LOG.error("the last save has not ended within %g s: the last %.1f s are lost", STOP_S, self.unsaved_s)
+        self.lost = not await asyncio.to_thread(self.writer.finish)
 
     def _arm(self) -> None:
         """Wake at the next save, or at the end of the hour."""
@@ -100,6 +107,7 @@ class Keeper:
 
     def _tick(self) -> None:
         self._arm()
+        self.writer.saving.look()
         # While a save takes longer than the interval, the driver's own counters go on adding up.
         if self.writer.idle or hour_of(self._wall()) != self._hour:
             self._take()

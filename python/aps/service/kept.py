@@ -8,7 +8,7 @@ from aps.service.config import Config
 from aps.service.config_reader import ConfigError, exposed
 from aps.store.book import Book
 from aps.store.changing import Conflict
-from aps.store.database import Database, NewerError, StoreError, VersionError
+from aps.store.database import Database, NewerError, StoreError, Unreachable, VersionError
 from aps.store.keys import Key
 from aps.store.plan import Difference, compared
 from aps.store.store import Store
@@ -32,8 +32,8 @@ class Kept:
 def opened(config: Config) -> Kept:
     """The store that a configuration names: its tables made or brought up to date, its tenants read.
 
-    One that has never been changed gets the configuration's tenants and keys. ConfigError: it cannot be had, or the
-    service cannot be what is in it.
+    One that has never been changed gets the configuration's tenants and keys. ConfigError: the service cannot be what
+    is in it. Unreachable: not now.
     """
     url = config.settings.store
     assert url is not None
@@ -45,6 +45,8 @@ def opened(config: Config) -> Kept:
         if book.number == 0:
             seed(store, config)
             book = store.read()
+    except Unreachable:
+        raise
     except (StoreError, Conflict) as error:
         raise ConfigError([f"store: {error}"]) from error
     whole = with_book(config, book)
@@ -52,8 +54,7 @@ def opened(config: Config) -> Kept:
         Access.of(whole)
     except ValueError as error:
         raise ConfigError([f"store: {error}"]) from error
-    if whole.exposed:
-        raise ConfigError([exposed(whole)])
+    _check_closed(config, whole, database.shown)
     return Kept(store, whole, book, differing(config, book))
 
 
@@ -93,9 +94,21 @@ def looked(config: Config) -> Look:
     if book.number == 0:
         return Look(config, f"{database.shown}: nothing is in it yet; {seeds}")
     whole = with_book(config, book)
+    _check_closed(config, whole, database.shown)
+    return Look(whole, differences=differing(config, book))
+
+
+def _check_closed(config: Config, whole: Config, where: str) -> None:
+    """ConfigError: with the store's keys the service would be open, and was not meant to be."""
+    if whole.open and not config.open:
+        raise ConfigError(
+            [
+                f"store: the configuration has keys of tenants and {where} has none: the service would be open to "
+                "everybody. aps tenants apply FILE puts them there"
+            ]
+        )
     if whole.exposed:
         raise ConfigError([exposed(whole)])
-    return Look(whole, differences=differing(config, book))
 
 
 def differing(config: Config, book: Book) -> tuple[Difference, ...]:

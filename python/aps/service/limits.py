@@ -56,8 +56,7 @@ class BodyReader:
             message: Message = arrived.value
             if not message.get("more_body", message["type"] != "http.request"):
                 body: bytes = message.get("body", b"")
-                if len(body) > self._max_bytes:
-                    raise too_large(self._max_bytes) from None
+                self.check(body)
                 return body
         else:
             call.close()  # type: ignore[attr-defined]
@@ -76,14 +75,18 @@ class BodyReader:
                 raise draining() from None
             raise Refusal("body_too_slow", f"the body must arrive within {self._seconds:g} s") from None
 
+    def check(self, body: bytes | bytearray) -> None:
+        """Refusal, 413: it is too large."""
+        if len(body) > self._max_bytes:
+            raise too_large(self._max_bytes)
+
     async def _rest(self, message: Message, receive: Receive) -> bytes:
         body = bytearray()
         while True:
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             body += message.get("body", b"")
-            if len(body) > self._max_bytes:
-                raise too_large(self._max_bytes)
+            self.check(body)
             if not message.get("more_body", False):
                 return bytes(body)
             message = await receive()
@@ -92,7 +95,8 @@ class BodyReader:
         """Wait no longer."""
         self._stopped = True
         for limit in self._reading:
-            limit.reschedule(asyncio.get_running_loop().time())
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time())
 
 
 def declared(headers: Headers) -> int:

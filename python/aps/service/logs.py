@@ -111,6 +111,8 @@ class _Handler(logging.Handler):
 def _request(entry: Entry, status: int, reason: str | None, wall_s: float) -> dict[str, Any]:
     """Seconds are those of the service's clock, but for `wall_s`."""
     fields: dict[str, Any] = {"level": "info", "event": "request", "id": entry.id, "status": status}
+    if entry.request_id is not None:
+        fields["request_id"] = entry.request_id
     verdict, result = entry.verdict, entry.result
     if reason is None and result is not None and result.status != "finished":
         reason = result.reason

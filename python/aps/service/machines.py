@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from aps.backends.guard import FAULTS
 from aps.backends.protocol import Usage
 from aps.driver import Driver
 from aps.profile import Profile
@@ -58,7 +59,7 @@ def devices(out: Page, driver: Driver, snapshot: Snapshot) -> None:
     out.counter(
         "aps_backend_faults_total",
         "What the backend did and may not do, by kind.",
-        [({"kind": kind}, count) for kind, count in sorted(metrics.faults.items())],
+        [({"kind": kind}, metrics.faults[kind]) for kind in FAULTS],  # from the start: rates need the 0
     )
     out.counter(
         "aps_batches_total",

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aps.driver import Driver
-from aps.record import Recorder
 from aps.service.bounds import service_gap_bound
 from aps.service.config import Settings
 from aps.service.labels import EDGES, OTHER, OUTCOMES, REFUSALS, Labels, Row, numbers
@@ -18,6 +17,7 @@ from aps.service.version import VERSION
 from aps.verdicts import Snapshot, TenantRows
 
 if TYPE_CHECKING:
+    from aps.record import Recorder
     from aps.service.keeper import Keeper
 
 FAMILIES_OF_TIMES = (
@@ -32,7 +32,7 @@ USED = "of requests that have ended, as far as they were computed."
 class Exporter:
     """Makes the scrapes of one driver; it remembers which tenants have labels."""
 
-    def __init__(self, driver: Driver, recorder: Recorder | None = None, keeper: "Keeper | None" = None) -> None:
+    def __init__(self, driver: Driver, recorder: "Recorder | None" = None, keeper: "Keeper | None" = None) -> None:
         self._driver, self._recorder, self._keeper = driver, recorder, keeper
         self._labels = Labels()
         self._bound = 0.0
@@ -230,7 +230,7 @@ def _service(out: Page, driver: Driver, snapshot: Snapshot) -> None:
     )
 
 
-def _record(out: Page, recorder: Recorder) -> None:
+def _record(out: Page, recorder: "Recorder") -> None:
     out.counter("aps_record_lines_total", "Lines of the record: calls of the scheduler.", recorder.lines)
     out.counter("aps_record_bytes_total", "Bytes of the record.", recorder.bytes)
     out.gauge("aps_record_stopped", "1 when recording has stopped: the log says why.", int(recorder.failed is not None))
@@ -238,7 +238,11 @@ def _record(out: Page, recorder: Recorder) -> None:
 
 def _store(out: Page, keeper: "Keeper") -> None:
     writer, status = keeper.writer, keeper.writer.status
-    out.gauge("aps_store_up", "1 unless the last try to save usage and state failed.", int(status.status == "ok"))
+    out.gauge(
+        "aps_store_up",
+        "1 unless the last try to save usage and state failed or does not end.",
+        int(status.status == "ok"),
+    )
     out.gauge(
         "aps_store_unsaved_seconds",
         "Of your clock, since everything was saved: what is lost if the process is killed now.",
@@ -251,6 +255,14 @@ def _store(out: Page, keeper: "Keeper") -> None:
     )
     out.counter("aps_store_saves_total", "Saves that did.", status.saves)
     out.counter("aps_store_errors_total", "Saves that failed.", status.errors)
+    if keeper.reading is not None:
+        reading = keeper.reading.now
+        out.gauge(
+            "aps_store_readable",
+            "1 unless the last look for changes of tenants failed or does not end.",
+            int(reading.status == "ok"),
+        )
+        out.counter("aps_store_read_errors_total", "Looks for changes of tenants that failed.", reading.errors)
     took = writer.seconds
     counts = took.counts(EDGES)
     out.histogram(

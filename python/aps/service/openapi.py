@@ -22,6 +22,14 @@ RULES = {
     ],
     "not": {"required": ["stream", "wait"], "properties": {"stream": {"const": True}, "wait": {"const": False}}},
 }
+EVERYWHERE = {  # whatever is asked
+    400: "What came is no HTTP.",
+    408: MEANING[408],
+    413: MEANING[413],
+    431: MEANING[431],
+    500: MEANING[500],
+    503: "There are too many connections.",
+}
 RETRY_AFTER = {
     "Retry-After": {"description": "Whole seconds, at least 1.", "schema": {"type": "integer", "minimum": 1}}
 }
@@ -70,7 +78,16 @@ def _document(app: FastAPI, keys: bool) -> Document:
     schemas["InferRequest"] |= RULES | {"required": [] if keys else ["tenant_id"]}
     parts = found.setdefault("components", {})
     parts["schemas"] = parts.get("schemas", {}) | schemas
+    for name in ("HTTPValidationError", "ValidationError"):  # the framework's shape, which is not ours
+        parts["schemas"].pop(name, None)
     found["paths"] = {"/infer": {"post": _infer()}, "/requests/{id}": _requests()} | found["paths"]
+    for path in found["paths"].values():
+        for operation in path.keys() & {"get", "post", "put", "patch", "delete"}:
+            answers = path[operation]["responses"]
+            if "422" in answers:
+                answers["422"] = error("`field` names what is wrong.")
+            for status, text in EVERYWHERE.items():
+                answers.setdefault(str(status), error(text))
     if keys:
         parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         found["security"] = [{"key": []}]

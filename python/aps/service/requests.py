@@ -10,6 +10,7 @@ from aps.service.access import Role
 from aps.service.answers import Answers
 from aps.service.config import Settings
 from aps.service.errors import Refusal
+from aps.service.estimates import Starts
 from aps.service.refusals import refusal_of, unknown_request
 from aps.service.wire import CountedBy, RequestState, Standing, encode
 from aps.verdicts import Explanation
@@ -27,6 +28,7 @@ class Requests:
 
     def __init__(self, driver: Driver, settings: Settings, answers: Answers) -> None:
         self._driver, self._answers = driver, answers
+        self._starts = Starts(driver)
         self._for_s = settings.keep_finished_s
         self._most, self._most_bytes = settings.max_finished, settings.max_finished_bytes
         self._open: dict[int, Open] = {}
@@ -52,7 +54,8 @@ class Requests:
         if result.status == "finished":
             said = encode(self._answers.answer(result, counted_by))
         else:
-            said = encode(refusal_of(result, self._driver, deadline_s=deadline_s).error)
+            refusal = refusal_of(result, self._driver, deadline_s=deadline_s)
+            said = encode(refusal.charged(result.charge).error)
         handle: int = result.id  # type: ignore[assignment]
         ended, order = self._ended, self._order
         ended[handle] = (time.monotonic(), result.tenant, result.status, said)
@@ -70,6 +73,7 @@ class Requests:
             ticket, ended = self._find(id, role)
         if ticket is not None and where is not None:
             standing = Standing(**{name: getattr(where, name) for name in Standing.__struct_fields__})
+            standing.start_in_s = self._starts.start_in_s(ticket, where)
             return RequestState(id=id, tenant_id=ticket.tenant, state=where.state, explain=standing)
         assert ended is not None
         _, tenant, status, said = ended

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf
 from typing import Any
 
 from aps.driver import Driver
 from aps.scheduler import Scheduler
 from aps.service.access import Access
+from aps.service.aside import Unanswered, aside
 from aps.service.config import Config
 from aps.service.config_keys import KEYS, LIVE
 from aps.service.config_reader import ConfigError
@@ -91,7 +93,10 @@ class Running:
             wanted = await asyncio.to_thread(self._load)
             if self._compare is None:
                 return self.change(wanted)
-            differing = await asyncio.to_thread(self._compare, wanted)
+            try:
+                differing = await aside(partial(self._compare, wanted))
+            except Unanswered as error:
+                differing = (f"how the file's tenants differ from the store's cannot be said: {error}",)
             now = self.config
             wanted = replace(wanted, tenants=now.tenants, keys=now.keys, expiries=now.expiries, keyed=now.keyed)
             return replace(self.change(wanted), differing=differing)
@@ -183,20 +188,23 @@ class Running:
         self.config = target
         return changes
 
-    def hangup(self, say: Callable[[str], None]) -> Callable[[], None] | None:
-        """What SIGHUP does: reload, and say what became of it. None: there is nothing to reload."""
+    def hangup(self, say: Callable[[str], None], warn: Callable[[str], None]) -> Callable[[], None] | None:
+        """What SIGHUP does: reload, and say what became of it; warn when that is nothing. None: there is nothing to
+        reload."""
         if self._load is None:
             return None
 
         async def reload() -> None:
+            tell = warn
             try:
                 lines = (await self.reload()).lines()
+                tell = say
             except ConfigError as error:
                 lines = [f"refused, nothing has changed: {problem}" for problem in error.problems]
             except Exception as error:  # of the driver, which says the rest itself
                 lines = [f"failed: {error}"]
             for line in lines:
-                say(f"reload: {line}")
+                tell(f"reload: {line}")
 
         def hangup() -> None:
             task = asyncio.get_running_loop().create_task(reload())

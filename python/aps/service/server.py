@@ -2,16 +2,15 @@
 
 import asyncio
 import gc
-import math
 import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
 
 from aps.driver import Driver
+from aps.service.app import Service
 from aps.service.config import Settings
 from aps.service.connection import Connection, connections
 from aps.service.limits import BodyReader
@@ -83,8 +82,8 @@ class Server(uvicorn.Server):
 
     async def _drained(self, within_s: float) -> None:
         self._say(f"draining {self._driver.outstanding} requests, at most {within_s:g} s")
-        self._bodies.stop()
         try:
+            self._bodies.stop()
             cancelled = await self._driver.drain(within_s)
             self._say(f"drained; {cancelled} cancelled" if cancelled else "drained")
         finally:
@@ -93,7 +92,7 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    app: FastAPI,
+    app: Service,
     driver: Driver,
     listener: socket.socket,
     *,
@@ -108,23 +107,23 @@ def serve(
     announce: called once SIGHUP has its handler. on_hangup: called on the loop at each SIGHUP; None: that drains too,
     as when a terminal is closed.
     """
-    # What lives for ever is not looked through again, and requests leave no cycles behind: collect seldom.
-    gc.collect()
+    # What there is lives for ever and is not looked through again, and requests leave no cycles behind: collect seldom.
     gc.freeze()
     gc.set_threshold(YOUNG, 50, 100)
+    gc.enable()
     server = Server(config(app, log_level=log_level), driver, app.state.bodies, drain_s, say, on_hangup)
     signal.signal(signal.SIGHUP, server.handle_hangup)
     announce()
     server.run(sockets=[listener])
 
 
-def config(app: FastAPI, *, log_level: str = "warning") -> uvicorn.Config:
+def config(app: Service, *, log_level: str = "warning") -> uvicorn.Config:
     """How uvicorn serves `app`: uvloop where it is installed, httptools, the limits of the app's settings."""
     settings: Settings = app.state.settings
     return uvicorn.Config(
         app,
         loop="auto",
-        http=connections(settings),
+        http=connections(settings, app.infer),
         ws="none",
         interface="asgi3",
         lifespan="on",
@@ -133,7 +132,6 @@ def config(app: FastAPI, *, log_level: str = "warning") -> uvicorn.Config:
         log_level=log_level,
         proxy_headers=False,  # nobody asks for a client's address
         server_header=False,
-        timeout_keep_alive=math.ceil(settings.keep_alive_s),
         timeout_graceful_shutdown=5,
     )
 

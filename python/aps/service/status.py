@@ -1,13 +1,14 @@
 """A tenant now, and lately: `GET /tenants/{id}/status`."""
 
 from math import floor, inf, isinf
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
 from aps.driver import Driver
 from aps.metrics import Histogram, Tally
 from aps.recent import Lately
+from aps.service.estimates import Outlook, bucket_s, outlook, queue_s
 from aps.service.refusals import unknown_tenant
 from aps.tenants import Tenant
 from aps.verdicts import Snapshot, TenantSnapshot
@@ -32,13 +33,13 @@ class Bucket(BaseModel):
     over_rate: Literal["refuse", "queue"]
     typical_tokens: Annotated[
         float | None,
-        Field(description="A typical request: prompt and max tokens, the mean of what it asked for; null before."),
+        Field(description="A typical request: prompt and max tokens, the mean of those admitted; null: none was."),
     ]
     typical_requests: Annotated[
         int | None,
         Field(
-            description="How many typical requests, at its default bid, a full bucket pays at once; null: no limit, or "
-            "it has asked for nothing yet."
+            description="How many typical requests, at its default bid, a full bucket pays at once; null: no limit, "
+            "none was admitted yet, or one alone is more than the bucket holds."
         ),
     ]
 
@@ -107,9 +108,10 @@ class TenantStatus(BaseModel):
         Field(
             description="What a typical request at its default bid would wait if it came now, in seconds of the "
             "service's clock: the longer of two. Its buckets: until they can pay for what waits unpaid and for this "
-            "request. The queue: 0 while a slot is free and nobody waits; else the tokens ahead of it and one typical "
-            "request, over the tokens/s in the window; ahead is what the tenant has waiting over its share among those "
-            "who contend, at most all that waits, as if each used its max_tokens. Null: not known."
+            "request. The queue: 0 while slots are free for it and all ahead of it; else the tokens ahead of it, and "
+            "what must end before a slot is free, over the tokens/s that the devices compute when busy; ahead is what "
+            "the tenant has waiting over its share among those who contend, at most all that waits, as if each used "
+            "its max_tokens. Null: not known, or it would be refused for ever."
         ),
     ]
 
@@ -127,11 +129,11 @@ def status_of(driver: Driver, name: str) -> TenantStatus:
     tally = driver.metrics.tenants.get(name) or Tally(name)
     lately = driver.lately()
     admitted, throttled, rejected = lately.verdicts(name)
-    typical = tally.asked_tokens / tally.sent if tally.sent else None
+    typical = _typical(driver, settings, tally)
     return TenantStatus(
         tenant_id=name,
         state=row.state,
-        bucket=_bucket(driver, row, settings, typical),
+        bucket=_bucket(row, settings, typical),
         request_bucket=_request_bucket(row, settings),
         waiting=row.waiting,
         waiting_tokens=row.waiting_tokens,
@@ -147,22 +149,39 @@ def status_of(driver: Driver, name: str) -> TenantStatus:
         queue_wait_s=_percentiles(tally.queue_wait),
         ttft_s=_percentiles(tally.ttft),
         e2e_s=_percentiles(tally.e2e),
-        estimated_wait_s=_estimated_wait_s(driver, snapshot, row, settings, typical, lately),
+        estimated_wait_s=_estimated_wait_s(outlook(snapshot, lately), row, settings, typical),
     )
 
 
-def _bucket(driver: Driver, row: TenantSnapshot, settings: Tenant | None, typical: float | None) -> Bucket:
+class _Typical(NamedTuple):
+    """A typical request of a tenant, at its default bid. tokens: prompt and max; None: not known. never: it would be
+    more than the bucket holds."""
+
+    tokens: float | None
+    premium: float
+    never: bool
+
+
+def _typical(driver: Driver, settings: Tenant | None, tally: Tally) -> _Typical:
+    tokens = tally.asked_tokens / tally.admitted if tally.admitted else None
+    if settings is None:
+        return _Typical(tokens, 1.0, False)
+    premium = 1.0 + driver.scheduler.policy.bid_premium * (min(settings.default_bid, settings.max_bid) - 1)
+    return _Typical(tokens, premium, tokens is not None and tokens * premium > settings.burst)
+
+
+def _bucket(row: TenantSnapshot, settings: Tenant | None, typical: _Typical) -> Bucket:
     burst = settings.burst if settings else inf
     at_once = None
-    if settings and typical and burst < inf:
-        at_once = floor(burst / (typical * _premium(driver, settings)))
+    if typical.tokens is not None and burst < inf and not typical.never:
+        at_once = floor(burst / (typical.tokens * typical.premium))
     return Bucket(
         rate=_finite(settings.rate if settings else inf),
         burst=_finite(burst),
         level=_finite(row.level),
         debt=max(0.0, -row.level),
         over_rate=settings.over_rate if settings else "refuse",
-        typical_tokens=typical,
+        typical_tokens=typical.tokens,
         typical_requests=at_once,
     )
 
@@ -185,38 +204,19 @@ def _share(snapshot: Snapshot, row: TenantSnapshot, lately: Lately) -> Share:
     )
 
 
-def _estimated_wait_s(
-    driver: Driver,
-    snapshot: Snapshot,
-    row: TenantSnapshot,
-    settings: Tenant | None,
-    typical: float | None,
-    lately: Lately,
-) -> float | None:
+def _estimated_wait_s(look: Outlook, row: TenantSnapshot, settings: Tenant | None, typical: _Typical) -> float | None:
     """See the field."""
-    if settings is None:
-        return None  # it takes no new requests
-    bucket_s = max(0.0, (1.0 - row.request_level) / settings.request_rate) if settings.request_rate < inf else 0.0
-    if row.level < inf:
-        if typical is None:
-            return None
-        unpaid = row.waiting_tokens if settings.over_rate == "queue" else 0
-        cost = (unpaid + typical) * _premium(driver, settings)
-        bucket_s = max(bucket_s, (cost - row.level) / settings.rate)
-    free = any(device.running < device.slots for device in snapshot.devices.values())
-    if free and not snapshot.waiting:
-        return bucket_s
-    done = lately.work.prefill_tokens + lately.work.output_tokens - lately.work.recomputed_tokens
-    if typical is None or lately.seconds <= 0 or done <= 0:
+    if settings is None or typical.never:
+        return None  # it takes no new requests, or none that are like the others
+    wait_s = queue_s(look, row, typical.tokens, row.waiting_tokens, waits=False)
+    if wait_s is None or (typical.tokens is None and row.level < inf):
         return None
-    columns = snapshot.tenants.columns
-    weights = float(columns["weight"][columns["contending"]].sum()) + (0.0 if row.contending else row.weight)
-    ahead = min(row.waiting_tokens * weights / row.weight, snapshot.waiting_tokens)
-    return max(bucket_s, (ahead + typical) * lately.seconds / done)
-
-
-def _premium(driver: Driver, settings: Tenant) -> float:
-    return 1.0 + driver.scheduler.policy.bid_premium * (min(settings.default_bid, settings.max_bid) - 1)
+    if settings.request_rate < inf:
+        wait_s = max(wait_s, (1.0 - row.request_level) / settings.request_rate)
+    if typical.tokens is not None:
+        unpaid = row.waiting_tokens if settings.over_rate == "queue" else 0
+        wait_s = max(wait_s, bucket_s(row, settings, (unpaid + typical.tokens) * typical.premium))
+    return wait_s
 
 
 def _percentiles(times: Histogram) -> Percentiles | None:

@@ -56,7 +56,7 @@ class Streams:
             answer.text = UNSET
             await stream.end(b"data: " + encode(answer) + b"\n\n" + DONE)
             return
-        refusal = refusal_of(result, self._driver, deadline_s=deadline_s)
+        refusal = refusal_of(result, self._driver, deadline_s=deadline_s).charged(result.charge)
         if not stream.begun:
             raise refusal
         await stream.end(_error(refusal.error))

@@ -6,11 +6,16 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
+from math import inf
 from typing import Any, Protocol, TypeVar
 
+from aps.service.aside import aside
+from aps.service.condition import Condition
 from aps.service.config_reader import ConfigError
 from aps.service.kept import digests, expiries
 from aps.service.running import Changes, Running
+from aps.store.audit import Deed
 from aps.store.book import News
 from aps.store.changing import Changing, Conflict
 from aps.store.database import StoreError
@@ -19,6 +24,11 @@ from aps.store.store import Store
 from aps.tenants import Tenant
 
 log = logging.getLogger(__name__)
+
+MADE = "%s %s by %s"
+LATE_S = 5.0  # wall seconds that a look may take, however often there is one
+UNREADABLE = "the store cannot be read, the service goes on with what it knows: %s"
+READABLE = "the store can be read again after %.0f s"
 
 Made = TypeVar("Made")
 Keys = tuple[bytes, ...]
@@ -40,6 +50,9 @@ class Tenancy(Protocol):
     async def remove(self, name: str, actor: str) -> Changes:
         """Take no more requests of a tenant, and forget its keys."""
 
+    async def turn(self, knobs: Mapping[str, Any], actor: str) -> Changes:
+        """Turn the two knobs, until the service ends. ValueError as of `aps.Policy`."""
+
 
 class InMemory:
     """Changes that last until the service ends or reads its file again."""
@@ -51,30 +64,42 @@ class InMemory:
         """See Tenancy."""
         if only_new and any(other.name == tenant.name for other in self._running.config.tenants):
             raise Conflict(f"there is a tenant {tenant.name!r} already")
-        return bool(self._running.put_tenant(tenant, keys).added)
+        new = bool(self._running.put_tenant(tenant, keys).added)
+        log.info(MADE, "tenant.put", tenant.name, actor)
+        return new
 
     async def set(self, name: str, fields: Mapping[str, Any], keys: Keys | None, actor: str) -> Tenant:
         """See Tenancy."""
         tenant = replace(self._running.tenant(name), **fields)
         self._running.put_tenant(tenant, keys)
+        log.info(MADE, "tenant.set", name, actor)
         return tenant
 
     async def remove(self, name: str, actor: str) -> Changes:
         """See Tenancy."""
-        return self._running.remove_tenant(name)
+        changes = self._running.remove_tenant(name)
+        log.info(MADE, "tenant.remove", name, actor)
+        return changes
+
+    async def turn(self, knobs: Mapping[str, Any], actor: str) -> Changes:
+        """See Tenancy."""
+        changes = self._running.set_knobs(**knobs)
+        log.info(MADE, "policy.set", ", ".join(knobs), actor)
+        return changes
 
 
 class InStore:
     """Changes that are written to a store and then made; and those that others write there, soon after.
 
     store: whose tenants the service has, as of its change `number`. poll_s: wall seconds between two looks.
+    reading: how they go.
     """
 
     def __init__(self, store: Store, number: int, running: Running, poll_s: float) -> None:
         self.store, self.number = store, number
         self._running, self._poll_s = running, poll_s
         self._stop = threading.Event()
-        self._failing = False
+        self.reading = Condition(UNREADABLE, READABLE, max(LATE_S, 3 * poll_s))
 
     async def put(self, tenant: Tenant, keys: Keys | None, actor: str, *, only_new: bool = False) -> bool:
         """See Tenancy."""
@@ -112,21 +137,37 @@ class InStore:
 
         return await self.write(actor, remove)
 
+    async def turn(self, knobs: Mapping[str, Any], actor: str) -> Changes:
+        """See Tenancy. It is in the audit, and nowhere else in the store."""
+        now = self._running.config.policy
+        then = replace(now, **knobs)
+        old = {name: getattr(now, name) for name in knobs if getattr(now, name) != getattr(then, name)}
+        new = {name: getattr(then, name) for name in old}
+
+        def note(change: Changing) -> None:
+            if old:
+                change.deeds.append(Deed("policy.set", "", {"old": _finite(old), "new": _finite(new)}))
+
+        await self.write(actor, note)
+        return self._running.set_knobs(**knobs)
+
     async def write(self, actor: str, change: Callable[[Changing], Made]) -> Made:
         """Make a change in the store, in a thread, and then in the service. What `change` returns, or raises.
 
-        StoreError: it could not be written.
+        StoreError: it could not be written. Unanswered: maybe it was; then the next look finds it.
         """
 
         def work() -> tuple[Made, News | None]:
             with self.store.changing(actor) as changing:
                 made = change(changing)
+            for deed in changing.deeds:
+                log.info(MADE, deed.action, deed.subject, actor)
             try:
                 return made, self.store.since(self.number)
             except StoreError:  # it is written; the next look finds it
                 return made, None
 
-        made, news = await asyncio.to_thread(work)
+        made, news = await aside(work)
         if news is not None and not self._take(news):
             await self._catch_up()
         return made
@@ -135,33 +176,37 @@ class InStore:
     async def following(self) -> AsyncIterator[None]:
         """As long as this lasts, changes that others make take hold here."""
         loop = asyncio.get_running_loop()
-        thread = threading.Thread(target=self._look, args=(loop,), name="aps-store", daemon=True)
+        thread = threading.Thread(target=self._look, args=(loop,), name="aps-store-look", daemon=True)
         thread.start()
+        watch = asyncio.create_task(self._watch())
         try:
             yield
         finally:
+            watch.cancel()
             self._stop.set()
             await asyncio.to_thread(thread.join, 1.0)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         while not self._stop.wait(self._poll_s):
+            self.reading.begin()
             try:
                 news = self.store.since(self.number)
-            except Exception as error:
-                if not self._failing:
-                    log.warning("the store cannot be read, the service goes on with what it knows: %s", error)
-                self._failing = True
+            except Exception as error:  # nothing may end this thread
+                self.reading.end(str(error))
                 continue
-            if self._failing:
-                log.warning("the store can be read again")
-            self._failing = False
+            self.reading.end()
             if news is not None and not self._stop.is_set():
                 loop.call_soon_threadsafe(self._take, news)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll_s)
+            self.reading.look()
 
     async def _catch_up(self) -> None:
         """Until nothing is new."""
         try:
-            while (news := await asyncio.to_thread(self.store.since, self.number)) is not None:
+            while (news := await aside(partial(self.store.since, self.number))) is not None:
                 self._take(news)
         except StoreError as error:
             log.warning("the store cannot be read: %s", error)
@@ -206,3 +251,8 @@ class InStore:
                 self._change(news, [name])
             except ConfigError as error:
                 log.error("tenant %s stays as it was, the store's cannot be taken: %s", name, error)
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON: null is infinite."""
+    return {name: None if value == inf else value for name, value in values.items()}

@@ -1,6 +1,5 @@
 """The usage ledger over HTTP: `GET /admin/usage`. Exists only in a service that has a store and an admin key."""
 
-import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,10 +8,12 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from aps.service.access import REFUSALS, administers, refused_with
+from aps.service.administering import asks_what_there_is, refusing
+from aps.service.aside import aside
 from aps.service.errors import Refusal
 from aps.service.wire import encode
-from aps.store.database import StoreError
-from aps.store.usage import TooMany, instant_of, read, total
+from aps.store.database import Database
+from aps.store.usage import TooMany, check_order, instant_of, read, total
 
 if TYPE_CHECKING:
     from aps.service.keeper import Keeper
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 MOST_ROWS = 100_000
 HOUR = "A full hour (UTC unless it says otherwise), as 2026-11-28 or 2026-11-28T14:00."
 
-router = APIRouter(prefix="/admin", tags=["administration"], dependencies=[Depends(administers)], responses=REFUSALS)
+router = APIRouter(
+    prefix="/admin",
+    tags=["administration"],
+    dependencies=[Depends(administers), Depends(asks_what_there_is)],
+    responses=REFUSALS,
+)
 
 
 class UsageRow(BaseModel):
@@ -65,11 +71,16 @@ async def usage(
 ) -> Response:
     """What tenants used: requests, refusals, tokens, charges, GPU time, from the ledger by hour."""
     keeper: Keeper = request.app.state.keeper
+    ledger: Database = request.app.state.ledger
     begin, end = _instant("from", since), _instant("to", until)
+    try:
+        check_order("to", begin, end)
+    except ValueError as error:
+        raise Refusal("invalid", str(error), field="to") from error
 
     def answer() -> bytes:
         saved_at = datetime.fromtimestamp(keeper.writer.status.saved_at, UTC)
-        with keeper.database.reading() as connection:
+        with ledger.reading() as connection:
             rows = read(connection, tenant=tenant, since=begin, until=end, by=by, most=MOST_ROWS)
         found: dict[str, Any] = {
             "saved_at": saved_at,
@@ -78,16 +89,16 @@ async def usage(
         }
         return encode(found)
 
-    try:
-        return Response(await asyncio.to_thread(answer), media_type="application/json")
-    except TooMany as error:
-        raise Refusal("invalid", str(error), field="by") from error
-    except StoreError as error:
-        raise Refusal("store_unavailable", "the store fails; /health says how", retry_after_s=1.0) from error
+    with refusing(""):
+        try:
+            return Response(await aside(answer), media_type="application/json")
+        except TooMany as error:
+            raise Refusal("invalid", str(error), field="by") from error
 
 
-def install(app: FastAPI) -> None:
-    """Give `app`, which has a keeper, this route."""
+def install(app: FastAPI, database: Database) -> None:
+    """Give `app`, which has a keeper, this route. database: the keeper's, by connections of its own."""
+    app.state.ledger = database
     app.include_router(router)
 
 

@@ -15,11 +15,10 @@ class Watch:
     future's callback. To be made in a running loop, after the whole body has been received.
     """
 
-    __slots__ = ("_call", "_receive", "gone", "has_gone")
+    __slots__ = ("_call", "_receive", "gone")
 
     def __init__(self, receive: Receive, gone: Callable[[], object]) -> None:
         self.gone = gone
-        self.has_gone = False
         self._receive = receive
         self._call: Coroutine[Any, Any, Message] = receive()  # type: ignore[assignment]
         self._step()
@@ -33,7 +32,6 @@ class Watch:
             waits_for = self._call.send(None)
         except StopIteration as ended:
             if ended.value["type"] == "http.disconnect":
-                self.has_gone = True
                 self.gone()
             else:
                 self._call = self._receive()  # type: ignore[assignment]

@@ -140,6 +140,16 @@ class Error(Struct, omit_defaults=True, kw_only=True):
         | None
     ) = None
     burst: Annotated[float, Meta(description="The tenant's burst, in tokens; absent: it has no limit.")] | None = None
+    charge: (
+        Annotated[
+            float,
+            Meta(
+                description="Of a request that was admitted and did not finish: tokens its bucket paid in the end, bid "
+                "premium included."
+            ),
+        ]
+        | None
+    ) = None
     problems: Annotated[list[str], Meta(description="All that is wrong in a configuration.")] | None = None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
+from aps.store.keys import said
 from aps.store.schema import audit as table
 
 LONGEST_ACTOR = 256
@@ -18,7 +19,8 @@ class Entry:
     """One change. id: rises. at: an aware datetime. revision: the number of the transaction.
 
     actor: who; action: what (`tenant.add`, `tenant.set`, `tenant.remove`, `key.add`, `key.issue`, `key.revoke`,
-    `key.expire`); subject: the tenant; details: old and new values by field, or the key's public id. Never a key.
+    `key.expire`, `policy.set`); subject: the tenant, "" for the policy; details: old and new values by field, or the
+    key's public id. Never a key.
     """
 
     id: int
@@ -28,6 +30,12 @@ class Entry:
     action: str
     subject: str
     details: dict[str, Any]
+
+
+def plain(entry: Entry) -> dict[str, Any]:
+    """As JSON."""
+    fields = {name: getattr(entry, name) for name in ("id", "revision", "actor", "action", "subject", "details")}
+    return {"at": said(entry.at), **fields}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from aps.store.audit import Deed
 from aps.store.book import Book, whole
 from aps.store.keys import COLUMNS as KEY_COLUMNS
-from aps.store.keys import Key, by_tenant, checked_label, id_of, key_of, row_of
+from aps.store.keys import Key, by_tenant, checked_label, id_of, key_of, row_of, said
 from aps.store.schema import keys as key_table
 from aps.store.schema import tenants as tenant_table
 from aps.store.tenants import COLUMNS, differences, plain, tenant_of
@@ -171,14 +171,13 @@ class Changing:
 
     def _set(self, key: Key, action: str, **changes: Any) -> Key:
         self._connection.execute(update(key_table).where(key_table.c.id == key.id).values(changes))
-        changed = replace(key, **changes)
+        changed = key._replace(**changes)
         self.deeds.append(Deed(action, key.tenant, _details(changed)))
         return changed
 
 
 def _details(key: Key) -> dict[str, Any]:
-    expires_at = None if key.expires_at is None else key.expires_at.isoformat()
-    return {"key": key.id, "label": key.label, "expires_at": expires_at}
+    return {"key": key.id, "label": key.label, "expires_at": said(key.expires_at)}
 
 
 def _portions(names: list[str], size: int = 500) -> Iterable[list[str]]:

@@ -1,13 +1,13 @@
 """API keys as rows: what is kept of a key, and how long it works. No key ever comes here, only its SHA-256."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, Row, bindparam, or_, update
 
 from aps import _checks as check
+from aps.store.database import StoreError
 from aps.store.schema import keys as table
 
 ID_DIGITS = 12  # of the digest, in hexadecimal: enough to tell keys apart, and nothing to guess a key by
@@ -15,8 +15,7 @@ LABEL = "a str of at most 256 printable characters"
 State = Literal["valid", "expiring", "expired", "revoked"]
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """A tenant's key. Instants are aware datetimes, in UTC.
 
     id: public: the first 12 hexadecimal digits of the digest. digest: SHA-256 of the key. label: what its owner calls
@@ -46,17 +45,18 @@ class Key:
         return self.state(at) in ("valid", "expiring")
 
 
-COLUMNS = tuple(table.c[field.name] for field in fields(Key))
+COLUMNS = tuple(table.c[name] for name in Key._fields)
 
 
 def plain(key: Key, at: datetime) -> dict[str, Any]:
     """As JSON has it, without its digest, as it stands at an instant."""
     instants = ("created_at", "expires_at", "revoked_at", "last_used_at")
-    said = {name: _said(getattr(key, name)) for name in instants}
-    return {"id": key.id, "tenant": key.tenant, "label": key.label, "state": key.state(at), **said}
+    times = {name: said(getattr(key, name)) for name in instants}
+    return {"id": key.id, "tenant": key.tenant, "label": key.label, "state": key.state(at), **times}
 
 
-def _said(at: datetime | None) -> str | None:
+def said(at: datetime | None) -> str | None:
+    """An instant in UTC as JSON has it."""
     return None if at is None else at.isoformat().replace("+00:00", "Z")
 
 
@@ -73,9 +73,12 @@ def checked_label(label: str) -> str:
 
 
 def key_of(row: Row[Any]) -> Key:
-    """The key in a row of COLUMNS."""
-    id, tenant, digest, *rest = list(row)
-    return Key(id, tenant, bytes.fromhex(digest), *rest)
+    """The key in a row of COLUMNS. StoreError: the row is none."""
+    id, tenant, digest, *rest = tuple(row)
+    try:
+        return Key(id, tenant, bytes.fromhex(digest), *rest)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"key {id!r} in the store: {error}") from error
 
 
 def row_of(key: Key) -> dict[str, Any]:

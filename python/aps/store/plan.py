@@ -42,6 +42,13 @@ class Difference:
         return not (self.field == "keys" and self.stored == "revoked")
 
     @property
+    def mended(self) -> str:
+        """What `apply` has done about it, in a word."""
+        if self.field:
+            return "added" if self.field == "keys" else "set"
+        return "added" if self.given else "removed"
+
+    @property
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
         return {"tenant": self.tenant, "field": self.field or None, "store": self.stored, "file": self.given}

@@ -48,6 +48,13 @@ class Saves:
         """What waits, for `note`."""
         return self._waiting.deltas
 
+    def unsaved(self) -> Deltas:
+        """What is not known to be in the tables. Any thread may ask, while the one that saves hangs."""
+        both = Deltas()
+        both.merge(self._doubtful.deltas)
+        both.merge(self._waiting.deltas)
+        return both
+
     def used(self, keys: Iterable[bytes], at: datetime) -> None:
         """Keys, by their digests, that were used until then."""
         self._waiting.keys.update(dict.fromkeys(keys, at))
@@ -67,7 +74,7 @@ class Saves:
             self._insert(connection, at, 0)
             try:
                 state = states.load(connection, self._service)
-            except ValueError as error:
+            except (TypeError, ValueError) as error:
                 raise StoreError(f"{self._database.shown}: the state of service {self._service!r}: {error}") from error
         return Begun(state, [saved_at or started_at for saved_at, started_at in others])
 

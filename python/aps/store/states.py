@@ -5,7 +5,7 @@ from math import inf
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, bindparam, delete, func, select
 
 from aps.state import COLUMNS, SchedulerState
 from aps.store import schema
@@ -55,31 +55,25 @@ def save(
 
 
 def load(connection: Connection, service: str) -> tuple[SchedulerState, datetime] | None:
-    """The last that was saved, and when; None: never. ValueError: the rows are no state."""
+    """The last that was saved, and when; None: never. ValueError, TypeError: the rows are no state."""
     head, table = schema.scheduler_states, schema.tenant_states
     found = connection.execute(select(head).where(head.c.service == service)).one_or_none()
     if found is None:
         return None
-    columns = [table.c[NAMES[name]] for name in COLUMNS]
+    named = {name: table.c[NAMES[name]] for name in COLUMNS}
+    columns = [func.coalesce(column, inf) if name in INFINITE else column for name, column in named.items()]
     rows = connection.execute(select(table.c.tenant, *columns).where(table.c.service == service)).all()
-    values = dict(zip(COLUMNS, zip(*(row[1:] for row in rows), strict=True), strict=True)) if rows else {}
+    tenants, *values = zip(*rows, strict=True) if rows else [()] * (1 + len(columns))
     state = SchedulerState(
         at_ns=found.at_ns,
         virtual_time=found.virtual_time,
-        fairness_window=_or_inf(found.fairness_window),
+        fairness_window=inf if found.fairness_window is None else found.fairness_window,
         last_contender=found.last_contender,
-        tenants=tuple(row[0] for row in rows),
-        **{
-            name: np.array([_or_inf(value) for value in values.get(name, ())], None if rows else np.float64)
-            for name in COLUMNS
-        },
+        tenants=tenants,
+        **{name: np.array(column) for name, column in zip(COLUMNS, values, strict=True)},
     )
     return state, found.saved_at
 
 
 def _or_null(value: float) -> float | None:
     return None if value == inf else value
-
-
-def _or_inf(value: float | None) -> float:
-    return inf if value is None else value

@@ -48,7 +48,7 @@ class Store:
                 return None
             changed = select(audit_table.c.revision, audit_table.c.subject).where(audit_table.c.revision > base)
             rows = connection.execute(changed).all()
-            names = frozenset(row.subject for row in rows)
+            names = frozenset(row.subject for row in rows if row.subject)
             # Entries may have been pruned, or the database be an older one, brought back.
             complete = base < number and {row.revision for row in rows} == set(range(base + 1, number + 1))
             if not complete or len(names) > MANY:

@@ -4,7 +4,7 @@ from dataclasses import fields
 from math import inf
 from typing import Any
 
-from sqlalchemy import Double, Row
+from sqlalchemy import Double, Row, func
 
 from aps.store.database import StoreError
 from aps.store.schema import tenants as table
@@ -12,8 +12,10 @@ from aps.tenants import Tenant
 
 FIELDS = tuple(field.name for field in fields(Tenant) if field.name != "name")
 INFINITE = frozenset(field.name for field in fields(Tenant) if field.default == inf)  # their "no limit"
-COLUMNS = (table.c.name, *(table.c[name] for name in FIELDS))  # in the order of Tenant's arguments
-_INFINITE_AT = tuple(at for at, column in enumerate(COLUMNS) if column.name in INFINITE)
+COLUMNS = (  # in the order of Tenant's arguments
+    table.c.name,
+    *(func.coalesce(table.c[name], inf) if name in INFINITE else table.c[name] for name in FIELDS),
+)
 _FLOATS = frozenset(name for name in FIELDS if isinstance(table.c[name].type, Double))
 
 
@@ -24,14 +26,10 @@ def plain(tenant: Tenant) -> dict[str, Any]:
 
 def tenant_of(row: Row[Any]) -> Tenant:
     """The tenant in a row of COLUMNS. StoreError: the row is none."""
-    values = list(row)
-    for at in _INFINITE_AT:
-        if values[at] is None:
-            values[at] = inf
     try:
-        return Tenant(*values)
+        return Tenant(*row)
     except (TypeError, ValueError) as error:
-        raise StoreError(f"tenant {values[0]!r} in the store: {error}") from error
+        raise StoreError(f"tenant {row[0]!r} in the store: {error}") from error
 
 
 def differences(old: Tenant, new: Tenant) -> dict[str, tuple[Any, Any]]:

@@ -62,6 +62,17 @@ class Deltas:
         self.numbers[key] = row if had is None else [a + b for a, b in zip(had, row, strict=True)]
 
 
+def lines(deltas: Deltas) -> Iterator[str]:
+    """In words, a line for each tenant and hour: what is not 0."""
+    refused: dict[tuple[datetime, str], list[str]] = {}
+    for (hour, tenant, reason), count in sorted(deltas.refused.items()):
+        refused.setdefault((hour, tenant), []).append(f"refused.{reason} {count}")
+    for key in sorted(deltas.numbers.keys() | refused.keys()):
+        numbers = zip(NUMBERS, deltas.numbers.get(key, ()), strict=False)
+        said = [f"{name} {number}" for name, number in numbers if number] + refused.get(key, [])
+        yield f"tenant {key[1]!r}, hour {key[0]:%Y-%m-%dT%H:00Z}: {', '.join(said)}"
+
+
 def add(connection: Connection, deltas: Deltas) -> None:
     """Add to the ledger. In the order of their keys: several services that write at once wait for each other in it."""
     rows = [
@@ -105,6 +116,12 @@ def instant_of(name: str, text: str) -> datetime:
         allowed = "a full hour, as 2026-11-28 or 2026-11-28T14:00, in UTC unless it says otherwise"
         raise ValueError(f"{name} must be {allowed}, got {text[:60]!r}")
     return at
+
+
+def check_order(name: str, since: datetime | None, until: datetime | None) -> None:
+    """ValueError: `until`, which is called `name`, is not after `since`."""
+    if since is not None and until is not None and until <= since:
+        raise ValueError(f"{name} must be after {since:%Y-%m-%dT%H:%M}, where it begins, got {until:%Y-%m-%dT%H:%M}")
 
 
 @dataclass(frozen=True, slots=True)

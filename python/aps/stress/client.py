@@ -101,7 +101,10 @@ class Client:
         try:
             reply = await self._http.get(path)
             if reply.status_code in (401, 403):
-                raise ServiceError(f"{self.url} has keys: give its admin key in APS_ADMIN_KEY")
+                wrong = "the key in APS_ADMIN_KEY is not its admin key"
+                raise ServiceError(
+                    f"{self.url} has keys: {wrong if self.has_key else 'give its admin key in APS_ADMIN_KEY'}"
+                )
             reply.raise_for_status()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServiceError(f"{self.url} does not answer: {type(error).__name__}: {error}") from error

@@ -38,14 +38,20 @@ async def meet_limits(client: Client, done: Callable[[], None]) -> dict[str, Any
     `as_told` is True when as many small requests were admitted as the buckets held, and whoever was refused was told
     when to come back, in whole seconds rounded up from the exact time.
     """
-    before = Counters(await client.metrics())
-    outcomes = {"small": await client.burst(small(), done), "large": await client.burst(large(), done)}
+    before, outcomes = {}, {}
+    for size, calls in (("small", small()), ("large", large())):
+        before[size] = Counters(await client.metrics())
+        outcomes[size] = await client.burst(calls, done)
     tenants: dict[str, Any] = {}
     for name in TENANTS:
-        level = before.total("aps_bucket_level_tokens", tenant=name)
-        held = min(SMALL_EACH, int(level // sum(SMALL))) if level < math.inf else SMALL_EACH
-        sizes = {size: _size([o for o in sent if o.call.tenant == name]) for size, sent in outcomes.items()}
-        tenants[name] = {"level_before": None if level == math.inf else level, "held": held, **sizes}
+        level = _level(before["small"], name)
+        tenants[name] = {
+            "held": min(SMALL_EACH, int(level // sum(SMALL))) if level < math.inf else SMALL_EACH,
+            **{
+                size: _size([one for one in sent if one.call.tenant == name], _level(before[size], name))
+                for size, sent in outcomes.items()
+            },
+        }
     return {
         "title": TITLE,
         "tenants": tenants,
@@ -67,10 +73,12 @@ def _level(counters: Counters, tenant: str) -> float:
     return counters.total("aps_bucket_level_tokens", tenant=tenant)
 
 
-def _size(sent: Sequence[Outcome]) -> dict[str, Any]:
-    """One tenant's requests of one size. Seconds of Retry-After are the client's."""
+def _size(sent: Sequence[Outcome], level: float) -> dict[str, Any]:
+    """One tenant's requests of one size, and what was in its bucket just before. Seconds of Retry-After are the
+    client's."""
     waits = [wait for outcome in sent for wait in outcome.told]
     return {
+        "level_before": None if level == math.inf else level,
         "sent": len(sent),
         "admitted": sum(outcome.answer is not None for outcome in sent),
         "throttled": len(waits),

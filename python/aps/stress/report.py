@@ -32,7 +32,7 @@ DEFINITIONS = {
     "busy": "part of the makespan in which a device runs any request, the mean over devices (service's counters)",
     "occupancy": "slots in use over slots, weighted by time over the makespan (service's counters)",
     "limits": "completed, or refused with 429; Retry-After, least to most: the header, in your whole seconds, and the "
-    "body's exact time; in the bucket: the level just before",
+    "body's exact time; in the bucket: tokens just before they were sent; it fills meanwhile",
     "dollars": "per million prompt + output tokens: makespan x devices x the GPU-hour price that the service states",
 }
 

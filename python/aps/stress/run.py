@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aps.stress import limits as limit_phase
-from aps.stress.client import Client, Outcome
+from aps.stress.client import Client, Outcome, ServiceError
 from aps.stress.counters import Counters
 from aps.stress.report import DEFINITIONS, phase
 from aps.stress.tenants import Tenants
-from aps.stress.workloads import TRACE_TENANTS, Call, burst, trace_slice
+from aps.stress.workloads import BURST_BIDS, TRACE_TENANTS, Call, burst, trace_slice
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,14 @@ async def stress(url: str, plan: Plan, progress: Progress, *, admin_key: str | N
 
     With an admin key the tenants that the service lacks are brought, and removed at the end. `passed` is True when
     every request of the burst completed and the limits answered as they should. `skipped`: parts whose tenants are
-    not there. ServiceError when there is no service, or it does not let us in.
+    not there. ServiceError when there is no service, it does not let us in, or it lacks the tenants of the burst.
     """
     async with Client(url, admin_key=admin_key) as client, Tenants(client) as tenants:
+        if lacking := tenants.lacks([*BURST_BIDS]):
+            raise ServiceError(
+                f"{url} has no {' and no '.join(lacking)}: `aps serve` has them by default; to a service with tenants "
+                "of its own they are brought with its admin key, APS_ADMIN_KEY"
+            )
         calls = burst(plan.per_tenant, plan.seed)
         phases = [
             await _phase(
@@ -58,7 +63,7 @@ async def stress(url: str, plan: Plan, progress: Progress, *, admin_key: str | N
             phases.append(await _trace(client, plan, progress))
         health, brought = client.health, tenants.brought
     completed, sent = phases[0]["completed"], phases[0]["sent"]
-    verdict = f"{completed} of {sent} requests of the burst completed{_hint(phases[0])}"
+    verdict = f"{completed} of {sent} requests of the burst completed"
     if limits is not None and not limits["as_told"]:
         verdict += "; the limits did not answer as they should"
     return {
@@ -106,12 +111,6 @@ async def _phase(
     outcomes = await send()
     after = Counters(await client.metrics())
     return {"name": name, "title": title, **phase(outcomes, before, after)}
-
-
-def _hint(burst: dict[str, Any]) -> str:
-    if not any("unknown_tenant" in tenant["refused"] for tenant in burst["tenants"].values()):
-        return ""
-    return ": the service lacks the tenants that `aps serve` has by default"
 
 
 def _burst_title(plan: Plan) -> str:

@@ -72,8 +72,8 @@ def _tenant_rows(tenants: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]
 
 def _limit_rows(tenants: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     every = list(tenants.values())
-    yield ("in the bucket before, tokens", *(_number(tenant["level_before"], ".0f") for tenant in every))
     for size in ("small", "large"):
+        yield (f"{size}: in the bucket before", *(_number(tenant[size]["level_before"], ".0f") for tenant in every))
         yield (f"{size}: sent", *(str(tenant[size]["sent"]) for tenant in every))
         yield (f"{size}: admitted and completed", *(str(tenant[size]["admitted"]) for tenant in every))
         yield (f"{size}: 429, over its rate", *(str(tenant[size]["throttled"]) for tenant in every))

@@ -187,7 +187,8 @@ def _whole(figures: Mapping[str, Any]) -> Table:
 
 def _tenant(at: int, group: Group, figures: Mapping[str, Any]) -> Table:
     parts = {name: tree["tenants"][group.name] for name, tree in figures.items()}
-    return transposed(f"tenant_{at}", f"{group.name}: means over the seeds", parts, [*TENANT, *TIMES, *SHARES])
+    found = transposed(f"tenant_{at}", f"{group.name}: means over the seeds", parts, [*TENANT, *TIMES, *SHARES])
+    return replace(found, about={"tenant": group.name})
 
 
 def _difference_text(comparison: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Cell = str | int | float | bool | None
@@ -19,7 +19,8 @@ class Table:
     """Rows under named columns. Column names carry the unit, as in `queue_wait_p99_s`.
 
     name: of the CSV file, lower case letters, digits and `_`. None and NaN stand for no value. on_page: False for a
-    long one, which the page only names.
+    long one, which the page only names. about: first columns of the CSV, the same in each row, which on the page the
+    title says.
     Raises ValueError naming the table for a bad name, a column that stands twice, or a row of another length.
     """
 
@@ -28,14 +29,16 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     on_page: bool = True
+    about: Mapping[str, Cell] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", tuple(self.columns))
         object.__setattr__(self, "rows", tuple(tuple(row) for row in self.rows))
         if not NAME.fullmatch(self.name):
             raise ValueError(f"Table.name must be of a-z, 0-9 and _, got {self.name!r}")
-        if len(set(self.columns)) < len(self.columns):
-            raise ValueError(f"table {self.name}: columns must differ, got {list(self.columns)}")
+        columns = (*self.about, *self.columns)
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"table {self.name}: columns must differ, got {list(columns)}")
         for at, row in enumerate(self.rows):
             if len(row) != len(self.columns):
                 raise ValueError(f"table {self.name}: row {at} must have {len(self.columns)} cells, got {len(row)}")
@@ -44,8 +47,8 @@ class Table:
         """A line of column names and a line a row; numbers in full, so that reading gives the same doubles."""
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
-        lines.writerow(self.columns)
-        lines.writerows([_exact(cell) for cell in row] for row in self.rows)
+        lines.writerow((*self.about, *self.columns))
+        lines.writerows([_exact(cell) for cell in (*self.about.values(), *row)] for row in self.rows)
         return text.getvalue()
 
 

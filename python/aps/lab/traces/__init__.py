@@ -10,7 +10,7 @@ from aps.lab.traces.detect import FORMATS, HEAD, csv_format, kind
 from aps.lab.traces.options import TraceOptions, described
 from aps.lab.traces.recorded import Recorded, Rows
 from aps.lab.traces.servegen_files import clients_of_archive, clients_of_folder
-from aps.lab.traces.source import Lines, TraceError, opened
+from aps.lab.traces.source import Lines, TraceError, beginning, opened
 from aps.lab.traces.table import Table
 from aps.lab.workload import Workload
 
@@ -29,9 +29,7 @@ def read(path: str | Path, options: TraceOptions | None = None) -> Workload:
     if os.path.isdir(path):
         return assemble(servegen.generate(clients_of_folder(path), str(path), options), options)
     with opened(path) as stream:
-        head = stream.read(HEAD)
-        stream.seek(0)
-        return assemble(_recorded(stream, head, str(path), options), options)
+        return assemble(_recorded(stream, beginning(path, HEAD), str(path), options), options)
 
 
 def _recorded(stream: BinaryIO, head: bytes, name: str, options: TraceOptions) -> Recorded:

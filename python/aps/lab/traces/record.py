@@ -25,12 +25,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import fields
 from math import inf
 from typing import Any, TextIO
 
 import numpy as np
 
+from aps.lab.policies import spec_of
 from aps.lab.traces.jsonl import Json, Objects, instant, objects, whole
 from aps.lab.traces.recorded import Recorded
 from aps.lab.traces.source import Lines, TraceError
@@ -81,26 +83,26 @@ def _whole(name: str) -> Recorded:
     try:
         files = chain.chain(name)
         calls = _Calls(Objects(str(files.parts[0].path), [1], [files.parts[0].header]))
-        calls.notes.extend(_devices(files.parts[0].header))
+        calls.notes.extend(_made(files.parts[0].header))
         if files.parts[0].number > 1:
             calls.notes.append(f"the record begins with part {files.parts[0].number}, the files before are gone")
         for file, number, line in files.lines():
             if line.startswith(SEEN, line.find(b'"op":') + 5):
                 calls.add(Objects(str(file), [number], [_decoded(line, str(file), number)]), 0)
     except RecordError as error:
-        raise TraceError(name, str(error).removeprefix(f"{name}: ")) from None
+        where, _, says = str(error).partition(": ")  # it names its file
+        raise TraceError(where, says) from None
     calls.notes.extend(files.torn)
     return calls.recorded()
 
 
-def _devices(header: Json) -> Iterable[str]:
-    """On what it was recorded: a simulation takes the GPUs that it is told."""
-    devices, profile = header.get("devices"), header.get("profile")
-    if not isinstance(devices, list) or not isinstance(profile, str):
-        return
-    slots = {device.get("slots") for device in devices if isinstance(device, dict)}
-    if len(slots) == 1:
-        yield f"recorded with --profile {profile} --gpus {len(devices)} --slots {slots.pop()}"
+def _made(header: Json) -> Iterable[str]:
+    """Under which policy and on what it was recorded: what others are held against."""
+    with suppress(AttributeError, KeyError, TypeError, ValueError):
+        slots = {device["slots"] for device in header["devices"]}
+        if isinstance(profile := header["profile"], str) and len(slots) == 1:
+            devices = f"{len(header['devices'])} x {profile} with {slots.pop()} slots"
+            yield f"recorded under {spec_of(schema.policy_of(header))} on {devices}"
 
 
 def _decoded(line: bytes, name: str, number: int) -> Json:

@@ -26,36 +26,49 @@ class TraceError(ValueError):
 def opened(path: Path) -> Iterator[BinaryIO]:
     """The content of a file, unpacked when it is gzip. The stream can go back to its start.
 
-    Raises TraceError: no such file, not a file, may not be read, broken gzip.
+    Raises TraceError: no such file, not a file, may not be read, broken gzip. What a reader finds wrong in a file whose
+    gzip data are damaged is their damage.
     """
     if not os.path.exists(path):  # never raises, whatever the name
         raise TraceError(str(path), "no such file")
     if not os.path.isfile(path):
         raise TraceError(str(path), "is not a file; expected a trace")
+    packed = False
     try:
         with open(path, "rb") as raw:
             packed = raw.peek(len(GZIP))[: len(GZIP)] == GZIP
             yield cast(BinaryIO, BufferedReader(gzip.GzipFile(fileobj=raw))) if packed else raw
-    except BROKEN as error:
-        says = f"the gzip data are truncated or damaged ({error}); expected the whole file"
-        raise TraceError(str(path), says, _first_unread_line(path)) from None
+    except (TraceError, *BROKEN):
+        if packed and (damage := _damage(path)):
+            raise damage from None
+        raise
     except OSError as error:
         raise TraceError(str(path), f"cannot be read: {error.strerror or error}") from None
 
 
-def _first_unread_line(path: Path) -> int | None:
-    """The first line of a broken gzip file that cannot be unpacked; None when what can be is not text."""
-    line = 1
-    with (
-        suppress(*BROKEN),
-        open(path, "rb") as raw,
-        TextIOWrapper(gzip.GzipFile(fileobj=raw), encoding="utf-8", errors="replace") as text,
-    ):
-        for content in text:
-            if "\0" in content:
-                return None
-            line += 1
-    return line
+def beginning(path: Path, most: int) -> bytes:
+    """The first bytes of what `opened` gives, as far as they can be unpacked."""
+    found = b""
+    with open(path, "rb") as raw, suppress(*BROKEN):
+        packed = raw.peek(len(GZIP))[: len(GZIP)] == GZIP
+        stream = gzip.GzipFile(fileobj=raw) if packed else raw
+        while len(found) < most and (piece := stream.read1(most - len(found))):
+            found += piece
+    return found
+
+
+def _damage(path: Path) -> TraceError | None:
+    """Of a gzip file, with the first line that cannot be unpacked, if it has lines that can; None: it is whole."""
+    line, is_text = 1, True
+    try:
+        with open(path, "rb") as raw:
+            for content in TextIOWrapper(gzip.GzipFile(fileobj=raw), encoding="utf-8", errors="replace"):
+                is_text = is_text and "\0" not in content
+                line += 1
+    except BROKEN as error:
+        says = f"the gzip archive is truncated or damaged ({error}); expected the whole file"
+        return TraceError(str(path), says, line if is_text and line > 1 else None)
+    return None
 
 
 class Lines:
