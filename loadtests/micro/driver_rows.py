@@ -10,7 +10,6 @@ import asyncio
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import aps
 from aps.backends import SimulatedBackend
@@ -71,15 +70,8 @@ class Driven:
     def __init__(self, loop: asyncio.AbstractEventLoop, in_flight: int) -> None:
         self.loop = loop
         rng = random.Random(7)
-        self.asked: list[tuple[str, dict[str, Any]]] = [
-            (
-                f"tenant-{rng.randrange(TENANTS)}",
-                {
-                    "prompt_tokens": rng.randint(*PROMPT),
-                    "max_tokens": rng.randint(*OUTPUT),
-                    "bid": rng.randint(1, 10),
-                },
-            )
+        self.asked = [
+            (f"tenant-{rng.randrange(TENANTS)}", rng.randint(*PROMPT), rng.randint(*OUTPUT), rng.randint(1, 10))
             for _ in range(in_flight)
         ]
         backend = fast_device()
@@ -93,8 +85,10 @@ class Driven:
         self.finished += len(asked)
 
         async def everybody() -> None:
-            infer = driver.infer
-            tasks = [loop.create_task(infer(tenant, **request)) for tenant, request in asked]
+            tasks = [
+                loop.create_task(driver.infer(tenant, prompt_tokens=prompt, max_tokens=most, bid=bid))
+                for tenant, prompt, most, bid in asked
+            ]
             for task in tasks:
                 await task
 

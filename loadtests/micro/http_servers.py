@@ -38,7 +38,7 @@ from aps_core.step_time import ReferenceModel
 TENANTS = 1000
 METRICS_KEY = "aps_" + "m" * 43
 STREAM_TOKENS = 64
-STEP_S, STREAM_STEP_S = 5e-4, 1e-4  # wall seconds; with steps of 1 ms the GPU would be the limit of 64 connections
+STEP_S, STREAM_STEP_S = 2e-4, 1e-4  # wall seconds; with steps of 0.5 ms the GPU can be the limit of 64 connections
 SAVE_S = 5.0  # as `aps serve` does
 TOKEN = "scheduler "
 ANSWER = InferAnswer(
