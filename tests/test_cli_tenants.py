@@ -129,6 +129,8 @@ def test_a_tenant_is_added_shown_set_and_removed(tenants: Tenants) -> None:
     limited = tenants("set", "free", "request_rate=5", "request_burst=10", "max_request_tokens=300", "--json").json
     assert (limited["request_rate"], limited["request_burst"], limited["max_request_tokens"]) == (5, 10, 300)
     assert "nothing has changed" in tenants("set", "a b-c", "max_bid=7").out
+    refused = tenants("set", "a b-c", "default_bid=8")
+    assert (refused.code, refused.err) == (2, "aps tenants: default_bid must be at most max_bid, 7, got 8\n")
     shown = tenants("show", "a b-c", "--json").json
     assert shown["tenant"] == "a b-c"
     assert (shown["rate"], shown["max_bid"], shown["weight"], shown["api_keys"]) == (None, 7, 3, [])

@@ -189,7 +189,7 @@ def test_devices_pull_by_index() -> None:
 
 def test_set_tenant_changes_defaults_at_once() -> None:
     scheduler = make()
-    changed = Tenant("a", default_bid=9, max_bid=4, default_max_tokens=8)
+    changed = Tenant("a", max_bid=4, default_max_tokens=8)
     scheduler.set_tenant(changed, now=0.0)
     assert scheduler.tenants["a"] == changed
     scheduler.submit("a", prompt_tokens=2, now=0.0)

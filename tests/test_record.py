@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aps import Device, Limits, Policy, Scheduler, Tenant
+from aps.lab.catalog import open_workload
 from aps.record import Recorder, RecordError, replay
 from aps.record.replaying import _Player
 from aps_core.recorded import Recorded
@@ -44,6 +45,17 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def test_every_call_of_the_core_is_written_or_known_to_change_nothing() -> None:
     public = {name for name in dir(Core) if not name.startswith("_")}
     assert public - set(vars(Recorded)) <= UNSEEN | BY_THE_FACE
+
+
+def test_a_record_with_a_default_bid_that_was_let_pass_replays(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    with Recorder(path) as recorder:
+        scheduler = recorder.watch(Scheduler([Tenant("a", default_bid=4, max_bid=4)]))
+        scheduler.submit("a", prompt_tokens=5, now=0.0)
+    path.write_text(path.read_text().replace('"default_bid":4', '"default_bid":9', 1))
+    assert lines(path)[0]["tenants"][0]["default_bid"] == 9
+    assert replay(path).same
+    assert open_workload(str(path)).tenants[0] == Tenant("a", default_bid=4, max_bid=4)
 
 
 @pytest.mark.parametrize("name", ["random", *drive.CONFIGS])

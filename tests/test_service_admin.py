@@ -245,6 +245,7 @@ async def test_a_key_that_somebody_has_is_409_and_changes_nothing(key: str) -> N
         ({"max_request_tokens": 51, "default_max_tokens": 51}, "default_max_tokens"),
         ({"over_rate": "never"}, "over_rate"),
         ({"max_bid": 11}, "max_bid"),
+        ({"default_bid": 9, "max_bid": 8}, "default_bid"),
         ({"max_bid": 5.5}, "max_bid"),
         ({"max_in_flight": 0}, "max_in_flight"),
         ({"kv_share": 1.5}, "kv_share"),

@@ -251,6 +251,7 @@ WRONG = [
     ("[tenants.x]\nweight = 1" + "0" * 400, "tenants.x.weight must be"),
     ('[tenants."a/b"]', "the name in [tenants.NAME] must be a str of 1 to 256 printable characters"),
     ('[tenants.x]\nmax_bid = "none"', "tenants.x.max_bid must be an int in 1..10, got 'none'"),
+    ("[tenants.x]\ndefault_bid = 9\nmax_bid = 3", "tenants.x.default_bid must be at most tenants.x.max_bid, 3, got 9"),
     ('[tenants.x]\nkeys = "abc"', "tenants.x.keys must be an array of hashes, got a str"),
     (f'[tenants.x]\nkeys = ["{HASH}", "{KEY}"]', 'tenants.x.keys[1] must be "sha256:" and 64 hexadecimal digits'),
     (

@@ -34,7 +34,7 @@ def test_notes_say_what_is_most_likely_not_meant(file: Path) -> None:
         file,
         "[policy]\nbid_premium = 0.1\n[limits]\nmax_context = 100\n"
         f'[tenants.x]\nkeys = ["{HASH}"]\ndefault_max_tokens = 50\nmax_request_tokens = 101\n'
-        "[tenants.y]\ndefault_bid = 9\nmax_bid = 3\nrate = 1\nburst = 24\ndefault_max_tokens = 20\n"
+        "[tenants.y]\nmax_bid = 3\nrate = 1\nburst = 24\ndefault_max_tokens = 20\n"
         "[tenants.z]\nkv_share = 0.0001\ndefault_max_tokens = 1\n[tenants.w]\n[tenants.v]\nmax_request_tokens = 90\n",
     )
     assert list(notes(config)) == [
@@ -42,7 +42,6 @@ def test_notes_say_what_is_most_likely_not_meant(file: Path) -> None:
         "without keys, nobody can use y, z, w, v",
         "without a metrics key and an admin key nobody can read GET /metrics",
         "tenants.x.max_request_tokens 101 never binds: limits.max_context is 100 tokens",
-        "tenants.y.default_bid 9 is above its max_bid: 3 counts",
         "tenants.y.default_max_tokens 20 never fits: its burst at bid 3 is 20 tokens",
         "tenants.z.default_max_tokens 1 never fits: its share of the KV cache is 0 tokens",
         "tenants.w.default_max_tokens 256 never fits: limits.max_context is 100 tokens",
@@ -107,7 +106,7 @@ def test_limits_that_are_not_the_default_are_shown(file: Path) -> None:
         "[limits]\nmax_queued = 'none'\nmax_context = 4096\nbody_s = 2.5\nheader_s = 10\n"
         '[tenants."batch jobs"]\nover_rate = "queue"\nrate = 500\nburst = 50_000\ndefault_bid = 2\nmax_bid = 3\n'
         "max_in_flight = 8\nmax_queued = 1000\nmax_queued_tokens = 90_000\nkv_share = 0.5\ndefault_max_tokens = 64\n"
-        "[tenants.free]\ndefault_bid = 9\nmax_bid = 4\n[tenants.plain]\n",
+        "[tenants.free]\nmax_bid = 4\n[tenants.plain]\n",
     )
     assert dict(words(config))["limits"] == "no max_queued, max_context 4,096, body_s 2.5"
     assert "limits" not in dict(words(read_config()))

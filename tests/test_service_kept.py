@@ -1,8 +1,10 @@
 """A service on a store: seeded, read at the start, and what it does when the store cannot be had."""
 
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -54,6 +56,16 @@ def test_afterwards_the_store_wins(database_url: str) -> None:
     assert [tenant.name for tenant in again.config.tenants] == ["gold"]
     assert again.config.tenants[0].weight == 7
     assert again.config.keys == {"gold": (digest(GOLD),)}
+
+
+def test_a_default_bid_that_an_earlier_aps_let_be_keeps_no_service_from_its_start(path: Path) -> None:
+    reopened(stored(path))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE tenants SET default_bid = 9, max_bid = 3 WHERE name = 'gold'")
+    assert [(tenant.name, tenant.default_bid) for tenant in reopened(stored(path)).config.tenants] == [
+        ("free", 5),
+        ("gold", 3),
+    ]
 
 
 def test_a_store_whose_tenants_were_all_removed_is_not_seeded_again(path: Path) -> None:

@@ -1,8 +1,9 @@
 """Tenants and keys in the database: read, changed, audited, by one and by several at once."""
 
+import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from math import inf
@@ -70,9 +71,10 @@ RATES = st.floats(1e-6, 1e300)
 
 
 def tenant(name: str, requests: dict[str, Any], **fields: Any) -> Tenant:
-    """One whose default fits its largest request and its queue."""
+    """One whose defaults fit its largest request, its queue and its highest bid."""
     bounds = [bound for bound in (fields["max_request_tokens"], fields["max_queued_tokens"]) if bound]
     fields["default_max_tokens"] = max(1, min([fields["default_max_tokens"], *(bound - 1 for bound in bounds)]))
+    fields["default_bid"] = min(fields["default_bid"], fields["max_bid"])
     return Tenant(name, **fields, **requests)
 
 
@@ -113,6 +115,21 @@ def test_a_row_that_is_no_tenant_is_named(store: Store) -> None:
         connection.execute(update(schema.tenants).values(weight=-1.0))
     with pytest.raises(StoreError, match=r"tenant 'gold' in the store: Tenant.weight must be .*, got -1.0"):
         store.read()
+
+
+def test_a_row_with_a_default_bid_that_was_let_pass_is_read_as_it_counted(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What an earlier APS wrote does not keep a service from its start, and a change writes what was read."""
+    add(store, GOLD)
+    with store.database.writing() as connection:
+        connection.execute(update(schema.tenants).values(default_bid=9, max_bid=3))
+    assert store.read().tenants["gold"] == replace(GOLD, default_bid=3, max_bid=3)
+    said = "tenant 'gold' in the store: Tenant.default_bid must be at most Tenant.max_bid, 3, got 9; 3 counts"
+    assert caplog.record_tuples == [("aps.store", logging.WARNING, said)]
+    with store.changing("test") as change:
+        wanted = change.set("gold", {"max_bid": 10})
+    assert wanted == store.read().tenants["gold"] == replace(GOLD, default_bid=3)
 
 
 def test_a_row_that_is_no_key_is_named(store: Store) -> None:

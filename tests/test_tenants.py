@@ -121,6 +121,8 @@ def test_what_was_seen_to_be_right_is_right_for_its_type_alone() -> None:
         ({"rate": 1, "burst": 100.5, "default_max_tokens": 100}, LESS.format("burst", 100.5) + "100"),
         ({"max_request_tokens": 512, "default_max_tokens": 600}, LESS.format("max_request_tokens", 512) + "600"),
         ({"max_queued_tokens": 64, "default_max_tokens": 64}, LESS.format("max_queued_tokens", 64) + "64"),
+        ({"default_bid": 6, "max_bid": 5}, "Tenant.default_bid must be at most Tenant.max_bid, 5, got 6"),
+        ({"default_bid": 4, "max_bid": 3}, "Tenant.default_bid must be at most Tenant.max_bid, 3, got 4"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -137,7 +139,8 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
         {"rate": 1, "burst": 100, "default_max_tokens": 99},
         {"rate": 1, "burst": 100, "max_request_tokens": 100},
         {"max_queued_tokens": 0, "default_max_tokens": 64},  # takes nothing for now
-        {"default_bid": 5, "max_bid": 3},  # lowered
+        {"max_bid": 3},  # 5 is there by itself, and lowered
+        {"default_bid": 3, "max_bid": 3},
     ],
 )
 def test_settings_that_are_unusual_and_possible(settings: dict[str, Any]) -> None:
@@ -193,7 +196,7 @@ def test_core_options_leave_out_what_has_no_bound() -> None:
 
 def test_roster_default_bid_is_lowered_to_max_bid() -> None:
     roster = Roster()
-    roster.enter(1, Tenant("low", default_bid=5, max_bid=3, default_max_tokens=64))
+    roster.enter(1, Tenant("low", max_bid=3, default_max_tokens=64))
     assert roster.accounts["low"] == (1, 3, 64, 3)
 
 

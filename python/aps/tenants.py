@@ -1,5 +1,6 @@
 """Who shares the GPUs, by which limits and under which names."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from itertools import islice
@@ -13,6 +14,7 @@ from aps.policy import Limits
 NAME = 'a str of 1 to 256 printable characters without "/"'
 MIN_WEIGHT, MAX_WEIGHT = 1e-9, 1e9  # within these no service, and no sum of it, overflows
 MIN_RATE = 1e-6  # tokens/s, requests/s: a request is paid for in a foreseeable time
+DEFAULT_BID = 5
 DEFAULT_MAX_TOKENS = 256
 OPTIONAL = ("max_in_flight", "max_queued", "max_queued_tokens", "max_request_tokens")  # may be None
 
@@ -27,7 +29,7 @@ class Tenant:
     rate, burst: its token bucket, tokens a second (at least 1e-6) and tokens (> 0); or both infinite (unlimited).
         A request takes `prompt_tokens + max_tokens` from it (times the bid premium) and gets back what it did not use.
     over_rate: "refuse" throttles a request that the bucket cannot pay now; "queue" lets it wait for the bucket.
-    default_bid: the bid (1..10) of a request that names none; lowered to max_bid when it is above that.
+    default_bid: the bid (1..10) of a request that names none.
     max_bid: the highest bid (1..10) it may make; a higher one is clamped.
     default_max_tokens: the most output tokens of a request that does not say.
     max_in_flight: requests started and not yet ended, at most; None: no bound.
@@ -42,7 +44,8 @@ class Tenant:
     Raises ValueError (TypeError for a wrong type) naming the field, the value and what is allowed. That is so too for
     limits that contradict each other: a max_request_tokens above the burst could never bind; with a default_max_tokens
     that leaves no room for a prompt in burst, max_request_tokens or max_queued_tokens every request that does not say
-    would be refused (256, which is there unless it is set, is let pass: such a tenant's requests have to say).
+    would be refused (256, which is there unless it is set, is let pass: such a tenant's requests have to say); a
+    default_bid above max_bid would never be made (5, which is there unless it is set, is let pass, and lowered).
     """
 
     name: str
@@ -50,7 +53,7 @@ class Tenant:
     rate: float = inf
     burst: float = inf
     over_rate: Literal["refuse", "queue"] = "refuse"
-    default_bid: int = 5
+    default_bid: int = DEFAULT_BID
     max_bid: int = 10
     default_max_tokens: int = DEFAULT_MAX_TOKENS
     max_in_flight: int | None = None
@@ -108,7 +111,10 @@ def _check(
     unlimited = request_rate == inf
     check.number("Tenant.request_burst", request_burst, allowed, lambda x: x >= 1 and (x == inf) == unlimited)
     check.integer("Tenant.max_request_tokens", max_request_tokens, 2, check.TOKENS_MAX, optional=True)
-    # Limits that are certainly a mistake together. A default bid above max_bid is none: it is lowered.
+    # Limits that are certainly a mistake together.
+    if default_bid != DEFAULT_BID:
+        allowed = f"at most Tenant.max_bid, {max_bid}"
+        check.number("Tenant.default_bid", default_bid, allowed, lambda x: x <= max_bid)
     if max_request_tokens is not None:
         allowed = f"at most Tenant.burst, {burst:.10g} tokens (no larger request is ever admitted)"
         check.number("Tenant.max_request_tokens", max_request_tokens, allowed, lambda x: x <= burst)
@@ -123,6 +129,17 @@ def _check(
 
 _limits = attrgetter(*[field.name for field in fields(Tenant) if field.name != "name"])  # in the order of `_check`
 _seen = lru_cache(maxsize=1024, typed=True)(_check)  # many tenants have the limits of a few plans
+
+
+def as_kept(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Fields of a tenant that an earlier APS has written down, as they are to be now.
+
+    A default_bid above max_bid was let pass then, and counted as max_bid.
+    """
+    bid, most = fields.get("default_bid"), fields.get("max_bid")
+    if isinstance(bid, int) and isinstance(most, int) and bid > most and bid != DEFAULT_BID:
+        return {**fields, "default_bid": most}
+    return fields
 
 
 def queue_tokens(limits: Tenant | Limits) -> float:

@@ -11,7 +11,7 @@ from aps.devices import Device
 from aps.policy import Limits, Policy
 from aps.scheduler import Scheduler
 from aps.state import SchedulerState
-from aps.tenants import Tenant
+from aps.tenants import Tenant, as_kept
 
 VERSION = 2  # 1 had no bulk calls and no batches
 Json = dict[str, Any]
@@ -34,7 +34,7 @@ def tenant_fields(tenant: Tenant) -> Json:
 
 def tenant_of(given: Mapping[str, Any]) -> Tenant:
     """ValueError, TypeError as of `aps.Tenant`; keys that it has not are passed over."""
-    return Tenant(**_known(Tenant, given))
+    return Tenant(**_known(Tenant, as_kept(given)))
 
 
 def header(scheduler: Scheduler, tenants: Iterable[Tenant], more: Mapping[str, Any]) -> Json:

@@ -28,7 +28,7 @@ from aps.service.errors import Refusal
 from aps.service.keys import parse_hash
 from aps.service.running import Changes, Running
 from aps.service.tenancy import InMemory, Tenancy
-from aps.tenants import DEFAULT_MAX_TOKENS, Tenant
+from aps.tenants import DEFAULT_BID, DEFAULT_MAX_TOKENS, Tenant
 
 UNLIMITED = "null: no limit."
 INFINITE = {field.name for field in fields(Tenant) if field.default == inf}
@@ -76,7 +76,7 @@ class TenantBody(BaseModel):
     rate: Annotated[float | None, Field(ge=1e-6, description=f"Tokens a second, with `burst`; {UNLIMITED}")] = None
     burst: Annotated[float | None, Field(gt=0, description=f"Tokens, with `rate`; {UNLIMITED}"), BURST] = None
     over_rate: Annotated[str, Field(pattern="^(refuse|queue)$")] = "refuse"
-    default_bid: Bid = 5
+    default_bid: Annotated[Bid, Field(description="At most `max_bid`; 5 is lowered to it.")] = DEFAULT_BID
     max_bid: Bid = 10
     default_max_tokens: AtLeastOne = DEFAULT_MAX_TOKENS
     max_in_flight: Annotated[AtLeastOne | None, Field(description=UNLIMITED)] = None

@@ -238,7 +238,7 @@ TENANT_KEYS = (
             "request_rate": "requests a second of its request bucket, 429 beyond; with request_burst; inf: no limit",
             "request_burst": "requests that its request bucket holds, at least 1; with request_rate",
             "max_request_tokens": "prompt + max tokens of one request, at most burst; none: no bound",
-            "default_bid": "the bid of a request that names none, 1 to 10",
+            "default_bid": "the bid of a request that names none, 1 to max_bid",
             "max_bid": "the highest bid it may make; a higher one is lowered",
             "default_max_tokens": "output tokens of a request that does not say",
             "max_in_flight": "requests started and not ended; none: no bound",

@@ -160,8 +160,6 @@ def notes(config: Config) -> Iterator[str]:
         if queue_tokens(tenant) < 2:
             yield f"no request of {tenant.name} is ever admitted: {where}.{_closed(tenant)}"
             continue
-        if tenant.default_bid > tenant.max_bid:
-            yield f"{where}.default_bid {tenant.default_bid} is above its max_bid: {tenant.max_bid} counts"
         share = floor(tenant.kv_share * blocks * config.devices.gpus) * block
         most, why = bound = min(
             of_all, (share, "its share of the KV cache"), (queue_tokens(tenant), "its max_queued_tokens")

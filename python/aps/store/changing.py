@@ -69,7 +69,8 @@ class Changing:
             return True
         changed = differences(old, tenant)
         if changed:
-            values = {name: new for name, (_, new) in changed.items()} | {"changed_at": self.at}
+            # All of it: what the row has otherwise, by an earlier APS, is not what has been read.
+            values = plain(tenant) | {"changed_at": self.at}
             self._connection.execute(update(tenant_table).where(tenant_table.c.name == tenant.name).values(values))
             details = {"old": {key: old for key, (old, _) in changed.items()}}
             details["new"] = {key: new for key, (_, new) in changed.items()}

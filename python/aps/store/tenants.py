@@ -1,5 +1,6 @@
 """Tenants as rows: each field of `aps.Tenant` in the column of its name, "no limit" as NULL."""
 
+import logging
 from dataclasses import fields
 from math import inf
 from typing import Any
@@ -8,8 +9,9 @@ from sqlalchemy import Double, Row, func
 
 from aps.store.database import StoreError
 from aps.store.schema import tenants as table
-from aps.tenants import Tenant
+from aps.tenants import Tenant, as_kept
 
+LOG = logging.getLogger("aps.store")
 FIELDS = tuple(field.name for field in fields(Tenant) if field.name != "name")
 INFINITE = frozenset(field.name for field in fields(Tenant) if field.default == inf)  # their "no limit"
 COLUMNS = (  # in the order of Tenant's arguments
@@ -25,11 +27,18 @@ def plain(tenant: Tenant) -> dict[str, Any]:
 
 
 def tenant_of(row: Row[Any]) -> Tenant:
-    """The tenant in a row of COLUMNS. StoreError: the row is none."""
+    """The tenant in a row of COLUMNS; a warning where an earlier APS has let more pass. StoreError: the row is none."""
     try:
         return Tenant(*row)
     except (TypeError, ValueError) as error:
-        raise StoreError(f"tenant {row[0]!r} in the store: {error}") from error
+        name = row[0]
+        fields: dict[str, Any] = dict(zip(FIELDS, row[1:], strict=True))
+        try:
+            tenant = Tenant(name, **as_kept(fields))
+        except (TypeError, ValueError):
+            raise StoreError(f"tenant {name!r} in the store: {error}") from error
+        LOG.warning("tenant %r in the store: %s; %d counts", name, error, tenant.default_bid)
+        return tenant
 
 
 def differences(old: Tenant, new: Tenant) -> dict[str, tuple[Any, Any]]:

@@ -127,7 +127,7 @@ class _Calls:
         self._tenants: dict[str, Tenant] = {}
         for given in self._listed(chunk):
             try:
-                tenant = Tenant(**{key: value for key, value in given.items() if key in _FIELDS})
+                tenant = schema.tenant_of(given)
             except (TypeError, ValueError) as error:
                 raise TraceError(chunk.name, f"tenants: {error}", chunk.lines[0]) from None
             if tenant.name in self._tenants:
