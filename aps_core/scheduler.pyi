@@ -1,11 +1,25 @@
 from collections.abc import Iterable, Sequence
-from typing import Any, final
+from typing import Any, TypedDict, Unpack, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 _IntArray = NDArray[np.integer[Any]]
 _Counts = Sequence[int] | _IntArray
+
+class _Limits(TypedDict, total=False):  # what is left out does not bind
+    weight: float
+    rate: float
+    burst: float
+    queue_over_rate: bool
+    request_rate: float
+    request_burst: float
+    max_request_tokens: int
+    max_bid: int
+    max_in_flight: int
+    max_queued: int
+    max_queued_tokens: int
+    kv_share: float
 
 @final
 class Scheduler:
@@ -36,59 +50,9 @@ class Scheduler:
         max_context: int = ...,
         epoch: float = 0.0,
     ) -> Scheduler: ...
-    def add_tenant(
-        self,
-        *,
-        weight: float = 1.0,
-        rate: float = ...,
-        burst: float = ...,
-        queue_over_rate: bool = False,
-        request_rate: float = ...,
-        request_burst: float = ...,
-        max_request_tokens: int = ...,
-        max_bid: int = 10,
-        max_in_flight: int = ...,
-        max_queued: int = ...,
-        max_queued_tokens: int = ...,
-        kv_share: float = 1.0,
-        now: float,
-    ) -> int: ...
-    def set_tenant(
-        self,
-        tenant: int,
-        *,
-        weight: float = 1.0,
-        rate: float = ...,
-        burst: float = ...,
-        queue_over_rate: bool = False,
-        request_rate: float = ...,
-        request_burst: float = ...,
-        max_request_tokens: int = ...,
-        max_bid: int = 10,
-        max_in_flight: int = ...,
-        max_queued: int = ...,
-        max_queued_tokens: int = ...,
-        kv_share: float = 1.0,
-        now: float,
-    ) -> None: ...
-    def readmit_tenant(
-        self,
-        tenant: int,
-        *,
-        weight: float = 1.0,
-        rate: float = ...,
-        burst: float = ...,
-        queue_over_rate: bool = False,
-        request_rate: float = ...,
-        request_burst: float = ...,
-        max_request_tokens: int = ...,
-        max_bid: int = 10,
-        max_in_flight: int = ...,
-        max_queued: int = ...,
-        max_queued_tokens: int = ...,
-        kv_share: float = 1.0,
-        now: float,
-    ) -> None: ...
+    def add_tenant(self, *, now: float, **limits: Unpack[_Limits]) -> int: ...
+    def set_tenant(self, tenant: int, *, now: float, **limits: Unpack[_Limits]) -> None: ...
+    def readmit_tenant(self, tenant: int, *, now: float, **limits: Unpack[_Limits]) -> None: ...
     def remove_tenant(self, tenant: int, now: float) -> bool: ...
     def tenant_state(self, tenant: int) -> int: ...
     def set_aging_horizon(self, seconds: float, now: float) -> None: ...
