@@ -68,9 +68,13 @@ def serving(
     log: RequestLog | None = None,
     tracing: "Callable[[Driver], Tracing] | None" = None,
     keep: Callable[[Driver], Keeper] | None = None,
+    loop: Callable[[], AbstractEventLoop] | None = None,
     **settings: Any,
 ) -> Iterator[Service]:
-    """Serve until the block ends. backend: a simulated one if None. keep: makes its keeper. settings: of `Settings`."""
+    """Serve until the block ends.
+
+    backend: a simulated one if None. keep: makes its keeper. loop: asyncio's own if None. settings: of `Settings`.
+    """
     backend = backend or SimulatedBackend("reference", time_scale=time_scale)
     scheduler = Scheduler(tenants, policy=policy or Policy(), devices=backend.devices, limits=limits or Limits())
     driver = Driver(scheduler, backend)
@@ -95,7 +99,11 @@ def serving(
         started.set()
         await server.serve(sockets=[listener])
 
-    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    def run() -> None:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(main())
+
+    thread = threading.Thread(target=run)
     thread.start()
     started.wait(10)
     address: tuple[str, int] = listener.getsockname()

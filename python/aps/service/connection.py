@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 from aps.service.config import Settings
 from aps.service.errors import Headers, Refusal, headers_of
 from aps.service.heads import lines_of
+from aps.service.lingering import LONGEST_S, LingeringTransport
 from aps.service.offered import Offered, Taker
 from aps.service.wire import ErrorAnswer, encode
 
@@ -50,6 +51,7 @@ class Connection(HttpToolsProtocol):
 
     settings: Settings
     taker: Taker | None
+    transport: LingeringTransport  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -78,9 +80,11 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = LingeringTransport(transport)
         self.flow = _Flow(transport, self._behind)
         self._head_since = self.loop.time()
         if len(self.connections) > self.settings.max_connections:
+            self.transport.patient = False
             self._end(Refusal("too_many_connections", "the service has no more connections", retry_after_s=1.0))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -96,6 +100,16 @@ class Connection(HttpToolsProtocol):
         self._running = self._idle_after = None
         self.pipeline.clear()
         self._behind.clear()
+
+    def shutdown(self) -> None:
+        """As uvicorn's. From now on nobody looks."""
+        self.transport.patient = False
+        super().shutdown()
+
+    @property
+    def still_sends(self) -> bool:
+        """Whether more may come than the requests that were answered: of one of them, behind them, or what is none."""
+        return self._part != NOTHING or self._last is not None or bool(self._behind or self.pipeline)
 
     def data_received(self, data: bytes) -> None:
         if self._last is not None:
@@ -165,6 +179,7 @@ class Connection(HttpToolsProtocol):
         """As uvicorn's, without a timer for each answer: `look` ends connections that are idle."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
+            self._behind.clear()
             return
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
@@ -274,19 +289,19 @@ class Connection(HttpToolsProtocol):
 
     def look(self, now: float) -> None:
         """Called every second: end it if its client is too slow."""
-        settings = self.settings
-        if self.transport.is_closing():
+        settings, transport = self.settings, self.transport
+        if transport.is_closing():
             self._closing_since = self._closing_since or now
-            stuck_since: float | None = self._closing_since
-        else:
-            stuck_since = self._stuck_since
+            if now - self._closing_since > (LONGEST_S if transport.lingers and transport.sent else settings.send_s):
+                transport.abort()
+            return
         if self.cycle is not None and self.cycle.response_complete and not self.pipeline:
             if self._idle_after is not self.cycle:
                 self._idle_after, self._idle_since = self.cycle, now
             elif now - self._idle_since > settings.keep_alive_s and self._head_since is None:
-                self.transport.close()
-        if stuck_since is not None and now - stuck_since > settings.send_s:
-            self.transport.abort()
+                transport.close()
+        if self._stuck_since is not None and now - self._stuck_since > settings.send_s:
+            transport.abort()
         elif self._head_since is not None:
             if self.pipeline or self.flow.read_paused:  # the rest may have come long ago
                 self._head_since = now
@@ -309,6 +324,7 @@ class Connection(HttpToolsProtocol):
         cycle, waits = self.cycle, bool(self.pipeline)
         if cycle is not None and self._part == REST:  # it is this request's rest that is wrong
             if cycle.response_started:
+                self.transport.patient = cycle.response_complete  # whoever writes it must hear that it is cut off
                 self.transport.close()
                 return
             cycle.disconnected = True

@@ -83,7 +83,7 @@ class Offered(RequestResponseCycle):
         body, more_body = self.body, self.more_body
         super().__init__(
             scope=self.scope,
-            transport=connection.transport,
+            transport=connection.transport,  # type: ignore[arg-type]
             flow=connection.flow,
             logger=connection.logger,
             access_logger=connection.access_logger,
