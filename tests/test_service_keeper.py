@@ -20,6 +20,7 @@ from aps.service.access import Access
 from aps.service.keeper import Keeper
 from aps.service.keys import digest_of
 from aps.store.database import Database
+from aps.store.store import Store
 from aps.store.usage import read, total
 from tests.keeping import driver_of, keeping, ledger, true
 from tests.scrapes import Scrape
@@ -132,6 +133,11 @@ def test_what_is_wrong_with_a_question(file: Database) -> None:
             answer = client.get("/admin/usage", params=asked)
             assert answer.status_code == 422 and answer.json()["error"]["field"] == field, answer.text
         assert client.get("/admin/usage", params={"from": "2026-03-01T12:00+01:00"}).json()["rows"] == []
+        unknown = client.get("/admin/usage", params={"tenant": "nobody"})
+        assert (unknown.status_code, unknown.json()["error"]["reason"]) == (404, "unknown_tenant")
+        with Store(file).changing("test") as change:
+            change.add(Tenant("quiet"))
+        assert client.get("/admin/usage", params={"tenant": "quiet"}).json()["rows"] == []
 
 
 def test_why_a_store_fails_is_for_operators(file: Database) -> None:
@@ -215,6 +221,7 @@ def test_the_command_line(database: Database, capsys: pytest.CaptureFixture[str]
     access = Access({}, admin=digest_of(ADMIN.encode()))
     tenants = (Tenant("a"), Tenant("poor", rate=1.0, burst=11.0))
     address = database.url.render_as_string(hide_password=False)
+    unknown = "there is no tenant 'nobody', and the ledger has nothing of one that was"
     with serving(tenants, keep=keeping(database), access=access, policy=Policy(bid_premium=0.125)) as service:
         service.client.headers["authorization"] = f"Bearer {ADMIN}"
         for name in ("a", "a", "poor", "poor"):
@@ -224,9 +231,11 @@ def test_the_command_line(database: Database, capsys: pytest.CaptureFixture[str]
         os.environ["APS_ADMIN_KEY"] = ADMIN
         try:
             assert main(["usage", "--url", service.url, "--json"]) == 0
+            said = json.loads(capsys.readouterr().out)
+            assert main(["usage", "--url", service.url, "--tenant", "nobody"]) == 2
+            assert capsys.readouterr() == ("", f"aps usage: {unknown}\n")
         finally:
             del os.environ["APS_ADMIN_KEY"]
-        said = json.loads(capsys.readouterr().out)
     assert main(["usage", "--store", address, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"rows": said["rows"], "total": said["total"]}
     assert said["total"]["charged_micro"] == 33_000_000 and said["total"]["refused"] == {"over_rate": 1}
@@ -244,7 +253,7 @@ def test_the_command_line(database: Database, capsys: pytest.CaptureFixture[str]
     assert main(["usage", "--store", address, "--tenant", "a", "--to", "2026-01-01"]) == 0
     assert capsys.readouterr().out == "Nothing was counted for these tenants in this time.\n"
     assert main(["usage", "--store", address, "--tenant", "nobody"]) == 2
-    assert "there is no tenant 'nobody'" in capsys.readouterr().err
+    assert capsys.readouterr() == ("", f"aps usage: {unknown}\n")
     assert main(["usage", "--store", address, "--url", "http://127.0.0.1:1"]) == 2
     assert "--url is of a running service" in capsys.readouterr().err
 

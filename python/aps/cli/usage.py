@@ -72,9 +72,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _from_database(options: argparse.Namespace) -> dict[str, Any]:
-    from aps.store.book import some
     from aps.store.database import Database, StoreError
-    from aps.store.usage import check_order, read, total
+    from aps.store.usage import check_order, check_tenant, read, total
 
     by: By = options.by
     since, until = _instant("--from", options.since), _instant("--to", options.until)
@@ -87,11 +86,11 @@ def _from_database(options: argparse.Namespace) -> dict[str, Any]:
         with closing(database):
             database.check()
             with database.reading() as connection:
+                if options.tenant is not None:
+                    check_tenant(connection, options.tenant)
                 rows = read(connection, tenant=options.tenant, since=since, until=until, by=by)
-                asked = options.tenant
-                known = rows or asked is None or asked in some(connection, [asked]).tenants
-                if not known and not read(connection, tenant=asked):  # one that was removed is known by its usage
-                    raise UsageError(f"there is no tenant {asked!r}, and none of that name used anything")
+    except KeyError as error:
+        raise UsageError(str(error.args[0])) from error
     except StoreError as error:
         raise UsageError(str(error)) from error
     return {"rows": [row.plain() for row in rows], "total": total(rows).plain()}
@@ -121,10 +120,11 @@ def _from_service(options: argparse.Namespace) -> dict[str, Any]:
         said = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise UsageError(f"{options.url} does not answer as a service does: {error}") from error
-    if answer.status_code == 404:
+    why = said.get("error", {}) if isinstance(said, dict) else {}
+    if answer.status_code == 404 and why.get("reason") == "not_found":
         raise UsageError(f"{options.url} has no ledger: it was started without a store, or without an admin key")
     if answer.status_code != 200:
-        raise UsageError(f"{options.url} says {answer.status_code}: {said['error']['message']}")
+        raise UsageError(str(why.get("message", f"{answer.status_code} {answer.reason_phrase}")))
     found: dict[str, Any] = said
     return found
 

@@ -13,7 +13,7 @@ from aps.service.aside import aside
 from aps.service.errors import Refusal
 from aps.service.wire import encode
 from aps.store.database import Database
-from aps.store.usage import TooMany, check_order, instant_of, read, total
+from aps.store.usage import TooMany, check_order, check_tenant, instant_of, read, total
 
 if TYPE_CHECKING:
     from aps.service.keeper import Keeper
@@ -60,7 +60,13 @@ class UsageAnswer(BaseModel):
 @router.get(
     "/usage",
     response_model=UsageAnswer,
-    responses=refused_with({422: "A parameter is wrong, or there are too many rows.", 503: "The store fails."}),
+    responses=refused_with(
+        {
+            404: "There is no such tenant, and the ledger has nothing of one that was.",
+            422: "A parameter is wrong, or there are too many rows.",
+            503: "The store fails.",
+        }
+    ),
 )
 async def usage(
     request: Request,
@@ -81,6 +87,8 @@ async def usage(
     def answer() -> bytes:
         saved_at = datetime.fromtimestamp(keeper.writer.status.saved_at, UTC)
         with ledger.reading() as connection:
+            if tenant is not None:
+                check_tenant(connection, tenant)
             rows = read(connection, tenant=tenant, since=begin, until=end, by=by, most=MOST_ROWS)
         found: dict[str, Any] = {
             "saved_at": saved_at,
@@ -92,6 +100,8 @@ async def usage(
     with refusing(""):
         try:
             return Response(await aside(answer), media_type="application/json")
+        except KeyError as error:
+            raise Refusal("unknown_tenant", str(error.args[0]), field="tenant") from error
         except TooMany as error:
             raise Refusal("invalid", str(error), field="by") from error
 

@@ -124,6 +124,14 @@ def check_order(name: str, since: datetime | None, until: datetime | None) -> No
         raise ValueError(f"{name} must be after {since:%Y-%m-%dT%H:%M}, where it begins, got {until:%Y-%m-%dT%H:%M}")
 
 
+def check_tenant(connection: Connection, name: str) -> None:
+    """KeyError, with a message: there is no such tenant, and the ledger has nothing of one that was removed."""
+    for table, column in ((schema.tenants, "name"), (schema.usage, "tenant"), (schema.refusals, "tenant")):
+        if connection.execute(select(literal(1)).select_from(table).where(table.c[column] == name).limit(1)).first():
+            return
+    raise KeyError(f"there is no tenant {name[:64]!r}, and the ledger has nothing of one that was")
+
+
 @dataclass(frozen=True, slots=True)
 class Used:
     """What a tenant used: requests, refusals by reason, tokens, micro-tokens charged, nanoseconds of devices.
