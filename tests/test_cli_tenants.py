@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
@@ -22,10 +22,14 @@ from aps.service.kept import opened
 from aps.service.keys import hash_line
 from aps.service.running import Running
 from aps.service.tenancy import InStore
-from aps.store.database import Database
+from aps.store.database import MAYBE, Database
 from aps.store.store import Store
 from aps.tenants import Tenant
 from tests.administered import ADMIN, GOLD, OTHER, config
+from tests.committing import breaks_in_commits
+
+if TYPE_CHECKING:
+    from tests.postgres import Server
 
 
 @pytest.fixture(autouse=True)
@@ -264,6 +268,43 @@ def test_a_service_is_reached_with_its_admin_key(
     for url in ("http://127.0.0.1:9", "nonsense"):
         ran = Tenants(["--url", url], capsys)("list")
         assert ran.code == 2 and "does not answer" in ran.err
+
+
+def test_a_change_that_may_have_been_made_is_told_from_one_that_was_not(
+    postgres: "Server", capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = postgres.url("told")
+    database = Database(url)
+    database.upgrade()
+    tenants = Tenants(["--store", url], capsys)
+    tenants("add", "gold")
+    breaks_in_commits(database)
+    database.close()
+    ran = tenants("set", "gold", "weight=2")
+    assert ran.code == 2 and "lost during the commit" in ran.err and ran.err.endswith(f"{MAYBE}\n")
+    assert MAYBE not in tenants("set", "silver", "weight=2").err
+
+
+def test_a_service_that_hangs_up_may_have_made_the_change(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APS_ADMIN_KEY", ADMIN)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            for _ in range(2):
+                connection, _ = listener.accept()
+                connection.recv(65_536)
+                connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        tenants = Tenants(["--url", f"http://127.0.0.1:{listener.getsockname()[1]}"], capsys)
+        removed, listed = tenants("remove", "gold"), tenants("list")
+        thread.join(30)
+    assert removed.code == listed.code == 2
+    assert "does not answer: " in removed.err and MAYBE in removed.err
+    assert "does not answer: " in listed.err and MAYBE not in listed.err
 
 
 @pytest.mark.parametrize("key", [None, "", ADMIN + "\r", "sha256:" + "0" * 64])

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -14,10 +14,14 @@ import pytest
 from aps.service.config import Settings
 from aps.service.kept import Kept, opened
 from aps.store.changing import Changing
-from aps.store.database import Database, StoreError
+from aps.store.database import MAYBE, Database, StoreError
 from aps.store.store import Store
 from aps.tenants import Tenant
 from tests.administered import ADMIN, FREE, GOLD, METRICS, OTHER, Administered, administered, config, digest, hash_line
+from tests.committing import breaks_in_commits
+
+if TYPE_CHECKING:
+    from tests.postgres import Server
 
 
 @pytest.fixture
@@ -39,6 +43,15 @@ async def served(url: Path | str, *, poll_s: float = 60.0, **changes: Any) -> As
 
 def reason(reply: httpx.Response) -> tuple[int, str]:
     return reply.status_code, reply.json()["error"]["reason"]
+
+
+async def test_a_commit_that_is_lost_is_not_said_to_have_changed_nothing(postgres: "Server") -> None:
+    async with served(postgres.url("unsure")) as (service, kept):
+        breaks_in_commits(kept.store.database)
+        reply = await service.call("PATCH", "/admin/tenants/gold", json={"weight": 2})
+        assert reason(reply) == (503, "store_unavailable")
+        assert "lost during the commit: terminating connection" in reply.json()["error"]["message"]
+        assert reply.json()["error"]["message"].endswith(MAYBE)
 
 
 async def test_a_change_is_written_before_it_is_answered(database_url: str) -> None:

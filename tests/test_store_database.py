@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -13,7 +14,13 @@ from sqlalchemy import inspect, select, text, update
 
 from aps.service import config_view
 from aps.store import schema
-from aps.store.database import Database, StoreError, Unreachable, VersionError, address, newest, versions
+from aps.store.database import Database, StoreError, Unreachable, Unsure, VersionError, address, newest, versions
+from aps.store.store import Store
+from aps.tenants import Tenant
+from tests.committing import breaks_in_commits
+
+if TYPE_CHECKING:
+    from tests.postgres import Server
 
 
 @pytest.mark.parametrize(
@@ -257,6 +264,22 @@ def test_what_may_pass_is_told_from_what_stays_wrong(tmp_path: Path, monkeypatch
     database.close()
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1"):
         Database("postgresql://aps@127.0.0.1:1/aps").upgrade()
+
+
+def test_a_database_that_is_lost_during_the_commit_is_told_from_one_that_changed_nothing(postgres: "Server") -> None:
+    database = Database(postgres.url("lost"))
+    database.upgrade()
+    store = Store(database)
+    with store.changing("test") as change:
+        change.add(Tenant("gold"))
+    breaks_in_commits(database)
+    said = "lost during the commit: terminating connection"
+    with pytest.raises(Unsure, match=said), store.changing("test") as change:
+        change.set("gold", {"weight": 2})
+    with pytest.raises(StoreError) as caught, database.writing() as connection:  # before it
+        connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    assert not isinstance(caught.value, Unsure)
+    database.close()
 
 
 def test_versions_are_one_line() -> None:

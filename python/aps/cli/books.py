@@ -28,7 +28,7 @@ WHICH = "say which tenants: --store FILE|URL, --config FILE, APS_STORE_URL, or -
 class Books(Protocol):
     """Tenants and their keys, as JSON has them: no limit is None, instants are text.
 
-    UsageError: what is asked cannot be; the message says why. Nothing has changed then.
+    UsageError: what is asked cannot be; the message says why. Nothing has changed then, unless it says otherwise.
     """
 
     def tenants(self) -> dict[str, Row]:
@@ -143,12 +143,12 @@ def actor() -> str:
 @contextmanager
 def refusing(name: str, key: str | None = None) -> Iterator[None]:
     """Errors of the store as UsageErrors."""
-    from aps.store.database import StoreError
+    from aps.store.database import MAYBE, StoreError, Unsure
 
     try:
         yield
     except StoreError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(f"{error}; {MAYBE}" if isinstance(error, Unsure) else str(error)) from error
     except KeyError as error:
         raise UsageError(
             f"there is no tenant {name!r}" if key is None else f"tenant {name!r} has no key {key!r}"
@@ -301,11 +301,15 @@ class OfService:
     def _call(self, method: str, path: str, **options: Any) -> Any:
         import httpx
 
+        from aps.store.database import MAYBE
+
         try:
             reply = self._client.request(method, path, **options)
             answer = reply.json()
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise UsageError(f"{self._client.base_url} does not answer: {error or type(error).__name__}") from error
+            text = f"{self._client.base_url} does not answer: {str(error) or type(error).__name__}"
+            never = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)  # sent
+            raise UsageError(text if method == "GET" or isinstance(error, never) else f"{text}; {MAYBE}") from error
         if reply.is_success:
             return answer
         said = answer.get("error", {}) if isinstance(answer, dict) else {}

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ValidationError
 
 from aps.driver import DRAINING_RETRY_S
 from aps.service.access import refused_with
-from aps.service.aside import Unanswered
 from aps.service.config import Settings
 from aps.service.config_reader import ConfigError
 from aps.service.errors import Refusal
@@ -19,14 +18,13 @@ from aps.service.request_ids import HEADER, given, made
 from aps.service.running import Running
 from aps.service.tenancy import InStore, Tenancy
 from aps.store.changing import Conflict
-from aps.store.database import StoreError
+from aps.store.database import MAYBE, StoreError, Unsure
 
-MAYBE = "a change may have been made, or be made yet: look before you ask again"
 STORE_RETRY_S = 1.0  # nobody knows when a store is back
 UNAVAILABLE = refused_with(
     {
-        503: "The store cannot be had, and nothing has changed; or it has not answered in time, and nobody knows: "
-        "`message` says which. `Retry-After` says when to ask again."
+        503: "The store cannot be had, and nothing has changed; or it has not answered in time, or was lost during the "
+        "commit, and nobody knows: `message` says which. `Retry-After` says when to ask again."
     }
 )
 FIELD = re.compile(r"(\w+) must ")
@@ -98,7 +96,7 @@ def refusing(tenant: str, key: str | None = None) -> Iterator[None]:
         yield
     except asyncio.CancelledError as error:  # the service stops, and the store has not answered
         raise Refusal("draining", f"the service stopped; {MAYBE}", retry_after_s=DRAINING_RETRY_S) from error
-    except Unanswered as error:
+    except Unsure as error:
         raise Refusal("store_unavailable", f"{error}; {MAYBE}", retry_after_s=STORE_RETRY_S) from error
     except ConfigError as error:
         raise Refusal("conflict", error.problems[0]) from error

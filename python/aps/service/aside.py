@@ -11,15 +11,15 @@ from functools import partial
 from threading import Thread
 from typing import TypeVar
 
-from aps.store.database import StoreError
+from aps.store.database import Unsure
 
 ANSWER_S = 10.0  # wall seconds: more than the store waits for a lock
 
 Made = TypeVar("Made")
 
 
-class Unanswered(StoreError):
-    """The store has not answered in time: what was asked may be done, may yet be done, or not."""
+class Unanswered(Unsure):
+    """The store has not answered in time."""
 
 
 async def aside(work: Callable[[], Made]) -> Made:

@@ -38,7 +38,7 @@ class Tenancy(Protocol):
     """What administration changes. Called on the driver's loop; actor: who asks, for the audit.
 
     KeyError: no such tenant. ConfigError: the service cannot be that. ValueError, TypeError as of `aps.Tenant`.
-    StoreError: it cannot be written. Nothing has changed then.
+    StoreError: it cannot be written. Nothing has changed then. Unsure: maybe it has.
     """
 
     async def put(self, tenant: Tenant, keys: Keys | None, actor: str, *, only_new: bool = False) -> bool:
@@ -154,7 +154,7 @@ class InStore:
     async def write(self, actor: str, change: Callable[[Changing], Made]) -> Made:
         """Make a change in the store, in a thread, and then in the service. What `change` returns, or raises.
 
-        StoreError: it could not be written. Unanswered: maybe it was; then the next look finds it.
+        StoreError: it could not be written. Unsure: maybe it was; then the next look finds it.
         """
 
         def work() -> tuple[Made, News | None]:

@@ -33,6 +33,7 @@ GONE = {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 2, "
 PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 MADE_BY = "aps serve makes it, with the tenants of its configuration, or aps tenants apply FILE"
 PUT_BACK = "put it back, or end the service before another takes its place"
+MAYBE = "a change may have been made, or be made yet: look (aps tenants audit, GET /admin/audit) before you ask again"
 MIGRATION_LOCK = 0x415053  # one service at a time brings a PostgreSQL database up to date
 
 
@@ -42,6 +43,10 @@ class StoreError(Exception):
 
 class Unreachable(StoreError):
     """Not now: it is down, locked, full, or the way to it is. The same may work later."""
+
+
+class Unsure(Unreachable):
+    """What was asked may be done, may yet be done, or not: whoever asked must look."""
 
 
 class VersionError(StoreError):
@@ -107,9 +112,20 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """One transaction, committed at the end unless something is raised. StoreError: the database failed."""
-        with self._failing(), self.engine.begin() as connection:
-            yield connection
+        """One transaction, committed at the end unless something is raised.
+
+        StoreError: the database failed, and nothing has changed. Unsure: it was lost while it was to commit.
+        """
+        committing = False
+        with self._failing():
+            try:
+                with self.engine.begin() as connection:
+                    yield connection
+                    committing = True
+            except DBAPIError as error:
+                if committing and error.connection_invalidated:
+                    raise Unsure(f"{self.shown}: lost during the commit: {_first_line(error.orig)}") from error
+                raise
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

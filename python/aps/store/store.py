@@ -19,7 +19,7 @@ MANY = 500  # tenants that have changed; more of them are read with all the othe
 class Store:
     """Tenants and keys in a database whose tables are there (`Database.upgrade`). Any thread; every call may wait.
 
-    StoreError: the database failed, or has a row that is no tenant. Nothing has changed then.
+    StoreError: the database failed, or has a row that is no tenant. Nothing has changed then. Unsure: maybe it has.
     """
 
     def __init__(self, database: Database) -> None:
