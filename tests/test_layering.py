@@ -45,12 +45,15 @@ PYTHON = [
 ]
 # Everything else is written with the standard library, NumPy and aps_core.
 THIRD_PARTY = {
-    "aps.service": {"fastapi", "httptools", "msgspec", "opentelemetry", "pydantic", "starlette", "uvicorn", "uvloop"},
+    "aps.service": {
+        "fastapi", "fastapi_offline", "httptools", "msgspec", "opentelemetry", "pydantic", "starlette", "uvicorn",
+        "uvloop",
+    },
     "aps.store": {"alembic", "sqlalchemy"},
     "aps.stress": {"httpx", "rich"},
     "aps.lab": {"jinja2", "joblib", "matplotlib", "rich", "scipy"},
     "aps.cli": {"httpx", "rich"},
-}
+}  # fmt: skip
 # May use asyncio; a record is written by a thread of its own.
 LOOP = {
     "aps.backends", "aps.driver", "aps.player", "aps.record", "aps.tickets", "aps.service", "aps.stress", "aps.cli",
@@ -148,7 +151,7 @@ def test_every_third_party_package_is_in_an_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     declared = {re.split(r"[\[<>=~ ]", line)[0] for extra in ("service", "otel", "lab") for line in extras[extra]}
-    declared = {"opentelemetry" if name.startswith("opentelemetry-") else name for name in declared}
+    declared = {"opentelemetry" if name.startswith("opentelemetry-") else name.replace("-", "_") for name in declared}
     assert set().union(*THIRD_PARTY.values()) - {"starlette"} == declared  # FastAPI brings starlette
 
 

@@ -9,7 +9,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from aps.driver import Driver
-from aps.service import errors, openapi, pages, routes
+from aps.service import docs_page, errors, openapi, pages, routes
 from aps.service.access import Access
 from aps.service.answers import Answers
 from aps.service.config import Settings
@@ -89,7 +89,9 @@ def create_app(
     streams = Streams(driver, answers, settings.comment_s)
     parties = Parties(driver, driver.scheduler.tenants, access, answers, requests, log, tracing)
     infer = Infer(parties, bodies, streams)
-    app = Service(infer, title="APS", version=VERSION, description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    app = Service(
+        infer, title="APS", version=VERSION, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.state.driver = driver
     app.state.beside = beside
     app.state.settings = settings
@@ -105,6 +107,7 @@ def create_app(
     errors.install(app)
     app.include_router(routes.router)
     app.include_router(pages.router)
+    app.include_router(docs_page.router)
     app.router.routes.append(Route("/infer", infer, methods=["POST"]))  # any other method is 405
     openapi.install(app, lambda: not app.state.access.open)
     return app
