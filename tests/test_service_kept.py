@@ -8,9 +8,12 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import text
 
+from aps.cli import main
 from aps.service.access import Access
 from aps.service.config import Config, Settings
 from aps.service.config_reader import ConfigError
@@ -19,6 +22,9 @@ from aps.store.database import Database, Unreachable
 from aps.store.store import Store
 from aps.tenants import Tenant
 from tests.administered import ADMIN, FREE, GOLD, METRICS, OTHER, config, digest
+
+if TYPE_CHECKING:
+    from tests.postgres import Server
 
 
 def stored(path: Path | str, **changes: object) -> Config:
@@ -66,6 +72,34 @@ def test_a_default_bid_that_an_earlier_aps_let_be_keeps_no_service_from_its_star
         ("free", 5),
         ("gold", 3),
     ]
+
+
+def test_a_postgresql_that_lets_nobody_in_is_a_wrong_configuration(
+    postgres: "Server", tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And nothing to try again."""
+    url = postgres.url("denied")
+    owner = Database(url)
+    with owner.writing() as connection:
+        connection.execute(text("CREATE ROLE guest LOGIN PASSWORD 'another'"))
+    owner.close()
+    file = tmp_path / "aps.toml"
+    for user, name, said in (
+        ("guest:s3cret", "denied", 'password authentication failed for user "guest"'),
+        ("guest", "denied", "no password supplied"),
+        ("nobody", "denied", 'role "nobody" does not exist'),
+        ("aps", "nowhere", 'database "nowhere" does not exist'),
+    ):
+        wrong = url.replace("aps@/denied", f"{user}@/{name}")
+        file.write_text(f'[store]\nurl = "{wrong}"\n')
+        for verb, origin in (
+            (["serve", "--port", "0", "--store", wrong], "--store"),
+            (["check-config", str(file)], str(file)),
+        ):
+            assert main(verb) == 2
+            err = capsys.readouterr().err
+            assert err.startswith(f"aps {verb[0]}: {origin}: store.url postgresql")
+            assert err.endswith(f"{said}\n") and "s3cret" not in err
 
 
 def test_a_store_whose_tenants_were_all_removed_is_not_seeded_again(path: Path) -> None:

@@ -8,7 +8,7 @@ from aps.service.config import Config
 from aps.service.config_reader import ConfigError, exposed
 from aps.store.book import Book
 from aps.store.changing import Conflict
-from aps.store.database import Database, NewerError, StoreError, Unreachable, VersionError
+from aps.store.database import Database, Denied, NewerError, StoreError, Unreachable, VersionError
 from aps.store.keys import Key
 from aps.store.plan import Difference, compared
 from aps.store.store import Store
@@ -47,6 +47,8 @@ def opened(config: Config) -> Kept:
             book = store.read()
     except Unreachable:
         raise
+    except Denied as error:
+        raise _wrong_address(config, error) from error
     except (StoreError, Conflict) as error:
         raise ConfigError([f"store: {error}"]) from error
     whole = with_book(config, book)
@@ -89,6 +91,8 @@ def looked(config: Config) -> Look:
         raise ConfigError([f"store: {error}"]) from error
     except VersionError as error:
         return Look(config, str(error))
+    except Denied as error:
+        raise _wrong_address(config, error) from error
     except StoreError as error:
         return Look(config, f"it cannot be looked at now: {error}")
     if book.number == 0:
@@ -96,6 +100,10 @@ def looked(config: Config) -> Look:
     whole = with_book(config, book)
     _check_closed(config, whole, database.shown)
     return Look(whole, differences=differing(config, book))
+
+
+def _wrong_address(config: Config, error: Denied) -> ConfigError:
+    return ConfigError([f"{config.origins.get('store.url', 'configuration')}: store.url {error}"])
 
 
 def _check_closed(config: Config, whole: Config, where: str) -> None:

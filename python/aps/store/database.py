@@ -1,6 +1,7 @@
 """A database that the store is in: its address, its connections, and its version."""
 
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -30,6 +31,12 @@ WAIT_S = 5  # wall seconds: for a connection, and for another's lock
 STATEMENT_S = 30  # wall seconds that PostgreSQL may take for one statement
 # PostgreSQL's machine is gone without a word: the connection is given up after some 15 s, not after hours.
 GONE = {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 2, "tcp_user_timeout": 15_000}
+# What PostgreSQL says, in English, to who may not come in. It comes without the code that other errors have.
+DENIED = re.compile(
+    r"""^.*(authentication\ failed | no\ password\ supplied | pg_hba\.conf | is\ not\ permitted\ to\ log\ in
+    | (role|database)\ ".*"\ does\ not\ exist | permission\ denied\ for\ database | no\ such\ (user|database)).*$""",
+    re.MULTILINE | re.VERBOSE,
+)
 PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 MADE_BY = "aps serve makes it, with the tenants of its configuration, or aps tenants apply FILE"
 PUT_BACK = "put it back, or end the service before another takes its place"
@@ -43,6 +50,10 @@ class StoreError(Exception):
 
 class Unreachable(StoreError):
     """Not now: it is down, locked, full, or the way to it is. The same may work later."""
+
+
+class Denied(StoreError):
+    """PostgreSQL answers, and lets nobody in by this address: the user, the password or the database is wrong."""
 
 
 class Unsure(Unreachable):
@@ -213,6 +224,8 @@ class Database:
         try:
             yield
         except DBAPIError as error:
+            if denied := _denied(error):
+                raise Denied(f"{self.shown}: {denied}") from error
             kind = Unreachable if _may_pass(error) else StoreError
             raise kind(f"{self.shown}: {_first_line(error.orig)}") from error
         except PoolTimeoutError as error:
@@ -320,6 +333,14 @@ def _may_pass(error: DBAPIError) -> bool:
     """Whether the same may work later. In SQLite a table that is not there is an OperationalError too."""
     code = getattr(error.orig, "sqlite_errorcode", None)
     return isinstance(error, OperationalError | InterfaceError) and (code is None or code & 0xFF in PASSING)
+
+
+def _denied(error: DBAPIError) -> str:
+    """Why a connection was refused for good, in a line; empty: it was not."""
+    if getattr(error.orig, "sqlstate", "") is not None:  # it is of a connection that there is
+        return ""
+    found = DENIED.search(str(error.orig))
+    return found[0].strip() if found else ""
 
 
 def _first_line(error: object) -> str:
