@@ -289,7 +289,7 @@ async def test_every_problem_of_a_tenant_is_said_and_odd_names_are_refused() -> 
     async with administered() as service:
         error = refusal(await put(service, "new", weight=0, max_bid=11, foo=1), 422, "invalid")
         assert [problem.split(":")[0] for problem in error["problems"]] == ["weight", "max_bid", "foo"]
-        for name in ("x" * 257, "a%00b", "a%0ab"):
+        for name in ("x" * 257, "a%7fb", "a%0ab"):
             error = refusal(await put(service, name), 422, "invalid")
             assert error["field"] == "tenant_id"
         assert (await put(service, "a%20b")).status_code == 201

@@ -18,6 +18,7 @@ from aps.service.infer import Infer
 from aps.service.limits import BodyLimit, BodyReader
 from aps.service.logs import RequestLog
 from aps.service.metrics import Exporter
+from aps.service.paths import TextPaths
 from aps.service.requests import Requests
 from aps.service.streaming import Streams
 from aps.service.version import VERSION
@@ -103,6 +104,7 @@ def create_app(
     app.state.exporter = Exporter(driver, recorder, keeper)
     driver.window_s = settings.jain_window_s
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(TextPaths)
     app.router.redirect_slashes = False  # to wherever the request's `Host` says
     errors.install(app)
     app.include_router(routes.router)

@@ -23,7 +23,7 @@ RULES = {
     "not": {"required": ["stream", "wait"], "properties": {"stream": {"const": True}, "wait": {"const": False}}},
 }
 EVERYWHERE = {  # whatever is asked
-    400: "What came is no HTTP.",
+    400: "What came is no HTTP, or its path or query is no UTF-8.",
     408: MEANING[408],
     413: MEANING[413],
     431: MEANING[431],
