@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from math import inf
@@ -219,7 +220,6 @@ def test_tables_mark_the_points(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (["--joblib-backend", "fast"], "backend must be of"),
         (["--vip", "gold"], "vip must be of vip, free"),
         (["--policy", "vtc"], "ignores weights"),
-        (["--horizons", "1e9"], "Policy.aging_horizon_s"),
     ],
 )
 def test_wrong_options_exit_with_2(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,8 +227,20 @@ def test_wrong_options_exit_with_2(arguments: list[str], says: str, capsys: pyte
     assert says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", "1,", "1,x", "-1", "1,1", "nan"])
-def test_a_wrong_list_of_knobs_is_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="must be different numbers, 0 or more, or inf"):
-        knobs(text)
-    assert knobs("0,2.5,inf") == [0.0, 2.5, inf]
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "policy.aging_horizon_s must be seconds in 0..1e8, or inf (no aging), got ''"),
+        ("1,", "got ''"),
+        ("1,x", "got 'x'"),
+        ("-1", "got -1"),
+        ("1e9", "got 1000000000.0"),
+        ("nan", "got nan"),
+        ("1,1", "must be different numbers with commas between them, got '1,1'"),
+    ],
+)
+def test_a_wrong_list_of_knobs_is_refused(text: str, says: str) -> None:
+    read = knobs("policy.aging_horizon_s")
+    with pytest.raises(argparse.ArgumentTypeError, match=re.escape(says)):
+        read(text)
+    assert read("0,2.5,inf") == [0.0, 2.5, inf]

@@ -49,6 +49,17 @@ def test_notes_say_what_is_most_likely_not_meant(file: Path) -> None:
     ]
 
 
+def test_notes_say_what_counts_for_nothing(file: Path) -> None:
+    text = '[record]\nfile = "none"\nmax_mb = 3\n[store]\nkeep_days = 7\n'
+    idle = list(notes(read(file, text, {"APS_RECORD_FILES": "2"})))
+    assert [note for note in idle if "counts for nothing" in note] == [
+        "record.max_mb counts for nothing without record.file",
+        "record.files counts for nothing without record.file",
+        "store.keep_days counts for nothing without store.url",
+    ]
+    assert not any("nothing" in note for note in notes(read(file, '[record]\nfile = "x"\nmax_mb = 3\n')))
+
+
 def test_notes_say_what_no_queue_takes(file: Path) -> None:
     bounded = read(
         file,

@@ -154,6 +154,16 @@ def test_a_killed_service_leaves_a_record_in_parts(tmp_path: Path, capsys: pytes
     assert recorded == replayed.replace("admitted", "rejected")
 
 
+def test_a_record_in_no_directory_is_named_with_what_asked_for_it(tmp_path: Path) -> None:
+    config, path = tmp_path / "aps.toml", tmp_path / "nowhere" / "night.jsonl"
+    config.write_text(f'[record]\nfile = "{path}"\n')
+    for options, origin in ((["--record", str(path)], "--record"), (["--config", str(config)], str(config))):
+        command = [sys.executable, "-m", "aps", "serve", "--port", "0", *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        said = f"{origin}: record.file {path} cannot be written: there is no directory {path.parent}"
+        assert (done.returncode, done.stderr) == (2, f"aps serve: {said}\n")
+
+
 def test_a_file_that_is_no_record_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_text("mine")

@@ -60,6 +60,8 @@ def run(options: argparse.Namespace) -> int:
     from aps.profiles import profile_named
     from aps_core.physics import PhysicsModel
 
+    if options.force and not options.write:
+        raise UsageError("--force counts for nothing without --write TOML")
     try:
         base = profile_named(options.base)
         if not isinstance(base.step_time, PhysicsModel):

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 SERVICE_EXTRA = ("fastapi", "uvicorn", "httpx", "rich", "sqlalchemy", "alembic")
 OTEL_EXTRA = ("opentelemetry.sdk", "opentelemetry.exporter")
 LAB_EXTRA = ("jinja2", "joblib", "matplotlib", "rich", "scipy")
-MAX_GPUS = 1024
 
 
 class UsageError(Exception):
@@ -57,32 +56,12 @@ def not_negative(text: str) -> float:
     return _number(text, "a finite number, 0 or more", lambda value: 0 <= value < math.inf)
 
 
-def not_negative_or_inf(text: str) -> float:
-    """An option's value: a number, 0 or more, or inf."""
-    return _number(text, "a number, 0 or more, or inf", lambda value: value >= 0)
-
-
 def count(text: str) -> int:
     """An option's value: an integer, 1 or more."""
     value = _integer(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be an integer, 1 or more, got {text!r}")
     return value
-
-
-def gpus(text: str) -> int:
-    """An option's value: how many devices one process simulates."""
-    value = _integer(text)
-    if not 1 <= value <= MAX_GPUS:
-        raise argparse.ArgumentTypeError(f"must be an integer, 1 to {MAX_GPUS}, got {text!r}")
-    return value
-
-
-def port(text: str) -> int:
-    """An option's value: a TCP port, 0 for a free one."""
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"must be a port, 0 to 65535, got {text!r}")
-    return int(text)
 
 
 def _integer(text: str) -> int:

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aps.cli.common import UsageError, need_lab_extra, need_service_extra, positive
+from aps.cli.common import UsageError, need_lab_extra, need_service_extra
+from aps.cli.key_options import of_key
 from aps.cli.lab_options import usage
 from aps.cli.stress import add_plan_options, print_live, report_on, simulated
 
@@ -38,7 +39,11 @@ STOP_WITHIN_S = 40.0
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `aps demo`."""
     parser.add_argument(
-        "--time-scale", type=positive, default=10.0, metavar="X", help="simulated seconds in a wall second (default 10)"
+        "--time-scale",
+        type=of_key("devices.time_scale"),
+        default=10.0,
+        metavar="X",
+        help="simulated seconds in a wall second (default 10)",
     )
     add_plan_options(parser)
     parser.add_argument(

@@ -9,7 +9,8 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aps.cli.common import UsageError, count, gpus, not_negative, positive
+from aps.cli.common import UsageError, positive
+from aps.cli.key_options import of_key
 
 if TYPE_CHECKING:
     from aps.lab.figures import Slo
@@ -64,20 +65,14 @@ def add_setup_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|FILE",
         help=f"what a GPU is: a name of `aps profiles`, or a TOML file (default {PROFILE}; of a record: its own)",
     )
-    group.add_argument("--gpus", type=gpus, metavar="N", help="how many (default 1; of a record: its own)")
-    group.add_argument("--slots", type=count, metavar="N", help="requests at once on one (default: the profile's)")
-    group.add_argument(
-        "--kv-tokens", type=count, metavar="N", help="tokens that its KV cache holds (default: the profile's)"
-    )
-    group.add_argument(
-        "--token-budget",
-        type=not_negative_integer,
-        metavar="N",
-        help="tokens in a step; 0: whole prompts (default: the profile's)",
-    )
-    group.add_argument(
-        "--price", type=not_negative, metavar="DOLLARS", help="of a GPU-hour (default: the profile's, with its source)"
-    )
+    for name, key, unit, what in (
+        ("--gpus", "devices.gpus", "N", "how many (default 1; of a record: its own)"),
+        ("--slots", "devices.slots", "N", "requests at once on one (default: the profile's)"),
+        ("--kv-tokens", "devices.kv_tokens", "N", "tokens that its KV cache holds (default: the profile's)"),
+        ("--token-budget", "devices.token_budget", "N", "tokens in a step; 0: whole prompts (default: the profile's)"),
+        ("--price", "price.gpu_hour_dollars", "DOLLARS", "of a GPU-hour (default: the profile's, with its source)"),
+    ):
+        group.add_argument(name, type=of_key(key), metavar=unit, help=what)
 
 
 def add_slo_options(parser: argparse.ArgumentParser) -> None:
@@ -203,13 +198,6 @@ def seed(text: str) -> int:
     """An option's value: an integer that seeds random numbers."""
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"must be an integer, 0 to 2^63 - 1, got {text!r}")
-    return int(text)
-
-
-def not_negative_integer(text: str) -> int:
-    """An option's value: an integer, 0 or more."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be an integer, 0 or more, got {text!r}")
     return int(text)
 
 

@@ -12,17 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aps.cli.check_config import counted
-from aps.cli.common import (
-    TryAgain,
-    UsageError,
-    count,
-    gpus,
-    need_otel_extra,
-    need_service_extra,
-    not_negative_or_inf,
-    port,
-    positive,
-)
+from aps.cli.common import TryAgain, UsageError, need_otel_extra, need_service_extra
+from aps.cli.key_options import flag, given
 from aps.profiles import PROFILES
 
 if TYPE_CHECKING:
@@ -56,7 +47,7 @@ Every option but --config is a key of the configuration too, and over it an envi
 APS_SERVER_PORT over port in [server]. SIGHUP reads the file again: tenants, keys and the two knobs change at once.
 """
 
-# Options that are keys.
+# Options that are keys. Their text is read and checked with the rest of the configuration.
 FLAGS = {
     "host": "server.host",
     "port": "server.port",
@@ -87,7 +78,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where and what")
     where.add_argument("--config", type=Path, metavar="FILE", help="TOML (default: what APS_CONFIG names, else none)")
     where.add_argument("--host", help="address to listen on (default 127.0.0.1)")
-    where.add_argument("--port", type=port, help="0: any free one (default 8000)")
+    where.add_argument("--port", help="0: any free one (default 8000)")
     where.add_argument(
         "--insecure-open",
         action="store_true",
@@ -95,45 +86,43 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="allow an address beyond this machine without any keys: anyone may then use it",
     )
     gpu = parser.add_argument_group("GPUs")
-    gpu.add_argument("--gpus", type=gpus, help="simulated GPUs (default 1)")
+    gpu.add_argument("--gpus", metavar="N", help="simulated GPUs (default 1)")
     gpu.add_argument(
         "--profile",
         metavar="NAME|FILE.toml",
         help=f"how fast they are: {', '.join(PROFILES)}, or a file of yours (default reference; see aps profiles)",
     )
-    gpu.add_argument("--time-scale", type=positive, metavar="X", help="simulated seconds in a wall second (default 1)")
+    gpu.add_argument("--time-scale", metavar="X", help="simulated seconds in a wall second (default 1)")
     gpu.add_argument(
         "--gpu-hour-dollars",
-        type=positive,
         metavar="USD",
         help="price of a GPU-hour behind the dollar figures (default: the profile's)",
     )
     order = parser.add_argument_group("who goes first")
-    order.add_argument("--policy", choices=POLICIES, help="a point on the plane of two knobs (default aps)")
+    order.add_argument(
+        "--policy", metavar="NAME", help=f"a point on the plane of two knobs: {', '.join(POLICIES)} (default aps)"
+    )
     order.add_argument(
         "--aging-horizon",
-        type=not_negative_or_inf,
         metavar="S",
         help="seconds after which a waiting bid 1 ranks with a fresh bid 10 (aps: 30)",
     )
     order.add_argument(
         "--fairness-window",
-        type=not_negative_or_inf,
         metavar="TOKENS",
         help="how far a tenant may get ahead of the least served one (aps: 2048)",
     )
     life = parser.add_argument_group("life")
     life.add_argument(
         "--drain-s",
-        type=positive,
         metavar="S",
         help="wall seconds that accepted requests get to finish after SIGTERM (default 30)",
     )
     seen = parser.add_argument_group("what stays of it")
     seen.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), help="info: a line a request (default warning)"
+        "--log-level", metavar="LEVEL", help="debug, info (a line a request), warning or error (default warning)"
     )
-    seen.add_argument("--log-format", choices=("text", "json"), help="of the lines on stderr (default text)")
+    seen.add_argument("--log-format", metavar="FORM", help="of the lines on stderr: text or json (default text)")
     seen.add_argument(
         "--store",
         metavar="FILE|URL",
@@ -150,10 +139,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write every call of the scheduler there, without prompts, for aps replay and compare (.gz: packed)",
     )
-    seen.add_argument(
-        "--record-max-mb", type=count, metavar="MB", help="size at which a file is moved on (default 256)"
-    )
-    seen.add_argument("--record-files", type=count, metavar="N", help="how many are kept (default 10)")
+    seen.add_argument("--record-max-mb", metavar="MB", help="size at which a file is moved on (default 256)")
+    seen.add_argument("--record-files", metavar="N", help="how many are kept (default 10)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -181,6 +168,7 @@ def _run(options: argparse.Namespace) -> int:
     read = _reader(options)
     try:
         config = read()
+        _check_idle(options, config)
         kept = None if config.settings.store is None else opened(config)
     except ConfigError as error:
         raise UsageError(counted(error.problems)) from error
@@ -265,10 +253,10 @@ def _driver(config: "Config") -> "tuple[Driver, Recorder | None]":
             about={"profile": devices.profile, "time_scale": devices.time_scale},
         )
         return Driver(scheduler, backend, recorder=recorder), recorder
-    except OSError as error:
-        raise UsageError(f"--record: {settings.record} cannot be written: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UsageError(f"--record: {error}") from error
+    except (OSError, ValueError) as error:
+        origin = config.origins["record.file"]
+        why = f"{settings.record} cannot be written: {error.strerror}" if isinstance(error, OSError) else error
+        raise UsageError(f"{origin}: record.file {why}") from error
 
 
 def _telemetry(config: "Config") -> "Telemetry | None":
@@ -309,16 +297,19 @@ def _keeper(config: "Config", driver: "Driver", access: "Access") -> "Keeper":
 
 def _reader(options: argparse.Namespace) -> "Callable[[], Config]":
     """Reads the configuration, now and again: file, environment and flags."""
-    from aps.service.config_reader import Given, config_file, read_config
+    from aps.service.config_reader import config_file, read_config
 
-    flags = {
-        full: Given(getattr(options, name), "--" + name.replace("_", "-"))
-        for name, full in FLAGS.items()
-        if getattr(options, name) is not None
-    }
+    flags = given(options, FLAGS)
     environ = dict(os.environ)
     file = config_file(options.config, environ)
     return lambda: read_config(file, environ, flags)
+
+
+def _check_idle(options: argparse.Namespace, config: "Config") -> None:
+    """UsageError: an option that counts for nothing without another."""
+    for name in ("record_max_mb", "record_files"):
+        if getattr(options, name) is not None and config.settings.record is None:
+            raise UsageError(f"{flag(name)} ({FLAGS[name]}) counts for nothing without --record FILE (record.file)")
 
 
 def _announce(config: "Config", differing: tuple[str, ...], host: str, number: int) -> None:

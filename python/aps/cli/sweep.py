@@ -8,12 +8,14 @@ is fair queueing, H = 0 and D = inf arrival order, H = inf and D = inf strict pr
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from aps.cli import lab_options
 from aps.cli.common import UsageError, count, need_lab_extra
+from aps.cli.key_options import of_key
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,11 +45,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="everything but the two knobs, and the point that the suggestion is held against (default %(default)s)",
     )
     parser.add_argument(
-        "--horizons", type=knobs, metavar="LIST", help="H, seconds or inf, with commas (default 0,3,10,30,100,300,inf)"
+        "--horizons",
+        type=knobs("policy.aging_horizon_s"),
+        metavar="LIST",
+        help="H, seconds or inf, with commas (default 0,3,10,30,100,300,inf)",
     )
     parser.add_argument(
         "--windows",
-        type=knobs,
+        type=knobs("policy.fairness_window"),
         metavar="LIST",
         help="D, cost units or inf, with commas (default 0,512,2048,8192,32768,131072,inf)",
     )
@@ -71,15 +76,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def knobs(text: str) -> list[float]:
-    """An option's value: different numbers, 0 or more, or inf, with commas between them."""
-    try:
-        found = [float(value) for value in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or len(set(found)) < len(found) or not all(value >= 0 for value in found):
-        raise argparse.ArgumentTypeError(f"must be different numbers, 0 or more, or inf, with commas, got {text!r}")
-    return found
+def knobs(full: str) -> Callable[[str], list[float]]:
+    """The type of an option: different values of this key, with commas between them."""
+    one = of_key(full)
+
+    def values(text: str) -> list[float]:
+        found = [one(value) for value in text.split(",")]
+        if len(set(found)) < len(found):
+            raise argparse.ArgumentTypeError(f"must be different numbers with commas between them, got {text!r}")
+        return found
+
+    return values
 
 
 def run(options: argparse.Namespace) -> int:

@@ -88,9 +88,9 @@ class Files:
         try:
             with open(self.path, "rb") as file:
                 head = file.read(1 << 12)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             if not self.path.parent.is_dir():
-                raise
+                raise FileNotFoundError(error.errno, f"there is no directory {self.path.parent}", self.path) from None
             return
         if head.startswith(GZIP):
             with gzip.open(self.path) as packed, suppress(EOFError, OSError):

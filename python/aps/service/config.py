@@ -107,7 +107,7 @@ class Settings:
         check.choice("Settings.log_format", self.log_format, LOG_FORMATS)
         if self.record is not None:
             check.text("Settings.record", self.record, "a file's path")
-        check.integer("Settings.record_max_mb", self.record_max_mb, 1, 1 << 20)
+        check.integer("Settings.record_max_mb", self.record_max_mb, 1, 1_000_000)
         check.integer("Settings.record_files", self.record_files, 1, 1000)
         self._check_store()
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from aps.policy import Limits, Policy
 from aps.profile_files import NOT_STATED
 from aps.service.config import Config, Devices, Settings
-from aps.service.config_keys import CORNERS, KEYS, NO_BOUND, TABLES, TENANT_KEYS, VARIABLES, Key
+from aps.service.config_keys import BY_NAME, CORNERS, KEYS, NO_BOUND, TABLES, TENANT_KEYS, VARIABLES, Key
 from aps.service.keys import parse_hash, parse_secret
 from aps.service.tenants import DEFAULT_TENANTS, STRESS_TENANTS
 from aps.tenants import Tenant
@@ -168,8 +168,8 @@ class _Reading:
             return given
         folder, counted = self.file.parent, dict(given)
         for full, path in given.items():
-            if path.origin != str(self.file) or not isinstance(path.value, str) or path.value == NO_BOUND:
-                continue
+            if path.origin != str(self.file) or not isinstance(path.value, str) or path.value in ("", NO_BOUND):
+                continue  # no path: it stays what it is
             if full == "record.file" or (
                 full == "devices.profile" and (path.value.endswith(".toml") or "/" in path.value)
             ):
@@ -310,6 +310,18 @@ def _priced(settings: Settings, devices: Devices, given: Mapping[str, Given]) ->
         return settings if "price.source" in given else replace(settings, price_source=NOT_STATED)
     source = settings.price_source if "price.source" in given else devices.spec.price_source
     return replace(settings, gpu_hour_dollars=devices.spec.dollars_per_hour, price_source=source or NOT_STATED)
+
+
+def value_of_text(full: str, text: str) -> Any:
+    """The value of one key as text; None for "none". ValueError: the key does not allow it, whatever the others are."""
+    key = BY_NAME[full]
+    value, reading = parsed(text, key), _Reading(None)
+    optional = [key.field] if key.optional else []
+    reading.made(key.owner, {key.field: Given(value, full)}, {key.field: full}, optional)
+    for origin, _, said in (problem.partition(": ") for problem in reading.problems):
+        if origin == full:
+            raise ValueError(said)
+    return None if optional and value == NO_BOUND else value
 
 
 def parsed(text: str, key: Key) -> Any:

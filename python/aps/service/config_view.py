@@ -140,6 +140,10 @@ def notes(config: Config) -> Iterator[str]:
     """What works, and is most likely not meant."""
     if config.file is not None and config.settings.store is None:
         yield "without a store (--store FILE) changes of tenants and their usage are lost when the service ends"
+    for table, needed in (("record", "record.file"), ("store", "store.url")):
+        if value_of(config, needed) is None:
+            idle = (full for full in config.origins if full.startswith(f"{table}.") and full != needed)
+            yield from (f"{full} counts for nothing without {needed}" for full in idle)
     keyless = [tenant.name for tenant in config.tenants if not config.keys.get(tenant.name)]
     whose = "the admin key" if config.admin_key else "nobody"
     if keyless and not config.open:
