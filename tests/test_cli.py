@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aps.cli import main
+from aps.cli import VERBS, main
 from aps.cli.common import UsageError, need_service_extra
 
 
@@ -66,6 +66,27 @@ def test_wrong_usage_exits_with_2_and_says_why(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in refused(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("line", "verb"),
+    [
+        *((f"{verb} --nonsense", verb) for verb in VERBS if verb not in ("replay", "calibrate", "tenants")),
+        ("replay x --nonsense", "replay"),
+        ("calibrate x --nonsense", "calibrate"),
+        ("tenants --nonsense list", "tenants"),
+        ("tenants list --nonsense", "tenants list"),
+        ("tenants keys list x --nonsense", "tenants keys list"),
+        ("--nonsense serve", ""),
+    ],
+)
+def test_an_unknown_option_is_said_with_the_usage_of_its_verb(
+    line: str, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(line.split(), capsys)
+    prog = f"aps {verb}".rstrip()
+    assert said.startswith(f"usage: {prog} [-h]")
+    assert said.splitlines()[-1] == f"{prog}: error: unrecognized arguments: --nonsense"
 
 
 @pytest.mark.parametrize(

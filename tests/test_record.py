@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aps import Device, Limits, Policy, Scheduler, Tenant
+from aps.cli import main
 from aps.lab.catalog import open_workload
 from aps.record import Recorder, RecordError, replay
 from aps.record.replaying import _Player
@@ -56,6 +57,29 @@ def test_a_record_with_a_default_bid_that_was_let_pass_replays(tmp_path: Path) -
     assert lines(path)[0]["tenants"][0]["default_bid"] == 9
     assert replay(path).same
     assert open_workload(str(path)).tenants[0] == Tenant("a", default_bid=4, max_bid=4)
+
+
+def test_a_replay_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.jsonl"
+    with Recorder(path) as recorder:
+        traffic(recorder.watch(Scheduler([Tenant("ä"), Tenant("b")])), 20)
+    assert main(["replay", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    result = replay(path)
+    assert found == {
+        "same": True,
+        "calls": result.calls,
+        "requests": 20,
+        "dispatches": result.dispatches,
+        "difference": None,
+        "notes": [],
+    }
+    path.write_text(path.read_text().replace('"verdict":"admitted"', '"verdict":"rejected"', 1))
+    assert main(["replay", str(path), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["same"], found["calls"], found["difference"]["line"]) == (False, 0, 2)
+    assert found["difference"]["recorded"] == found["difference"]["replayed"].replace("admitted", "rejected")
+    assert main(["replay", str(tmp_path / "nowhere"), "--json"]) == 2
 
 
 @pytest.mark.parametrize("name", ["random", *drive.CONFIGS])

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from aps.cli.common import TryAgain, UsageError
 from aps.service.version import VERSION
@@ -78,6 +79,17 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class Verb(argparse.ArgumentParser):
+    """The parser of a verb. It refuses what it does not know itself: argparse would leave that to the whole's."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """All of `args`, or it ends with 2."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {shlex.join(unknown)}")
+        return options, unknown
+
+
 def parser(names: Sequence[str] = VERBS) -> argparse.ArgumentParser:
     """The parser of these verbs; the modules of others are not imported."""
     whole = argparse.ArgumentParser(
@@ -87,7 +99,7 @@ def parser(names: Sequence[str] = VERBS) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     whole.add_argument("--version", action="version", version=f"aps {VERSION}")
-    verbs = whole.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = whole.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Verb)
     for name in names:
         module = import_module(f"aps.cli.{name.replace('-', '_')}")
         verb = verbs.add_parser(
