@@ -127,8 +127,8 @@ def test_what_is_wrong_with_a_question(file: Database) -> None:
             ({"from": "yesterday"}, "from"),
             ({"to": "2026-03-01T12:30"}, "to"),
             ({"from": "2026-03-02", "to": "2026-03-02"}, "to"),
-            ({"by": "week"}, "query.by"),
-            ({"until": "2026-03-02"}, "query.until"),
+            ({"by": "week"}, "by"),
+            ({"until": "2026-03-02"}, "until"),
         ):
             answer = client.get("/admin/usage", params=asked)
             assert answer.status_code == 422 and answer.json()["error"]["field"] == field, answer.text

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import Depends, Request
 
+from aps.service.bodies import no_tenant
 from aps.service.config import Config
 from aps.service.errors import MEANING, Refusal
 from aps.service.keys import digest_of
@@ -45,7 +46,7 @@ class Role(NamedTuple):
         if self.kind == "metrics":
             raise Refusal("forbidden", "a metrics key reads GET /metrics and nothing else")
         if asked is None:
-            raise Refusal("invalid", "tenant_id: Field required", field="tenant_id")
+            raise no_tenant()
         return asked
 
     def may_see(self, tenant: str) -> None:

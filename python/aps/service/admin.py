@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from math import inf
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
@@ -75,7 +75,7 @@ class TenantBody(BaseModel):
     weight: Annotated[float, Field(ge=1e-9, le=1e9)] = 1.0
     rate: Annotated[float | None, Field(ge=1e-6, description=f"Tokens a second, with `burst`; {UNLIMITED}")] = None
     burst: Annotated[float | None, Field(gt=0, description=f"Tokens, with `rate`; {UNLIMITED}"), BURST] = None
-    over_rate: Annotated[str, Field(pattern="^(refuse|queue)$")] = "refuse"
+    over_rate: Literal["refuse", "queue"] = "refuse"
     default_bid: Annotated[Bid, Field(description="At most `max_bid`; 5 is lowered to it.")] = DEFAULT_BID
     max_bid: Bid = 10
     default_max_tokens: AtLeastOne = DEFAULT_MAX_TOKENS

@@ -17,6 +17,7 @@ from aps.service.errors import Refusal
 from aps.service.request_ids import HEADER, given, made
 from aps.service.running import Running
 from aps.service.tenancy import InStore, Tenancy
+from aps.service.wording import LONGEST_NAME, Schema, cut, must_be, shown, unknown
 from aps.store.changing import Conflict
 from aps.store.database import MAYBE, StoreError, Unsure
 
@@ -64,8 +65,7 @@ async def asks_what_there_is(request: Request) -> None:
     known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
     for name in request.query_params:
         if name not in known:
-            allowed = f"there are {', '.join(sorted(known))}" if known else "there are none here"
-            raise Refusal("invalid", f"query.{name[:64]}: no such parameter, {allowed}", field=f"query.{name[:64]}")
+            raise Refusal("invalid", unknown("parameter", name, known), field=name[:LONGEST_NAME])
 
 
 def actor_of(request: Request) -> str:
@@ -84,9 +84,10 @@ async def body_of(request: Request, model: type[Body]) -> Body:
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
-        problems = [_problem(part) for part in error.errors(include_url=False, include_context=False)]
+        schema = model.model_json_schema()
+        problems = [_problem(part, schema) for part in error.errors(include_url=False)]
         field = ".".join(map(str, error.errors()[0]["loc"])) or "body"
-        raise Refusal("invalid", problems[0], field=field, problems=problems) from None
+        raise Refusal("invalid", problems[0], field=field[:LONGEST_NAME], problems=problems) from None
 
 
 @contextmanager
@@ -107,14 +108,7 @@ def refusing(tenant: str, key: str | None = None) -> Iterator[None]:
     except KeyError as error:
         raise unknown_tenant(tenant) if key is None else _unknown_key(tenant, key) from error
     except (TypeError, ValueError) as error:
-        found = TENANT_FIELD.search(str(error))
-        message = TENANT_FIELD.sub(lambda match: "the tenant's name" if match[1] == "name" else match[1], str(error))
-        other = FIELD.match(message)
-        if found is None:
-            field = "tenant_id" if other is None else other[1]
-        else:
-            field = "tenant_id" if found[1] == "name" else found[1]
-        raise Refusal("invalid", message, field=field, problems=[message]) from error
+        raise _wrong(str(error)) from error
 
 
 def unknown_tenant(name: str) -> Refusal:
@@ -126,9 +120,30 @@ def _unknown_key(tenant: str, key: str) -> Refusal:
     return Refusal("unknown_key", f"tenant {tenant[:64]!r} has no key {key[:64]!r}", field="key_id")
 
 
-def _problem(part: Any) -> str:
-    field = ".".join(map(str, part["loc"])) or "body"
-    message = part["msg"].removeprefix("Value error, ")
-    value = part["input"]
-    plain_value = isinstance(value, bool | int | float | str) and not field.startswith("keys")
-    return f"{field}: {message}" + (f", got {repr(value)[:60]}" if plain_value and field != "body" else "")
+def _wrong(message: str) -> Refusal:
+    """422 in the words of `aps.Tenant` and others; there a tenant's name is a field too, and inf what null is here."""
+    found = TENANT_FIELD.search(message) or FIELD.match(message)
+    field = "tenant_id" if found is None or found[1] == "name" else found[1]
+    message = TENANT_FIELD.sub(lambda match: "the tenant's name" if match[1] == "name" else match[1], message)
+    what, got, value = message.rpartition(", got ")
+    if got:
+        message = what + got + ("null" if value == "inf" else cut(value))
+    return Refusal("invalid", message, field=field, problems=[message])
+
+
+def _problem(part: Any, schema: Schema) -> str:
+    place, kind, value = part["loc"], part["type"], part["input"]
+    field = ".".join(map(str, place))
+    if kind == "json_invalid":
+        return f"the body is not JSON: {part['ctx']['error']}"
+    if kind == "extra_forbidden":
+        return unknown("field", field, schema["properties"])
+    if kind == "value_error":
+        return str(part["ctx"]["error"])
+    if not place:
+        return must_be("the body", {"type": "object"}, shown(value))
+    found = schema["properties"][place[0]]
+    for _ in place[1:]:
+        found = next(other["items"] for other in found.get("anyOf", [found]) if "items" in other)
+    secret = place[0] == "keys" and isinstance(value, str)
+    return must_be(field, found, "" if secret else shown(value))

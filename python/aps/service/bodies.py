@@ -9,12 +9,14 @@ from msgspec import DecodeError, ValidationError
 from msgspec.json import Decoder
 
 from aps.service.errors import Refusal
-from aps.service.wire import InferRequest
+from aps.service.wire import InferRequest, components
+from aps.service.wording import LONGEST_NAME, given, must_be, shown, unknown
 
+SCHEMA = components()["InferRequest"]
 _decode = Decoder(InferRequest).decode
 _PLACE = re.compile(r" - at `\$\.(\w+)`$")
-_FIELD = re.compile(r"(unknown|missing required) field `(.+)`$", re.DOTALL)
-LONGEST_FIELD = 64  # of a name that the client made up
+_UNKNOWN = re.compile(r"unknown field `(.+)`$", re.DOTALL)
+_NOTHING = object()
 
 
 def infer_request(body: bytes) -> InferRequest:
@@ -30,52 +32,43 @@ def infer_request(body: bytes) -> InferRequest:
     return asked
 
 
+def no_tenant() -> Refusal:
+    """422: nothing says who asks."""
+    return _wrong("tenant_id", "nothing")
+
+
 def _invalid(error: Exception, body: bytes) -> Refusal:
-    message = str(error)
+    found, message = _loose(body), str(error)
+    fields = found if isinstance(found, dict) else {}
     if not isinstance(error, ValidationError):
-        field = _not_a_number(body)
+        field = _not_a_number(fields)
         if field:
-            return Refusal("invalid", f"{field}: NaN and Infinity are not JSON", field=field)
+            return _wrong(field, shown(fields[field]))
         return Refusal("invalid", f"the body is not JSON: {message}", field="body")
-    made_up = _FIELD.search(message)
+    made_up = _UNKNOWN.search(message)
     if made_up:
-        field = made_up[2][:LONGEST_FIELD]
-        return Refusal("invalid", f"{field}: {made_up[1]} field", field=field)
+        name = made_up[1]
+        return Refusal("invalid", unknown("field", name, SCHEMA["properties"]), field=name[:LONGEST_NAME])
     place = _PLACE.search(message)
     if place is None:
-        return Refusal("invalid", f"the body: {_small(message)}", field="body")
-    what, got = _small(message[: place.start()]), _got(body, place[1])
-    if got:
-        what = what.partition(", got ")[0]  # the value says its type
-    return Refusal("invalid", f"{place[1]}: {what}{got}", field=place[1])
+        got = "" if found is _NOTHING else shown(found)
+        return Refusal("invalid", must_be("the body", {"type": "object"}, got), field="body")
+    return _wrong(place[1], shown(fields[place[1]]) if place[1] in fields else "")
 
 
-def _small(message: str) -> str:
-    return message[0].lower() + message[1:].replace("`", "")
+def _wrong(field: str, got: str) -> Refusal:
+    return Refusal("invalid", must_be(field, given(SCHEMA["properties"][field]), got), field=field)
 
 
-def _loose(body: bytes) -> dict[str, Any]:
-    """The body by Python's reader, which takes NaN and Infinity; {} when that fails too."""
+def _loose(body: bytes) -> Any:
+    """The body by Python's reader, which takes NaN and Infinity; _NOTHING when that fails too."""
     try:
-        found = json.loads(body)
+        return json.loads(body)
     except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return _NOTHING
 
 
-def _not_a_number(body: bytes) -> str | None:
+def _not_a_number(fields: dict[str, Any]) -> str | None:
     """The first of our fields that is NaN or infinite, if that is what is wrong."""
-    fields = InferRequest.__struct_fields__
-    numbers = ((name, value) for name, value in _loose(body).items() if name in fields and isinstance(value, float))
-    return next((name for name, value in numbers if not isfinite(value)), None)
-
-
-def _got(body: bytes, field: str) -> str:
-    value = _loose(body).get(field)
-    if value is None or isinstance(value, (dict, list)):
-        return ""
-    try:
-        text = repr(value)
-    except ValueError:  # an int of more digits than Python writes
-        return ""
-    return f", got {text if len(text) <= 60 else text[:57] + '...'}"
+    numbers = (name for name, value in fields.items() if isinstance(value, float) and not isfinite(value))
+    return next((name for name in numbers if name in SCHEMA["properties"]), None)

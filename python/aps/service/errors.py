@@ -14,6 +14,7 @@ from starlette.routing import Match
 from aps.driver import DRAINING_RETRY_S, DriverError
 from aps.service.request_ids import HEADER
 from aps.service.wire import Error, ErrorAnswer, encode
+from aps.service.wording import given, must_be, shown
 
 log = logging.getLogger(__name__)
 
@@ -169,11 +170,15 @@ def _allowed(request: Request) -> list[str]:
     ]
 
 
-async def _validation(_: Request, error: Exception) -> Response:
+async def _validation(request: Request, error: Exception) -> Response:
+    """Of a parameter of the query: bodies are read by those who want them, and any path is a string."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    return response(422, Error(reason="invalid", message=f"{field}: {first['msg']}", field=field))
+    field = str(first["loc"][-1])
+    operation = request.app.openapi()["paths"][request.scope["route"].path]["get"]
+    schema = next(found["schema"] for found in operation["parameters"] if found["name"] == field)
+    message = must_be(field, given(schema), shown(first["input"]))
+    return response(422, Error(reason="invalid", message=message, field=field))
 
 
 async def _gone(_: Request, __: Exception) -> Response:
