@@ -7,8 +7,10 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +77,7 @@ def test_the_unit_is_safe_and_gives_it_time_to_drain(unit: dict[str, list[str]])
     assert (value["Service.ProtectSystem"], value["Service.CapabilityBoundingSet"]) == ("strict", "")
     assert value["Service.EnvironmentFile"] == "-/etc/aps/aps.env"
     assert value["Service.ExecReload"] == "/bin/kill -HUP $MAINPID"
+    assert (value["Service.Type"], value["Service.TimeoutStartSec"]) == ("notify", "infinity")
     assert value["Service.KillSignal"] == "SIGTERM"
     assert int(value["Service.TimeoutStopSec"]) >= Settings().drain_s + CLOSING_S
     assert int(value["Service.LimitNOFILE"]) > Settings().max_connections
@@ -154,12 +157,36 @@ def started(command: list[str], folder: Path, changes: dict[str, str]) -> Iterat
             process.stdout.close()
 
 
-def test_a_service_starts_as_the_unit_says(unit: dict[str, list[str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["path", "abstract"])
+def test_a_service_starts_as_the_unit_says(
+    unit: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
+        tempfile.TemporaryDirectory(prefix="aps-") as short,  # a socket's path must be
+    ):
+        systemd.settimeout(30)
+        name = f"{short}/notify"
+        systemd.bind(name if form == "path" else f"\0{name}")
+        monkeypatch.setenv("NOTIFY_SOCKET", name if form == "path" else f"@{name}")
+        with started([*command_of(unit), "--port", "0"], tmp_path, {}) as (host, port):
+            assert systemd.recv(64) == b"READY=1"
+            connection = http.client.HTTPConnection(host, port, timeout=30)
+            connection.request("GET", "/health")
+            assert connection.getresponse().status == 200
+            connection.close()
+
+
+def test_nobody_at_the_socket_to_be_told_is_no_obstacle(
+    unit: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nowhere"))
     with started([*command_of(unit), "--port", "0"], tmp_path, {}) as (host, port):
         connection = http.client.HTTPConnection(host, port, timeout=30)
         connection.request("GET", "/health")
         assert connection.getresponse().status == 200
         connection.close()
+    assert "nowhere cannot be told that the service serves" in (tmp_path / "log").read_text()
 
 
 def test_a_service_starts_as_the_container_says_and_is_found_healthy(

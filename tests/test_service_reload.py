@@ -230,15 +230,44 @@ class Process:
         return line
 
 
+# Its first act is to hang up on itself, before it imports what serves.
+EARLY = """
+import os, signal, sys
+from aps import cli
+load = cli.import_module
+def loaded(name):
+    os.kill(os.getpid(), signal.SIGHUP)
+    return load(name)
+cli.import_module = loaded
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 @contextmanager
-def process(*arguments: str, **environ: str) -> Iterator[Process]:
-    command = [sys.executable, "-m", "aps", "serve", "--port", "0", "--time-scale", "100", *arguments]
+def process(*arguments: str, run: tuple[str, ...] = ("-m", "aps"), **environ: str) -> Iterator[Process]:
+    """run: what of Python."""
+    command = [sys.executable, *run, "serve", "--port", "0", "--time-scale", "100", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environ}) as running:
         try:
             yield Process(running)
         finally:
             running.kill()
             running.wait()
+
+
+@contextmanager
+def nohup() -> Iterator[None]:
+    """What is started within ignores SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def ignores_hangups(process: "subprocess.Popen[str]") -> bool:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return bool(int(re.findall(r"SigIgn:\s*([0-9a-f]+)", status)[0], 16) >> (signal.SIGHUP - 1) & 1)
 
 
 def test_sighup_takes_the_file_again(tmp_path: Path) -> None:
@@ -283,6 +312,34 @@ def test_without_a_file_sighup_drains() -> None:
         service.process.send_signal(signal.SIGHUP)
         service.until("drained")
         assert service.process.wait(timeout=30) == 0
+
+
+def test_a_hangup_while_it_starts_reloads(tmp_path: Path) -> None:
+    file = tmp_path / "aps.toml"
+    file.write_text("[tenants.gold]\n")
+    with process("--config", str(file), run=("-c", EARLY)) as service:
+        service.until("reload: nothing has changed")
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(timeout=30) == 0
+
+
+def test_a_hangup_while_it_starts_drains_without_a_file() -> None:
+    with process(run=("-c", EARLY)) as service:
+        service.until("draining 0 requests")
+        service.until("drained")
+        assert service.process.wait(timeout=30) == 0
+
+
+def test_under_nohup_a_hangup_reloads_and_ends_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "aps.toml"
+    file.write_text("[tenants.gold]\n")
+    with nohup(), process("--config", str(file), run=("-c", EARLY)) as service:
+        service.process.send_signal(signal.SIGHUP)
+        service.until("reload: nothing has changed")
+        assert not ignores_hangups(service.process)
+    with nohup(), process() as service:
+        service.until("OPEN: no keys")
+        assert ignores_hangups(service.process)
 
 
 def test_a_configuration_that_is_read_again_reads_the_same(tmp_path: Path) -> None:

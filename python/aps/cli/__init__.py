@@ -5,9 +5,11 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
+from aps.cli import hangups
 from aps.cli.common import TryAgain, UsageError
 from aps.service.version import VERSION
 
@@ -41,6 +43,11 @@ EXIT_CODES = """exit codes:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (`sys.argv` when None); returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    with hangups.noted() if words[:1] == ["serve"] else nullcontext():  # before its imports, which take long
+        return _main(words)
+
+
+def _main(words: Sequence[str]) -> int:
     named = [verb for verb in VERBS if words[:1] == [verb]]
     options = parser(named or VERBS).parse_args(words)
     options.command_line = shlex.join(["aps", *words])

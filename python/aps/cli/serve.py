@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aps.cli import hangups
 from aps.cli.check_config import counted
 from aps.cli.common import TryAgain, UsageError, need_otel_extra, need_service_extra
 from aps.cli.key_options import flag, given
@@ -313,7 +314,8 @@ def _check_idle(options: argparse.Namespace, config: "Config") -> None:
 
 
 def _announce(config: "Config", differing: tuple[str, ...], host: str, number: int) -> None:
-    """What is served and where; the first line has the address."""
+    """What is served and where; the first line has the address. And SIGHUP has its handler."""
+    hangups.pass_on()
     from aps.service.config_view import limit, notes, roles, words
 
     _say(f"APS serves http://{f'[{host}]' if ':' in host else host}:{number}  (documentation: /docs)")

@@ -10,6 +10,7 @@ from types import FrameType
 import uvicorn
 
 from aps.driver import Driver
+from aps.service import supervision
 from aps.service.app import Service
 from aps.service.config import Settings
 from aps.service.connection import Connection, connections
@@ -54,15 +55,20 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)  # opens the driver
-        if self._hung_up and self._on_hangup is not None:
+        if not self.started:
+            return
+        supervision.ready()
+        if self._signals:
+            self._drain(self._drain_s if self._signals == 1 else 0.0)
+        elif self._hung_up and self._on_hangup is not None:
             self._on_hangup()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The signal handler."""
         self._signals += 1
-        if self._loop is None or self._signals > 2:
+        if self._signals > 2:
             self.should_exit = self.force_exit = True
-        else:
+        elif self._loop is not None and self.started:  # else startup sees to it
             self._loop.call_soon_threadsafe(self._drain, self._drain_s if self._signals == 1 else 0.0)
 
     def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
@@ -105,14 +111,15 @@ def serve(
     """Serve `app` on `listener` until a signal has drained it. It has the process for itself.
 
     announce: called once SIGHUP has its handler. on_hangup: called on the loop at each SIGHUP; None: that drains too,
-    as when a terminal is closed.
+    as when a terminal is closed, unless it is ignored, as under nohup.
     """
     # What there is lives for ever and is not looked through again, and requests leave no cycles behind: collect seldom.
     gc.freeze()
     gc.set_threshold(YOUNG, 50, 100)
     gc.enable()
     server = Server(config(app, log_level=log_level), driver, app.state.bodies, drain_s, say, on_hangup)
-    signal.signal(signal.SIGHUP, server.handle_hangup)
+    if on_hangup is not None or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, server.handle_hangup)
     announce()
     server.run(sockets=[listener])
 
