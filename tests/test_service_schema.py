@@ -10,8 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from aps.service.access import Access
 from aps.service.bodies import infer_request
 from aps.service.errors import Refusal
+from aps.service.keys import digest_of
 from aps.service.wire import InferRequest
 from aps.tenants import Tenant
 from tests.serving import Service, serving
@@ -30,8 +32,8 @@ right = st.fixed_dictionaries(
         "max_tokens": st.none() | st.integers(1, 100),
         "bid": st.none() | st.integers(1, 10),
         "deadline_s": st.none() | st.floats(1e-9, 86_400) | st.integers(1, 86_400),
-        "stream": st.booleans(),
-        "wait": st.booleans(),
+        "stream": st.none() | st.booleans(),
+        "wait": st.none() | st.booleans(),
     },
 )
 prompts = st.fixed_dictionaries({"prompt": st.text(min_size=1)}) | st.fixed_dictionaries(
@@ -52,6 +54,10 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def published(service: Service) -> jsonschema_rs.Draft202012Validator:
+    return published_by(service)
+
+
+def published_by(service: Service) -> jsonschema_rs.Draft202012Validator:
     """The schema of the body, as the service publishes it."""
     document = service.client.get("/openapi.json").json()
     schema = document["paths"]["/infer"]["post"]["requestBody"]["content"]["application/json"]["schema"]
@@ -94,6 +100,26 @@ def test_every_edge_of_every_field(published: jsonschema_rs.Draft202012Validator
         for other in ({"prompt": "a"}, {"prompt_tokens": 1}, {}):
             body = {"tenant_id": "x"} | other | {field: value}
             assert accepted(body) == fits(published, body), body
+
+
+@pytest.mark.parametrize("stream", [None, False])
+def test_null_is_as_if_it_were_left_out(service: Service, stream: bool | None) -> None:
+    whole = dict.fromkeys(FIELDS) | {"prompt_tokens": 3, "max_tokens": 2, "stream": stream}
+    reply = service.infer(**whole | {"tenant_id": "x"})
+    assert (reply.status_code, reply.json()["output_tokens"]) == (200, 2)
+    assert service.infer(**whole).json()["error"]["field"] == "tenant_id"  # nobody else says whose it is
+    answer = service.client.post("/infer", content=json.dumps(whole | {"tenant_id": "x", "stream": True, "wait": None}))
+    assert answer.text.endswith("data: [DONE]\n\n")
+
+
+def test_with_keys_the_tenant_may_be_null_and_the_document_says_so() -> None:
+    key = "aps_" + "k" * 43
+    with serving((Tenant("x"),), access=Access({"x": [digest_of(key.encode())]}), time_scale=10_000.0) as keyed:
+        keyed.client.headers["authorization"] = f"Bearer {key}"
+        schema = published_by(keyed)
+        for tenant, right in ((None, True), ("x", True), (5, False)):
+            body = {"prompt_tokens": 1, "max_tokens": 1, "tenant_id": tenant}
+            assert fits(schema, body) == (keyed.infer(**body).status_code == 200) == right
 
 
 def test_over_http_it_is_the_same(service: Service, published: jsonschema_rs.Draft202012Validator) -> None:

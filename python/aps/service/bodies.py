@@ -27,7 +27,7 @@ def infer_request(body: bytes) -> InferRequest:
         raise _invalid(error, body) from None
     if (asked.prompt is None) == (asked.prompt_tokens is None):
         raise Refusal("invalid", "give exactly one of prompt and prompt_tokens", field="prompt")
-    if asked.stream and not asked.wait:
+    if asked.stream and asked.wait is False:
         raise Refusal("invalid", "stream needs wait: a stream is a wait", field="stream")
     return asked
 

@@ -8,8 +8,6 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from msgspec import UNSET
-
 from aps.driver import Driver, DriverError, Ticket
 from aps.service.access import OPEN, Access, Role
 from aps.service.answers import Answers
@@ -103,7 +101,7 @@ class Exchange:
         assert asked is not None
         self.asked, self._deadline_s = None, asked.deadline_s
         driver = by.driver
-        name = self._role.tenant_for(None if asked.tenant_id is UNSET else asked.tenant_id)
+        name = self._role.tenant_for(asked.tenant_id)
         if name not in by.tenants:
             raise unknown_tenant(name)
         prompt_tokens, self.counted_by = _count(driver, asked)
@@ -117,7 +115,7 @@ class Exchange:
             trace=None if entry is None else entry.trace,
         )
         if entry is not None:
-            entry.asked(ticket, by.answers.id_of(ticket.handle) if ticket.handle else None, asked.stream)
+            entry.asked(ticket, by.answers.id_of(ticket.handle) if ticket.handle else None, bool(asked.stream))
         if not ticket.handle:
             self.lines += by.answers.rate_lines(name)
             assert ticket.answer is not None

@@ -60,7 +60,7 @@ class Infer:
             asked = exchange.read(await self._bodies.read(scope["headers"], receive))
             exchange.identify(scope["headers"])  # the key may have been revoked meanwhile
         ticket = exchange.submit()
-        if not asked.wait:
+        if asked.wait is False:
             return exchange.accept()
         connection, watch = connection_of(scope), None
         if connection is not None:
@@ -98,7 +98,7 @@ class Infer:
                 request.run(partial(self._serve, exchange))
                 return
             ticket = exchange.submit()
-            if asked.wait:
+            if asked.wait is not False:
                 request.connection.watch(exchange.cancel)
                 ticket.add_done_callback(partial(_ended, exchange, request))
                 return

@@ -75,7 +75,10 @@ def error(description: str, headers: Document | None = None) -> Document:
 def _document(app: FastAPI, keys: bool) -> Document:
     found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     schemas = components()
-    schemas["InferRequest"] |= RULES | {"required": [] if keys else ["tenant_id"]}
+    asked = schemas["InferRequest"]
+    asked |= RULES | {"required": [] if keys else ["tenant_id"]}
+    if not keys:
+        asked["properties"]["tenant_id"] = asked["properties"]["tenant_id"]["anyOf"][0]  # without null
     parts = found.setdefault("components", {})
     parts["schemas"] = parts.get("schemas", {}) | schemas
     for name in ("HTTPValidationError", "ValidationError"):  # the framework's shape, which is not ours

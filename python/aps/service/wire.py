@@ -5,7 +5,7 @@ The OpenAPI document takes its schemas from these types, so what it says is what
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType, json
+from msgspec import Meta, Struct, UnsetType, json
 
 INT32_MAX = 2**31 - 1
 
@@ -14,7 +14,10 @@ WHOLE = "Written without a fraction or an exponent."
 
 
 class InferRequest(Struct, forbid_unknown_fields=True, kw_only=True):
-    """One request to generate. Exactly one of `prompt` and `prompt_tokens`; `stream` only while `wait`."""
+    """One request to generate. Exactly one of `prompt` and `prompt_tokens`; `stream` only while `wait`.
+
+    null is as if the field were left out.
+    """
 
     tenant_id: (
         Annotated[
@@ -26,8 +29,8 @@ class InferRequest(Struct, forbid_unknown_fields=True, kw_only=True):
                 examples=["tenant_a"],
             ),
         ]
-        | UnsetType
-    ) = UNSET
+        | None
+    ) = None
     prompt: (
         Annotated[str, Meta(min_length=1, description="The prompt's text.", examples=["Why is the sky blue?"])] | None
     ) = None
@@ -63,8 +66,10 @@ class InferRequest(Struct, forbid_unknown_fields=True, kw_only=True):
         ]
         | None
     ) = None
-    stream: Annotated[bool, Meta(description="Send the output as it comes, as server-sent events.")] = False
-    wait: Annotated[bool, Meta(description="false: answer 202 with an id at once; see `GET /requests/{id}`.")] = True
+    stream: Annotated[bool, Meta(description="Send the output as it comes, as server-sent events.")] | None = False
+    wait: (
+        Annotated[bool, Meta(description="false: answer 202 with an id at once; see `GET /requests/{id}`.")] | None
+    ) = True
 
 
 class Verdict(Struct):
