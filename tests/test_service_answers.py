@@ -12,6 +12,7 @@ from starlette.types import Message
 
 from aps.backends.simulated import SimulatedBackend
 from aps.driver import Driver
+from aps.policy import Limits
 from aps.scheduler import Scheduler
 from aps.service.access import Access
 from aps.service.app import create_app
@@ -61,6 +62,33 @@ def test_a_thousand_bad_requests_in_one_write_are_answered_one_after_the_other(s
     with connected(service, bad * 1500 + HEAD + b"connection: close\r\ncontent-length: 1\r\n\r\n{") as client:
         said = all_of(client)
     assert said.count(b"HTTP/1.1 422 ") == 1501
+
+
+def test_what_the_scheduler_has_seen_says_what_is_left_of_the_rates() -> None:
+    """By status, as docs/http.md has it."""
+    tenants = (Tenant("x", rate=1.0, burst=1000.0, max_in_flight=1, max_queued=1), Tenant("y", max_in_flight=1))
+    with serving(tenants, time_scale=1.0, limits=Limits(max_queued=2)) as own:
+        seen = {}
+
+        def ask(status: int, **fields: object) -> None:
+            reply = own.infer(**{"tenant_id": "x", "prompt_tokens": 10, "max_tokens": 10} | fields)
+            assert reply.status_code == status, reply.text
+            seen[status] = "x-ratelimit-remaining-tokens" in reply.headers
+
+        ask(404, tenant_id="z")
+        ask(422, bid=11)
+        ask(400, max_tokens=2000)
+        ask(200, max_tokens=1)
+        ask(202, wait=False, max_tokens=400)
+        until(lambda: not own.driver.scheduler.waiting)
+        ask(504, deadline_s=0.01)
+        ask(202, wait=False)
+        ask(429)
+        for _ in range(2):
+            assert own.infer(tenant_id="y", prompt_tokens=1, max_tokens=400, wait=False).status_code == 202
+        ask(503)
+    no = {404: False, 422: False}
+    assert seen == no | dict.fromkeys((200, 202, 400, 429, 503, 504), True)
 
 
 def test_a_request_that_waits_takes_no_task() -> None:

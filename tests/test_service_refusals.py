@@ -100,6 +100,40 @@ def test_a_limit_that_is_met_for_now_is_named_with_its_size(
     run(main)
 
 
+@pytest.mark.parametrize(
+    ("tenant", "limits", "reason"),
+    [
+        (Tenant("a", max_queued=2), Limits(), "tenant_queue_full"),
+        (Tenant("a", max_queued_tokens=200), Limits(), "tenant_queue_tokens_full"),
+        (Tenant("a"), Limits(max_queued=2), "queue_full"),
+        (Tenant("a"), Limits(max_queued_tokens=200), "queue_tokens_full"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+@pytest.mark.parametrize("time_scale", [1.0, 10.0])
+def test_a_full_queue_says_how_often_there_is_room(
+    tenant: Tenant, limits: Limits, reason: str, time_scale: float
+) -> None:
+    """A second of the service's clock until one that waited has started; then the time from one start to the next."""
+
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop, tenant, limits=limits, slots=1, time_scale=time_scale) as driver:
+            starts, said = list[float](), list[float]()
+            waiting = [driver.submit("a", **ASKED) for _ in range(3)]
+            for _ in range(6):
+                refusal = refusal_of(await driver.infer("a", **ASKED), driver, max_tokens=40)
+                assert (refusal.error.reason, refusal.error.retry_after_s is None) == (reason, False)
+                said.append((refusal.error.retry_after_s or 0.0) * time_scale)
+                result = await waiting.pop(0).result()
+                starts.append(result.arrived_at + (result.queue_wait_s or 0.0))
+                waiting.append(driver.submit("a", **ASKED))
+            assert said[0] == 1.0 != said[1]
+            assert said[-1] == pytest.approx(starts[-1] - starts[-2], rel=0.05) != pytest.approx(1.0, rel=0.1)
+            await driver.drain()
+
+    run(main)
+
+
 def test_a_deadline_is_of_the_service_s_clock() -> None:
     async def main(loop: VirtualLoop) -> None:
         for time_scale, seconds in ((1.0, "5 s"), (10.0, "5 simulated s")):

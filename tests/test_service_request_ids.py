@@ -7,6 +7,7 @@ import pytest
 
 from aps.service.logs import Logs
 from aps.tenants import Tenant
+from tests.administered import ADMIN, GOLD, METRICS, administered
 from tests.raw_client import BODY, HEAD, all_of, answer_of, connected
 from tests.serving import serving
 
@@ -31,6 +32,41 @@ def test_the_callers_id_comes_back(body: bytes) -> None:
 def test_with_a_stream_too() -> None:
     with serving((Tenant("x"),)) as service, connected(service, asked(b"x-request-id: a-1", body=STREAM)) as client:
         assert b"\r\nx-request-id: a-1\r\n" in all_of(client).partition(b"\r\n\r\n")[0]
+
+
+async def test_it_comes_back_whatever_is_asked_and_administration_has_one_of_ours() -> None:
+    async with administered() as service:
+        for method, path, key, status in (
+            ("GET", "/health", None, 200),
+            ("GET", "/docs", None, 200),
+            ("HEAD", "/metrics", METRICS, 200),
+            ("GET", "/metrics", GOLD, 403),
+            ("GET", "/tenants/gold/status", GOLD, 200),
+            ("GET", "/tenants/gold/status", None, 401),
+            ("GET", "/requests/1", GOLD, 404),
+            ("PUT", "/infer", GOLD, 405),
+            ("GET", "/%ff", None, 400),
+            ("GET", "/nowhere", None, 404),
+            ("GET", "/admin/tenants", ADMIN, 200),
+            ("GET", "/admin/tenants", None, 401),
+            ("GET", "/admin/tenants", GOLD, 403),
+            ("GET", "/admin/nowhere", ADMIN, 404),
+            ("POST", "/admin/policy", ADMIN, 405),
+            ("PATCH", "/admin/policy", ADMIN, 413),
+            ("GET", "/admin/audit?limit=0", ADMIN, 422),
+        ):
+            body = b" " * (1 << 21) if status == 413 else None
+            reply = await service.call(method, path, key, content=body, headers={"x-request-id": "a-1"})
+            assert (reply.status_code, reply.headers.get_list("x-request-id")) == (status, ["a-1"]), path
+            ours = (await service.call(method, path, key, content=body)).headers.get_list("x-request-id")
+            assert [len(id) for id in ours] == ([16] if path.startswith("/admin") else [])
+
+
+async def test_a_failure_has_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with administered() as service:
+        monkeypatch.setattr("aps.service.admin.plain", lambda _: 1 / 0)
+        reply = await service.call("GET", "/admin/config", headers={"x-request-id": "a-1"})
+        assert (reply.status_code, reply.headers["x-request-id"]) == (500, "a-1")
 
 
 @pytest.mark.parametrize("id", [b"", b"a b", b"x" * 65, b"\xe9", b"a;b"])

@@ -16,7 +16,6 @@ from aps.service.administering import (
     actor_of,
     asks_what_there_is,
     body_of,
-    named,
     refusing,
     running_of,
     tenancy_of,
@@ -62,7 +61,7 @@ BURST = Field(validate_default=True)  # that it is missing beside a rate is an e
 router = APIRouter(
     prefix="/admin",
     tags=["administration"],
-    dependencies=[Depends(administers), Depends(named), Depends(asks_what_there_is)],
+    dependencies=[Depends(administers), Depends(asks_what_there_is)],
     responses=REFUSALS,
 )
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from aps.service.access import REFUSALS, administers, refused_with
-from aps.service.administering import UNAVAILABLE, actor_of, asks_what_there_is, body_of, named, refusing, store_of
+from aps.service.administering import UNAVAILABLE, actor_of, asks_what_there_is, body_of, refusing, store_of
 from aps.service.aside import aside
 from aps.service.keys import digest_of, new_key
 from aps.store.changing import Changing
@@ -23,7 +23,7 @@ UNKNOWN = refused_with({404: "No such tenant, or it has no such key."})
 router = APIRouter(
     prefix="/admin",
     tags=["administration"],
-    dependencies=[Depends(administers), Depends(named), Depends(asks_what_there_is)],
+    dependencies=[Depends(administers), Depends(asks_what_there_is)],
     responses=REFUSALS | NO_STORE | UNAVAILABLE,
 )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from fastapi import Request, Response
+from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from aps.driver import DRAINING_RETRY_S
@@ -14,7 +14,6 @@ from aps.service.access import refused_with
 from aps.service.config import Settings
 from aps.service.config_reader import ConfigError
 from aps.service.errors import Refusal
-from aps.service.request_ids import HEADER, given, made
 from aps.service.running import Running
 from aps.service.tenancy import InStore, Tenancy
 from aps.service.wording import LONGEST_NAME, Schema, cut, must_be, shown, unknown
@@ -52,12 +51,6 @@ def store_of(request: Request) -> InStore:
     if not isinstance(tenancy, InStore):
         raise Refusal("conflict", "the service keeps nothing: start it with --store FILE, or put keys with the tenant")
     return tenancy
-
-
-async def named(request: Request, response: Response) -> None:
-    """FastAPI dependency: the request's `x-request-id`, or one made up for it, goes back with the answer."""
-    request.state.request_id = given(request.headers.get(HEADER)) or made()
-    response.headers[HEADER] = request.state.request_id
 
 
 async def asks_what_there_is(request: Request) -> None:

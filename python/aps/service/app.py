@@ -19,6 +19,7 @@ from aps.service.limits import BodyLimit, BodyReader
 from aps.service.logs import RequestLog
 from aps.service.metrics import Exporter
 from aps.service.paths import TextPaths
+from aps.service.request_ids import naming
 from aps.service.requests import Requests
 from aps.service.streaming import Streams
 from aps.service.version import VERSION
@@ -44,11 +45,13 @@ class Service(FastAPI):
         self.infer = infer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == "/infer" and scope["method"] == "POST":
-            await self.infer(scope, receive, send)
-            return
-        if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}  # the server, which still knows, leaves the body out
+        if scope["type"] == "http":
+            if scope["path"] == "/infer" and scope["method"] == "POST":
+                await self.infer(scope, receive, send)
+                return
+            if scope["method"] == "HEAD":
+                scope = {**scope, "method": "GET"}  # the server, which still knows, leaves the body out
+            send = naming(scope, send)
         await super().__call__(scope, receive, send)
 
 

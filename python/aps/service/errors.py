@@ -12,7 +12,6 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from aps.driver import DRAINING_RETRY_S, DriverError
-from aps.service.request_ids import HEADER
 from aps.service.wire import Error, ErrorAnswer, encode
 from aps.service.wording import given, must_be, shown
 
@@ -68,11 +67,11 @@ MEANING = {
     409: "It was cancelled by another request.",
     413: "The body is larger than the service takes.",
     422: "The body is wrong; `field` names what.",
-    429: "The tenant is over one of its rates or its queue is full. `Retry-After` is computed.",
+    429: "The tenant is over one of its rates or its queue is full. `Retry-After` says when to try again.",
     431: "The head is larger than the service takes.",
     500: "The service itself failed.",
     502: "The backend failed.",
-    503: "The service is overloaded or draining. `Retry-After` is computed.",
+    503: "The service is overloaded or draining. `Retry-After` says when to try again.",
     504: "The deadline passed before it started.",
 }
 
@@ -139,12 +138,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _crashed)
 
 
-async def _refused(request: Request, refusal: Exception) -> Response:
+async def _refused(_: Request, refusal: Exception) -> Response:
     assert isinstance(refusal, Refusal)
-    answer = response(refusal.status, refusal.error)
-    if (id := getattr(request.state, "request_id", None)) is not None:
-        answer.headers[HEADER] = id
-    return answer
+    return response(refusal.status, refusal.error)
 
 
 async def _framework(request: Request, error: Exception) -> Response:

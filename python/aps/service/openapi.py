@@ -44,6 +44,7 @@ RATE = {
         ("reset-requests", "Seconds of your clock until its request bucket is full.", "a request rate", "number"),
     )
 }
+RATED = (400, 409, 429, 502, 503, 504)  # the scheduler has seen the request
 EVENT = {
     "type": "object",
     "description": "An event, when `stream` is true. `data` is a `Chunk` for all tokens that were ready; at the end an "
@@ -101,7 +102,7 @@ def _infer() -> Document:
     errors = {}
     for status, text in MEANING.items():
         retries = RETRY_AFTER if status in (429, 503) else {}
-        errors[str(status)] = error(text, retries | RATE if status in (400, 429, 504) else retries)
+        errors[str(status)] = error(text, retries | RATE if status in RATED else retries)
     answers = {
         "200": {
             "description": "It has finished.",

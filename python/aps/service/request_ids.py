@@ -3,6 +3,8 @@
 import re
 import secrets
 
+from starlette.types import Message, Scope, Send
+
 HEADER = "x-request-id"
 ALLOWED = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
@@ -15,3 +17,23 @@ def given(value: str | None) -> str | None:
 def made() -> str:
     """A new one."""
     return secrets.token_hex(8)
+
+
+def naming(scope: Scope, send: Send) -> Send:
+    """A `send` whose answer has the request's id; `scope["state"]` has it too. Administration always has one: its log
+    and its audit speak of it."""
+    name = HEADER.encode()
+    id = next((given(value.decode("latin-1")) for key, value in scope["headers"] if key == name), None)
+    if id is None and scope["path"].startswith("/admin/"):
+        id = made()
+    if id is None:
+        return send
+    scope.setdefault("state", {})["request_id"] = id
+    line = (name, id.encode())
+
+    async def named(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], line]}
+        await send(message)
+
+    return named
