@@ -1,5 +1,6 @@
 """The stress test's parts: what it sends, how it reads counters, what it makes of answers."""
 
+import asyncio
 import math
 from collections import Counter
 from itertools import pairwise
@@ -10,9 +11,10 @@ import pytest
 from aps.data import azure_code_trace
 from aps.service.tenants import DEFAULT_TENANTS
 from aps.stress import limits
-from aps.stress.client import Outcome
+from aps.stress.client import Client, Outcome, ServiceError
 from aps.stress.counters import Counters
 from aps.stress.report import Times, jain, phase, started_in, while_all_wait
+from aps.stress.tenants import Tenants
 from aps.stress.tenants import settings as put_settings
 from aps.stress.workloads import Call, burst, trace_slice
 from aps.tenants import Tenant
@@ -32,6 +34,40 @@ def test_a_slice_of_the_trace_keeps_its_times() -> None:
     assert part == [arrival for arrival in whole if 600.0 <= arrival.at_s < 660.0]
     assert len(part) == 421
     assert azure_code_trace(4000.0) == []
+
+
+class Cut(Client):
+    """To a service without tenants; it is cut off before it hears that the third is there."""
+
+    def __init__(self, error: BaseException, made: bool) -> None:
+        super().__init__("http://127.0.0.1:9", admin_key="k")
+        self.error, self.made, self.tenants = error, made, set[str]()
+
+    async def metrics(self) -> str:
+        return ""
+
+    async def administer(self, method: str, tenant: str, settings: dict[str, Any] | None = None) -> None:
+        third = method == "PUT" and len(self.tenants) == 2
+        if method == "DELETE" and tenant not in self.tenants:
+            raise ServiceError("no such tenant")
+        if method == "DELETE":
+            self.tenants.remove(tenant)
+        elif not third or self.made:
+            self.tenants.add(tenant)
+        if third:
+            raise self.error
+
+
+@pytest.mark.parametrize("made", [True, False])
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), ServiceError("it refuses")], ids=["cancelled", "refused"])
+async def test_no_tenant_is_left_of_a_test_that_is_cut_off_while_it_brings_them(
+    error: BaseException, made: bool
+) -> None:
+    client = Cut(error, made)
+    with pytest.raises(type(error)) as caught:
+        await Tenants(client).__aenter__()
+    assert caught.value is error and client.tenants == set()
+    await client.__aexit__()
 
 
 def test_the_trace_is_dealt_in_turn() -> None:

@@ -1,13 +1,14 @@
 """The tenants of the stress test, brought to a service that lacks them and taken away again."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from math import inf
 from types import TracebackType
 from typing import Any, Self
 
 from aps.service.tenants import DEFAULT_TENANTS, STRESS_TENANTS
-from aps.stress.client import Client
+from aps.stress.client import Client, ServiceError
 from aps.stress.counters import Counters
 from aps.tenants import Tenant
 
@@ -32,10 +33,12 @@ class Tenants:
         if self._client.has_key:
             try:
                 for name in missing:
+                    self.brought.append(name)  # whoever is cut off here does not hear that it is there
                     await self._client.administer("PUT", name, settings(TENANTS[name]))
-                    self.brought.append(name)
             except BaseException:
-                await self._remove()
+                for name in self.brought:
+                    with suppress(ServiceError):  # the last may not be there
+                        await self._client.administer("DELETE", name)
                 raise
         self.there = frozenset(TENANTS) - frozenset(missing) | frozenset(self.brought)
         return self
@@ -43,9 +46,6 @@ class Tenants:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._remove()
-
-    async def _remove(self) -> None:
         for name in self.brought:
             await self._client.administer("DELETE", name)
 
