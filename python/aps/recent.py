@@ -1,7 +1,9 @@
 """The last minute: what the devices did, and who got it while several tenants contended. Memory is bounded.
 
-Time is cut into pieces where batches start, each about a twelfth of the window: no timer, nothing a request.
-Shorter ones would say less: who waits for a moment gets nothing while it waits, and its tokens afterwards.
+Time is cut into pieces where batches start or somebody looks, each about a twelfth of the window: no timer, nothing a
+request. Shorter ones would say less: who waits for a moment gets nothing while it waits, and its tokens afterwards.
+A piece in which the window begins counts for the part of it that lies within, as if what was done in it had been done
+evenly. So one may be longer than the window: an idle one, or one in which nothing starts.
 """
 
 from collections import deque
@@ -18,9 +20,7 @@ from aps.scheduler import Scheduler
 from aps.verdicts import TenantRows
 
 PIECES = 12  # in a window
-SHORTEST_S = (
-    0.2  # wall seconds of a piece at least: under a large time_scale pieces, and with them the window, are longer
-)
+SHORTEST_S = 0.2  # wall seconds of a piece at least: under a large time_scale pieces are longer
 WINDOW_S = 60.0
 
 USED = ("busy_s", "slot_s", "block_s", "prefill_tokens", "output_tokens")
@@ -63,13 +63,23 @@ class Verdicts(NamedTuple):
     def of(cls, rows: TenantRows) -> "Verdicts":
         return cls(rows.names, [rows.columns[kind] for kind in ("admitted", "throttled", "rejected")])
 
+    def told(self, name: str) -> list[int]:
+        """What it had said to one of them; nothing to somebody else."""
+        try:
+            place = self.names.index(name)
+        except ValueError:
+            return [0] * len(self.counts)
+        return [int(column[place]) for column in self.counts]
+
 
 class Lately(NamedTuple):
-    """seconds: how long the window was. work: what was done in it; so_far: since the driver began. contended_s: of the
-    window, the time in which at least two tenants contended throughout a piece. shares: of those tenants, by name.
+    """seconds: how long the window was: `window_s`, or since the driver began. work: what was done in it; so_far: since
+    the driver began. contended_s: of the window, the time in which at least two tenants contended throughout a piece.
+    shares: of those tenants, by name.
 
     jain: Jain's index of received / equal, raw. weighted_jain: of received / promised. 1: everybody got its part;
-    1/n: one of n had all. None: nobody contended. before, after: what `verdicts` is the difference of.
+    1/n: one of n had all. None: nobody contended. `verdicts` are `part` of what was said from `before` to `then`, the
+    piece that the window begins in, and all that was said from then to `after`.
     """
 
     seconds: float
@@ -80,27 +90,39 @@ class Lately(NamedTuple):
     jain: float | None
     weighted_jain: float | None
     before: Verdicts
+    then: Verdicts
+    part: float
     after: TenantRows
 
     def verdicts(self, name: str) -> tuple[int, int, int]:
         """Requests of a tenant admitted, throttled and rejected in the window. KeyError: no such tenant."""
-        place = self.after.places[name]
-        admitted, throttled, rejected = (int(column[place]) for column in Verdicts.of(self.after).counts)
-        if name in self.before.names:
-            place = self.before.names.index(name)
-            had = [int(column[place]) for column in self.before.counts]
-            if had[0] <= admitted and had[1] <= throttled and had[2] <= rejected:  # else it was away, and starts anew
-                return admitted - had[0], throttled - had[1], rejected - had[2]
+        if name not in self.after.places:
+            raise KeyError(name)
+        told = [0, 0, 0]
+        had = self.before.told(name)
+        for part, verdicts in ((self.part, self.then), (1.0, Verdicts.of(self.after))):
+            has = verdicts.told(name)
+            if any(now < then for now, then in zip(has, had, strict=True)):  # it was away, and starts anew
+                told, had = [0, 0, 0], [0, 0, 0]
+            told = [n + round(part * (now - then)) for n, now, then in zip(told, has, had, strict=True)]
+            had = has
+        admitted, throttled, rejected = told
         return admitted, throttled, rejected
 
 
 class _Piece(NamedTuple):
+    began_at: float
     ended_at: float
-    seconds: float
     work: Numbers
     accounts: NDArray[np.intp]  # who contended throughout; fewer than two: nobody
     shares: Numbers  # (4, accounts): received, promised, equal, pool
     verdicts: Verdicts  # at its beginning
+
+    def part(self, since: float) -> float:
+        """How much of it lies after an instant."""
+        if self.began_at >= since:
+            return 1.0
+        return max(0.0, self.ended_at - since) / (self.ended_at - self.began_at)
 
 
 class Recent:
@@ -128,11 +150,7 @@ class Recent:
         weights = _weights(rows)
         tokens, work = self._served(), np.array(self._work_so_far())
         if self._began_at <= now:
-            piece = self._piece(now, weights, tokens, work)
-            if piece.seconds > self.window_s + self._piece_s() and not len(piece.accounts):  # it was idle
-                self._pieces.clear()
-            else:
-                self._pieces.append(piece)
+            self._pieces.append(self._piece(now, weights, tokens, work))
         self._drop(now)
         self._began_at, self._work, self._tokens, self._contending = now, work, tokens, weights
         self._verdicts = Verdicts.of(rows)
@@ -147,26 +165,32 @@ class Recent:
         rows = self._scheduler.snapshot(now=now).tenants
         if now > self._began_at:
             pieces.append(self._piece(now, _weights(rows), self._served(), np.array(self._work_so_far())))
+        parts = [piece.part(now - self.window_s) for piece in pieces]
         totals = np.zeros((4, len(self._metrics.tenants)))
-        contended_s, work = 0.0, np.zeros(len(Work._fields))
-        for piece in pieces:
-            work += piece.work
+        seconds, contended_s, work = 0.0, 0.0, np.zeros(len(Work._fields))
+        for part, piece in zip(parts, pieces, strict=True):
+            lasted_s = part * (piece.ended_at - piece.began_at)
+            seconds += lasted_s
+            work += part * piece.work
             if len(piece.accounts):
-                contended_s += piece.seconds
-                totals[:, piece.accounts] += piece.shares
+                contended_s += lasted_s
+                totals[:, piece.accounts] += part * piece.shares
         among = totals[1].nonzero()[0]
         received, promised, equal, _ = totals[:, among]
         names = list(self._metrics.tenants)
         shares = (Share._make(share) for share in totals[:, among].T.tolist())
+        told = [*(piece.verdicts for piece in pieces), Verdicts.of(rows) if now > self._began_at else self._verdicts]
         return Lately(
-            sum(piece.seconds for piece in pieces),
+            seconds,
             Work._make(work.tolist()),
             self._work_so_far(),
             contended_s,
             dict(zip([names[account] for account in among], shares, strict=True)),
             _jain(received, equal),
             _jain(received, promised),
-            pieces[0].verdicts if pieces else self._verdicts,
+            told[0],
+            told[:2][-1],
+            parts[0] if parts else 0.0,
             rows,
         )
 
@@ -174,9 +198,9 @@ class Recent:
         """From where the piece began until now."""
         tenants = [self._metrics.tenants[name] for name in self._contending if name in weights]
         stayed = [tenant for tenant in tenants if tenant.waiting and tenant.waits_since <= self._began_at]
-        took_s, done = now - self._began_at, work - self._work
+        done = work - self._work
         if len(stayed) < 2:
-            return _Piece(now, took_s, done, np.zeros(0, np.intp), np.zeros((4, 0)), self._verdicts)
+            return _Piece(self._began_at, now, done, np.zeros(0, np.intp), np.zeros((4, 0)), self._verdicts)
         accounts = np.array([tenant.account for tenant in stayed])
         given = tokens.copy()
         given[: len(self._tokens)] -= self._tokens
@@ -185,7 +209,7 @@ class Recent:
         pool = received.sum()
         everybody = np.ones(len(stayed))
         shares = np.array((received, pool * weight / weight.sum(), everybody * pool / len(stayed), everybody * pool))
-        return _Piece(now, took_s, done, accounts, shares, self._verdicts)
+        return _Piece(self._began_at, now, done, accounts, shares, self._verdicts)
 
     def _served(self) -> NDArray[np.int64]:
         return np.asarray(self._backend.served(len(self._metrics.tenants)).sum(axis=0))
