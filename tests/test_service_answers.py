@@ -66,7 +66,7 @@ def test_a_thousand_bad_requests_in_one_write_are_answered_one_after_the_other(s
 
 def test_what_the_scheduler_has_seen_says_what_is_left_of_the_rates() -> None:
     """By status, as docs/http.md has it."""
-    tenants = (Tenant("x", rate=1.0, burst=1000.0, max_in_flight=1, max_queued=1), Tenant("y", max_in_flight=1))
+    tenants = (Tenant("x", rate=1.0, burst=40_000.0, max_in_flight=1, max_queued=1), Tenant("y", max_in_flight=1))
     with serving(tenants, time_scale=1.0, limits=Limits(max_queued=2)) as own:
         seen = {}
 
@@ -77,15 +77,16 @@ def test_what_the_scheduler_has_seen_says_what_is_left_of_the_rates() -> None:
 
         ask(404, tenant_id="z")
         ask(422, bid=11)
-        ask(400, max_tokens=2000)
+        ask(400, max_tokens=50_000)
         ask(200, max_tokens=1)
-        ask(202, wait=False, max_tokens=400)
+        ask(202, wait=False, max_tokens=30_000)  # it runs until the end
         until(lambda: not own.driver.scheduler.waiting)
         ask(504, deadline_s=0.01)
         ask(202, wait=False)
         ask(429)
-        for _ in range(2):
-            assert own.infer(tenant_id="y", prompt_tokens=1, max_tokens=400, wait=False).status_code == 202
+        for waiting in (1, 2):
+            assert own.infer(tenant_id="y", prompt_tokens=1, max_tokens=20_000, wait=False).status_code == 202
+            until(lambda waiting=waiting: own.driver.scheduler.waiting == waiting)  # type: ignore[misc]
         ask(503)
     no = {404: False, 422: False}
     assert seen == no | dict.fromkeys((200, 202, 400, 429, 503, 504), True)

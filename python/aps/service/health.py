@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class DeviceHealth(BaseModel):
-    """One device."""
+    """One device each."""
 
-    name: str
+    name: Annotated[str, Field(description="As the configuration and the metrics have it.")]
     ok: Annotated[bool, Field(description="Whether it takes requests.")]
-    detail: Annotated[str, Field(description="If not, why.")]
+    detail: Annotated[str, Field(description="If not, why; else empty.")]
 
 
 class StoreHealth(BaseModel):
@@ -44,18 +44,18 @@ class Health(BaseModel):
 
     live: Annotated[bool, Field(description="False once it has failed: start it again.")]
     ready: Annotated[bool, Field(description="Live, not draining, and at least one device takes requests.")]
-    draining: bool
-    version: str
-    profile: str
+    draining: Annotated[bool, Field(description="It stops: what was accepted is finished, new requests get 503.")]
+    version: Annotated[str, Field(description="Of APS.")]
+    profile: Annotated[str, Field(description="Of the simulated GPUs, or what the backend calls itself.")]
     policy: Annotated[str, Field(description="The two knobs.")]
-    devices: int
+    devices: Annotated[int, Field(description="How many there are.")]
     device_health: list[DeviceHealth]
-    slots: int
-    tenants: int
+    slots: Annotated[int, Field(description="How many requests run at once on all devices.")]
+    tenants: Annotated[int, Field(description="How many may send requests.")]
     waiting: Annotated[int, Field(description="Requests admitted and not started.")]
     outstanding: Annotated[int, Field(description="Requests admitted and not ended.")]
-    seconds: Literal["simulated", "wall"]
-    time_scale: float
+    seconds: Annotated[Literal["simulated", "wall"], Field(description="Whose seconds `now_s` and others are.")]
+    time_scale: Annotated[float, Field(description="Seconds of the service's clock in one of yours.")]
     now_s: Annotated[float, Field(description="The service's clock, since it started.")]
     since_progress_s: Annotated[
         float | None,
@@ -64,7 +64,7 @@ class Health(BaseModel):
             "are requests; null while there are none. It grows when a device hangs."
         ),
     ]
-    store: Annotated[StoreHealth | None, Field(description="null: nothing is kept.")]
+    store: Annotated[StoreHealth | None, Field(description="Null: nothing is kept.")]
 
 
 def health_of(driver: Driver, keeper: "Keeper | None" = None, *, whole: bool = True) -> Health:

@@ -18,19 +18,21 @@ class Percentiles(BaseModel):
     """Of the tenant's requests since the start, in seconds of the service's clock, within 1 %."""
 
     count: Annotated[int, Field(description="How many requests these are over.")]
-    p50: float
-    p95: float
-    p99: float
+    p50: Annotated[float, Field(description="Half of them took at most so long.")]
+    p95: Annotated[float, Field(description="19 in 20 did.")]
+    p99: Annotated[float, Field(description="99 in 100 did.")]
 
 
 class Bucket(BaseModel):
-    """The tenant's token bucket. Null: no limit."""
+    """The tenant's token bucket. `rate`, `burst` and `level` are null where there is no limit."""
 
     rate: Annotated[float | None, Field(description="Tokens a second of the service's clock.")]
-    burst: float | None
+    burst: Annotated[float | None, Field(description="Tokens that it holds at most.")]
     level: Annotated[float | None, Field(description="What it can pay now; negative when in debt.")]
     debt: Annotated[float, Field(description="What it owes: the level below zero.")]
-    over_rate: Literal["refuse", "queue"]
+    over_rate: Annotated[
+        Literal["refuse", "queue"], Field(description="What becomes of a request that it cannot pay now.")
+    ]
     typical_tokens: Annotated[
         float | None,
         Field(description="A typical request: prompt and max tokens, the mean of those admitted; null: none was."),
@@ -45,64 +47,76 @@ class Bucket(BaseModel):
 
 
 class RequestBucket(BaseModel):
-    """The tenant's request bucket, in requests: one for each that is admitted. Null: no limit."""
+    """The tenant's request bucket, in requests: one for each that is admitted. Null: there is none."""
 
     rate: Annotated[float | None, Field(description="Requests a second of the service's clock.")]
-    burst: float | None
+    burst: Annotated[float | None, Field(description="Requests that it holds at most.")]
     level: Annotated[
         float | None, Field(description="How many it may send at once now; a part of one counts for none.")
     ]
 
 
 class Share(BaseModel):
-    """Parts of the service, 0 to 1."""
+    """Parts of the service, 0 to 1, beside the weight that they are by."""
 
-    weight: float
+    weight: Annotated[float, Field(description="The tenant's, as it is configured.")]
     promised: Annotated[float, Field(description="Its weight over all tenants': its part while all contend.")]
     received: Annotated[
         float | None,
         Field(
             description="In the window, while it and another contended: its part of the tokens that went to those who "
-            "did. Null: it did not."
+            "did; null: it did not contend."
         ),
     ]
     promised_then: Annotated[
-        float | None, Field(description="Its part of those tokens by the weights of those who contended then.")
+        float | None,
+        Field(description="Its part of those tokens by the weights of those who contended then; null as `received`."),
     ]
 
 
 class Verdicts(BaseModel):
     """What the scheduler said to it, in the window."""
 
-    admitted: int
-    throttled: int
-    rejected: int
+    admitted: Annotated[int, Field(description="Taken.")]
+    throttled: Annotated[int, Field(description="Told to come again (429, 503).")]
+    rejected: Annotated[int, Field(description="Never admissible (400).")]
 
 
 class TenantStatus(BaseModel):
     """A tenant now."""
 
-    tenant_id: str
-    state: Literal["active", "draining"]
+    tenant_id: Annotated[str, Field(description="Whose status it is.")]
+    state: Annotated[
+        Literal["active", "draining"],
+        Field(description="draining: it has been removed, and what was accepted is still served."),
+    ]
     bucket: Bucket
     request_bucket: RequestBucket
-    waiting: int
+    waiting: Annotated[int, Field(description="Requests that were admitted and have not started.")]
     waiting_tokens: Annotated[int, Field(description="Prompt and max tokens of what waits.")]
     in_flight: Annotated[int, Field(description="Started and not ended.")]
-    contending: Annotated[bool, Field(description="Whether its first request may go by its own limits.")]
-    in_window: Annotated[bool, Field(description="Whether it may be served now by its share.")]
+    contending: Annotated[bool, Field(description="Whether it has a waiting request that may go by its own limits.")]
+    in_window: Annotated[bool, Field(description="Whether it contends, and may be served now by its share.")]
     window_s: Annotated[float, Field(description="How long the window of `share` and `recent` is, now.")]
     share: Share
     recent: Verdicts
-    requests: Annotated[dict[str, int], Field(description="Counts since the start, by what became of them.")]
+    requests: Annotated[
+        dict[str, int],
+        Field(
+            description="Counts since it was added: admitted, throttled, rejected; of those admitted started, "
+            "finished, cancelled, expired (their deadline passed first), preempted (displaced, each time)."
+        ),
+    ]
     refused: Annotated[dict[str, int], Field(description="Requests not admitted since the start, by reason.")]
     gpu_s: Annotated[
         float,
         Field(description="GPU time since the start, shared equally by the requests on a device, in its seconds."),
     ]
-    queue_wait_s: Percentiles | None
-    ttft_s: Percentiles | None
-    e2e_s: Percentiles | None
+    queue_wait_s: Annotated[
+        Percentiles | None, Field(description="From arrival to the first scheduled step; null: none has started.")
+    ]
+    ttft_s: Annotated[Percentiles | None, Field(description="From arrival to the first output token; null: none yet.")]
+    e2e_s: Annotated[Percentiles | None, Field(description="From arrival to the last output token; null: none yet.")]
     estimated_wait_s: Annotated[
         float | None,
         Field(
