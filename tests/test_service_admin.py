@@ -102,6 +102,13 @@ async def test_no_route_is_left_out_above() -> None:
         assert guarded and guarded <= named
 
 
+async def test_a_reload_without_a_file_is_refused_as_the_document_says() -> None:
+    async with administered() as service:
+        refusal(await service.call("POST", "/admin/reload"), 409, "conflict")
+        document = (await service.call("GET", "/openapi.json", None)).json()
+        assert "409" in document["paths"]["/admin/reload"]["post"]["responses"]
+
+
 async def test_the_key_decides_the_tenant() -> None:
     async with administered() as service:
         for fields in ({}, {"tenant_id": "gold"}):

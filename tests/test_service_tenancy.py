@@ -152,6 +152,17 @@ async def test_keys_are_issued_listed_rotated_and_revoked(path: Path) -> None:
         assert issued["key"] not in entries and digest(issued["key"]).hex() not in entries
 
 
+async def test_a_key_needs_no_body(path: Path) -> None:
+    async with served(path) as (service, _):
+        keys = "/admin/tenants/free/keys"
+        issued = await service.call("POST", keys)
+        assert (issued.status_code, issued.json()["label"], issued.json()["expires_at"]) == (201, "", None)
+        rotated = await service.call("POST", f"{keys}/{issued.json()['id']}/rotate")
+        assert (rotated.status_code, rotated.json()["old"]["state"]) == (201, "expiring")
+        for method, path_ in (("PUT", "/admin/tenants/free"), ("PATCH", "/admin/tenants/free")):  # nobody meant that
+            assert reason(await service.call(method, path_)) == (422, "invalid")
+
+
 async def test_an_expired_key_stops_without_a_restart(path: Path) -> None:
     async with served(path) as (service, _):
         body = {"expires_in_s": 0.2}
@@ -205,6 +216,18 @@ async def test_the_knobs_leave_an_entry_and_are_not_kept(path: Path) -> None:
         assert service.driver.scheduler.policy.fairness_window == float("inf")
     async with served(path) as (service, _):
         assert service.driver.scheduler.policy == before
+
+
+async def test_the_log_names_the_knobs_that_were_turned(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with administered() as in_memory, served(path) as (in_store, _):
+        for service in (in_memory, in_store):
+            caplog.clear()
+            for knobs in ({"fairness_window": None, "aging_horizon_s": 7}, {}):
+                assert (await service.call("PATCH", "/admin/policy", json=knobs)).status_code == 200
+            lines = [message for message in caplog.messages if message.startswith("policy.set")]
+            assert len(lines) == 1
+            assert lines[0].startswith("policy.set aging_horizon_s, fairness_window by admin key, request ")
 
 
 async def test_without_a_store_there_are_no_keys_to_issue_and_no_audit() -> None:

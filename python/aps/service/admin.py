@@ -162,6 +162,7 @@ class ChangesAnswer(BaseModel):
 
 INVALID = refused_with({422: "It is wrong: `problems` lists everything. Nothing has changed."})
 UNKNOWN = refused_with({404: "No such tenant."})
+NO_FILE = refused_with({409: "The service was started without --config: there is no file to read again."})
 
 
 @router.get("/config")
@@ -170,7 +171,7 @@ async def effective_config(request: Request) -> dict[str, Any]:
     return plain(running_of(request).config)
 
 
-@router.post("/reload", response_model=ChangesAnswer, responses=INVALID)
+@router.post("/reload", response_model=ChangesAnswer, responses=INVALID | NO_FILE)
 async def reload(request: Request) -> ChangesAnswer:
     """Read the file again, as SIGHUP does. All that can change does, at one instant; or nothing, when it is wrong.
 
@@ -259,7 +260,7 @@ async def delete_tenant(request: Request, tenant_id: str) -> ChangesAnswer:
 async def patch_policy(request: Request) -> ChangesAnswer:
     """Turn the two knobs, at once and for what waits already, until a reload or a restart."""
     body = await body_of(request, PolicyBody)
-    knobs = {name: getattr(body, name) for name in body.model_fields_set}
+    knobs = {name: getattr(body, name) for name in PolicyBody.model_fields if name in body.model_fields_set}
     with refusing(""):
         turned = {name: inf if value is None else value for name, value in knobs.items()}
         return _answer(await tenancy_of(request).turn(turned, actor_of(request)))

@@ -106,13 +106,11 @@ async def keys(request: Request, tenant_id: str) -> list[KeyAnswer]:
     response_model=IssuedAnswer,
     status_code=201,
     responses=UNKNOWN | refused_with({422: "The body is wrong."}),
-    openapi_extra={
-        "requestBody": {"required": True, "content": {"application/json": {"schema": IssueBody.model_json_schema()}}}
-    },
+    openapi_extra={"requestBody": {"content": {"application/json": {"schema": IssueBody.model_json_schema()}}}},
 )
 async def issue_key(request: Request, response: Response, tenant_id: str) -> IssuedAnswer:
     """Make a key of a tenant. It works at once, and is shown in this answer and never again."""
-    store, body = store_of(request), await body_of(request, IssueBody)
+    store, body = store_of(request), await body_of(request, IssueBody, optional=True)
     key = new_key()
 
     def issue(change: Changing) -> IssuedAnswer:
@@ -143,13 +141,11 @@ async def revoke_key(request: Request, tenant_id: str, key_id: str) -> KeyAnswer
     status_code=201,
     responses=UNKNOWN
     | refused_with({409: "The old key does not work any more; or there is no store.", 422: "The body is wrong."}),
-    openapi_extra={
-        "requestBody": {"required": True, "content": {"application/json": {"schema": RotateBody.model_json_schema()}}}
-    },
+    openapi_extra={"requestBody": {"content": {"application/json": {"schema": RotateBody.model_json_schema()}}}},
 )
 async def rotate_key(request: Request, response: Response, tenant_id: str, key_id: str) -> RotatedAnswer:
     """Make a key in place of one, which goes on working for `overlap_s`: the time in which clients change over."""
-    store, body = store_of(request), await body_of(request, RotateBody)
+    store, body = store_of(request), await body_of(request, RotateBody, optional=True)
     key = new_key()
 
     def rotate(change: Changing) -> RotatedAnswer:

@@ -66,8 +66,11 @@ def actor_of(request: Request) -> str:
     return f"admin key, request {request.state.request_id}"
 
 
-async def body_of(request: Request, model: type[Body]) -> Body:
-    """Read once the key is known to be right, within the same time as any body. Refusal: 408, 422."""
+async def body_of(request: Request, model: type[Body], *, optional: bool = False) -> Body:
+    """Read once the key is known to be right, within the same time as any body. Refusal: 408, 422.
+
+    optional: no body at all is one without fields.
+    """
     settings: Settings = request.app.state.settings
     try:
         async with asyncio.timeout(settings.body_s):
@@ -75,7 +78,7 @@ async def body_of(request: Request, model: type[Body]) -> Body:
     except TimeoutError:
         raise Refusal("body_too_slow", f"the body must arrive within {settings.body_s:g} s") from None
     try:
-        return model.model_validate_json(raw)
+        return model.model_validate_json(raw or b"{}" if optional else raw)
     except ValidationError as error:
         schema = model.model_json_schema()
         problems = [_problem(part, schema) for part in error.errors(include_url=False)]

@@ -84,7 +84,8 @@ class InMemory:
     async def turn(self, knobs: Mapping[str, Any], actor: str) -> Changes:
         """See Tenancy."""
         changes = self._running.set_knobs(**knobs)
-        log.info(MADE, "policy.set", ", ".join(knobs), actor)
+        if knobs:
+            log.info(MADE, "policy.set", ", ".join(knobs), actor)
         return changes
 
 
@@ -161,7 +162,8 @@ class InStore:
             with self.store.changing(actor) as changing:
                 made = change(changing)
             for deed in changing.deeds:
-                log.info(MADE, deed.action, deed.subject, actor)
+                whose = deed.subject or ", ".join(deed.details["new"])  # of the policy: its knobs
+                log.info(MADE, deed.action, whose, actor)
             try:
                 return made, self.store.since(self.number)
             except StoreError:  # it is written; the next look finds it
