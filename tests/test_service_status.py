@@ -40,8 +40,8 @@ def test_over_http_it_fits_its_schema() -> None:
             "level": 1000,
             "debt": 0,
             "over_rate": "refuse",
-            "typical_tokens": None,
-            "typical_requests": None,
+            "typical_tokens": 512,
+            "typical_requests": 1,
         }
         assert fresh["request_bucket"] == {"rate": None, "burst": None, "level": None}
         assert fresh["share"] == {"weight": 3, "promised": 0.75, "received": None, "promised_then": None}
@@ -87,10 +87,10 @@ def test_a_burst_in_typical_requests_pays_the_premium_of_the_default_bid() -> No
 
 def test_refused_requests_are_not_typical_and_one_that_never_fits_has_no_estimate() -> None:
     async def main(loop: VirtualLoop) -> None:
-        async with opened(loop, Tenant("a", rate=10.0, burst=300.0)) as driver:
+        async with opened(loop, Tenant("a", rate=10.0, burst=300.0, default_max_tokens=20)) as driver:
             await driver.infer("a", prompt_tokens=2**31 - 1, max_tokens=1)
             bucket = status_of(driver, "a").bucket
-            assert bucket.typical_tokens is bucket.typical_requests is None
+            assert (bucket.typical_tokens, bucket.typical_requests) == (40.0, 7)  # as its default_max_tokens says
             for _ in range(5):
                 await driver.infer("a", prompt_tokens=100, max_tokens=100)  # but for the first, throttled
             bucket = status_of(driver, "a").bucket
@@ -175,7 +175,7 @@ def test_a_bucket_must_fill_first() -> None:
         refused = Tenant("a", rate=10.0, burst=200.0)
         queued = Tenant("b", rate=10.0, burst=200.0, over_rate="queue")
         async with opened(loop, refused, queued) as driver:
-            assert status_of(driver, "a").estimated_wait_s is None  # what is typical of it is not known
+            assert status_of(driver, "a").estimated_wait_s is None  # its default is more than the bucket holds
             for name in ("a", "b"):
                 for _ in range(2):
                     await driver.infer(name, prompt_tokens=50, max_tokens=50)
@@ -186,6 +186,25 @@ def test_a_bucket_must_fill_first() -> None:
                 assert level is not None and status.waiting_tokens == waiting
                 assert status.estimated_wait_s == pytest.approx((100 + waiting - level) / 10.0)
             await driver.drain()
+
+    run(main)
+
+
+def test_a_request_waits_for_the_larger_ones_before_it_to_be_paid() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop, Tenant("a", rate=10.0, burst=100.0, over_rate="queue")) as driver:
+            await driver.infer("a", prompt_tokens=50, max_tokens=50)
+            tickets = [driver.submit("a", prompt_tokens=n, max_tokens=n) for n in (50, 50, 8)]
+            level = driver.snapshot().tenants["a"].level
+            starts, results = Starts(driver), []
+            for ahead, ticket in ((0, tickets[0]), (200, tickets[2])):
+                tokens = ticket.prompt_tokens + ticket.max_tokens
+                start_in_s = starts.start_in_s(ticket, driver.explain(ticket.id))
+                assert start_in_s == pytest.approx((ahead + tokens - level) / 10.0)
+                results.append(start_in_s)
+            assert results[1] is not None
+            waited = (await tickets[2].result()).queue_wait_s
+            assert waited == pytest.approx(results[1], abs=1.0)
 
     run(main)
 

@@ -93,7 +93,8 @@ class Starts:
             return where.start_in_s
         row = look.snapshot.tenants[ticket.tenant]
         tokens = ticket.prompt_tokens + ticket.max_tokens
-        ahead = row.waiting_tokens * where.position / max(1, row.waiting)
+        # Those ahead are as large as the others of its tenant are in the mean: exact for the last one.
+        ahead = (row.waiting_tokens - tokens) * where.position / max(1, row.waiting - 1)
         wait_s = queue_s(look, row, tokens, ahead, waits=True)
         if wait_s is not None and where.waits_for == "rate":
             premium = 1.0 + self._driver.scheduler.policy.bid_premium * (where.bid - 1)

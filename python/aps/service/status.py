@@ -35,13 +35,16 @@ class Bucket(BaseModel):
     ]
     typical_tokens: Annotated[
         float | None,
-        Field(description="A typical request: prompt and max tokens, the mean of those admitted; null: none was."),
+        Field(
+            description="A typical request: prompt and max tokens, the mean of those admitted since the start; before "
+            "the first one `default_max_tokens` and a prompt of as many. Null: it takes no requests, and had none."
+        ),
     ]
     typical_requests: Annotated[
         int | None,
         Field(
             description="How many typical requests, at its default bid, a full bucket pays at once; null: no limit, "
-            "none was admitted yet, or one alone is more than the bucket holds."
+            "or one alone is more than the bucket holds."
         ),
     ]
 
@@ -180,8 +183,10 @@ def _typical(driver: Driver, settings: Tenant | None, tally: Tally) -> _Typical:
     tokens = tally.asked_tokens / tally.admitted if tally.admitted else None
     if settings is None:
         return _Typical(tokens, 1.0, False)
+    if tokens is None:  # an operator asks before the first request, and after each restart
+        tokens = 2.0 * settings.default_max_tokens
     premium = 1.0 + driver.scheduler.policy.bid_premium * (min(settings.default_bid, settings.max_bid) - 1)
-    return _Typical(tokens, premium, tokens is not None and tokens * premium > settings.burst)
+    return _Typical(tokens, premium, tokens * premium > settings.burst)
 
 
 def _bucket(row: TenantSnapshot, settings: Tenant | None, typical: _Typical) -> Bucket:
@@ -220,17 +225,15 @@ def _share(snapshot: Snapshot, row: TenantSnapshot, lately: Lately) -> Share:
 
 def _estimated_wait_s(look: Outlook, row: TenantSnapshot, settings: Tenant | None, typical: _Typical) -> float | None:
     """See the field."""
-    if settings is None or typical.never:
+    if settings is None or typical.tokens is None or typical.never:
         return None  # it takes no new requests, or none that are like the others
     wait_s = queue_s(look, row, typical.tokens, row.waiting_tokens, waits=False)
-    if wait_s is None or (typical.tokens is None and row.level < inf):
+    if wait_s is None:
         return None
     if settings.request_rate < inf:
         wait_s = max(wait_s, (1.0 - row.request_level) / settings.request_rate)
-    if typical.tokens is not None:
-        unpaid = row.waiting_tokens if settings.over_rate == "queue" else 0
-        wait_s = max(wait_s, bucket_s(row, settings, (unpaid + typical.tokens) * typical.premium))
-    return wait_s
+    unpaid = row.waiting_tokens if settings.over_rate == "queue" else 0
+    return max(wait_s, bucket_s(row, settings, (unpaid + typical.tokens) * typical.premium))
 
 
 def _percentiles(times: Histogram) -> Percentiles | None:
