@@ -1,7 +1,7 @@
 """kill -9 at random moments under load, again and again: `python loadtests/crash.py`, on SQLite or `--store URL`.
 
-After each kill the store is held to what the answers said, and the next start to what was saved. Exit code 1 when
-anything is not as docs/store.md says.
+Meanwhile tenants and keys are changed. After each kill the store is held to what the answers said, and the next start
+to what was saved. Exit code 1 when anything is not as docs/store.md and docs/tenants.md say.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from sqlalchemy import select
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from aps.service.keys import new_key
 from aps.store import schema, states
 from aps.store.book import Book
 from aps.store.database import Database
@@ -31,6 +32,7 @@ from aps.store.store import Store
 from aps.store.usage import Used, read
 from aps.stress.counters import Counters
 from loadtests.books import FIGURE
+from loadtests.changes import Administrator
 from loadtests.serving import Service, serving
 from loadtests.wire import Connection, message
 
@@ -58,6 +60,7 @@ burst = 10_000
 over_rate = "queue"
 """
 TENANTS = ("free", "paid", "queued")
+ADMINISTERED = (("red", "green"), ("blue",))  # tenants, by who changes them
 
 
 @dataclass
@@ -103,20 +106,22 @@ class Outcome:
     lost: int = 0
     lost_s: list[float] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    changed: int = 0
+    cut_off: int = 0
 
 
-async def client(port: int, heard: Heard, random: Random) -> None:
+async def client(port: int, key: str, heard: Heard, random: Random) -> None:
     """One request after the other, until the service is gone."""
     with suppress(OSError, asyncio.IncompleteReadError):
         connection = await Connection.open(port)
         try:
             while True:
-                await ask(connection, port, heard, random)
+                await ask(connection, port, key, heard, random)
         finally:
             connection.vanish(abort=False)
 
 
-async def ask(connection: Connection, port: int, heard: Heard, random: Random) -> None:
+async def ask(connection: Connection, port: int, key: str, heard: Heard, random: Random) -> None:
     """One request, and what became of it."""
     tenant, bid = random.choice(TENANTS), random.randint(1, 10)
     prompt, most = random.randint(10, 400), random.randint(1, 60)
@@ -124,7 +129,7 @@ async def ask(connection: Connection, port: int, heard: Heard, random: Random) -
     cost = round((prompt + most) * (1 + PREMIUM * (bid - 1)) * 1e6) + 1
     heard.in_flight[tenant] += 1
     heard.may_cost[tenant] += cost
-    status, said = await connection.ask(message(fields, port))
+    status, said = await connection.ask(message(fields, port, key=key))
     at = time.time()
     heard.in_flight[tenant] -= 1
     heard.may_cost[tenant] -= cost
@@ -137,10 +142,13 @@ async def ask(connection: Connection, port: int, heard: Heard, random: Random) -
         raise RuntimeError(f"{status}: {said}")
 
 
-async def load(service: Service, seconds: float, random: Random) -> tuple[Heard, float]:
-    """Load, then kill -9; what the clients heard, and when it was killed."""
+async def load(
+    service: Service, key: str, administrators: list[Administrator], seconds: float, random: Random
+) -> tuple[Heard, float]:
+    """Load and changes, then kill -9; what the clients heard, and when it was killed."""
     heard = Heard()
-    clients = [asyncio.create_task(client(service.port, heard, random)) for _ in range(CLIENTS)]
+    clients = [asyncio.create_task(client(service.port, key, heard, random)) for _ in range(CLIENTS)]
+    clients += [asyncio.create_task(one.work(service.port)) for one in administrators]
     await asyncio.wait(clients, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
     killed_at = time.time()
     service.process.kill()
@@ -148,15 +156,16 @@ async def load(service: Service, seconds: float, random: Random) -> tuple[Heard,
     return heard, killed_at
 
 
-def started(service: Service, before: Saved | None, spawned_at: float) -> Iterator[str]:
-    """What is wrong right after a start."""
-    counters = Counters(service.get("/metrics"))
+def started(service: Service, key: str, before: Saved | None, spawned_at: float) -> Iterator[str]:
+    """What is wrong with the counters and buckets right after a start."""
+    counters = Counters(service.get("/metrics", {"authorization": f"Bearer {key}"}))
     now = time.time()
     if counters.total(FIGURE):
         yield f"{FIGURE} is {counters.total(FIGURE):g} after a start"
     if before is None:
         return
-    for name, tenant in before.book.tenants.items():
+    for name in TENANTS:
+        tenant = before.book.tenants[name]
         if name not in before.levels or tenant.rate == float("inf"):
             continue
         level = counters.total("aps_bucket_level_tokens", tenant=name)
@@ -201,27 +210,41 @@ def compared(before: Saved | None, after: Saved, heard: Heard) -> Iterator[str]:
                 yield f"{what} of {tenant}: {got:,} in the ledger, {least:,} to {most:,} by the answers"
 
 
+def others(before: Book, after: Book, administered: set[str]) -> Iterator[str]:
+    """What is wrong with tenants that nobody has changed."""
+    names = (before.tenants.keys() | after.tenants.keys() | before.keys.keys() | after.keys.keys()) - administered
+    for name in sorted(names):
+        if (before.tenants.get(name), before.keys.get(name)) != (after.tenants.get(name), after.keys.get(name)):
+            yield f"{name} is {after.tenants.get(name)}, and was {before.tenants.get(name)}, or its keys are others"
+
+
 def crash(url: str, kills: int, seed: int, console: Console) -> Outcome:
     """Kill as often, then stop once in order."""
-    outcome, random = Outcome(), Random(seed)
+    outcome, random, key = Outcome(), Random(seed), new_key()
+    administrators = [Administrator(names, key, random) for names in ADMINISTERED]
     before: Saved | None = None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "aps.toml"
         file.write_text(CONFIG)
+        options = ("--config", str(file), "--store", url)
         for number in track(range(kills + 1), "killing", console=console, disable=not console.is_terminal):
             last = number == kills
             spawned_at = time.time()
-            with serving("--config", str(file), "--store", url, killed=not last) as service:
+            with serving(*options, env={"APS_ADMIN_KEY": key}, killed=not last) as service:
                 serves_at = time.time()
-                problems = list(started(service, before, spawned_at))
-                if not last:
-                    heard, killed_at = asyncio.run(load(service, random.uniform(0.2, 4 * INTERVAL_S), random))
-            after = Saved.read(url)
-            if last:  # nobody asked for anything
+                problems = list(started(service, key, before, spawned_at))
+                for one in administrators:
+                    problems += asyncio.run(one.held(service.port))
                 heard = Heard()
+                if not last:
+                    seconds = random.uniform(0.2, 4 * INTERVAL_S)
+                    heard, killed_at = asyncio.run(load(service, key, administrators, seconds, random))
+            after = Saved.read(url)
+            outcome.cut_off += sum(one.cut_off is not None for one in administrators)
             problems += compared(before, after, heard)
-            if before is not None and (after.book.tenants, after.book.keys) != (before.book.tenants, before.book.keys):
-                problems.append("tenants or keys are others than before")
+            problems += [problem for one in administrators for problem in one.kept(after.book)]
+            if before is not None:
+                problems += others(before.book, after.book, {name for one in administrators for name in one.rows})
             outcome.problems += [f"kill {number + 1}: {problem}" for problem in problems]
             if not last:
                 outcome.kills += 1
@@ -229,6 +252,7 @@ def crash(url: str, kills: int, seed: int, console: Console) -> Outcome:
                 outcome.lost += sum(at > after.saved_at for at, _, _ in heard.answered)
                 outcome.lost_s.append(killed_at - max(after.saved_at, serves_at))
             before = after
+    outcome.changed = sum(one.answered for one in administrators)
     return outcome
 
 
@@ -241,6 +265,7 @@ def shown(outcome: Outcome, console: Console) -> int:
         ("killed", f"{outcome.kills} times"),
         ("answered", f"{outcome.answered:,} requests"),
         ("of them lost from the ledger", f"{outcome.lost:,}"),
+        ("changes of tenants and keys", f"{outcome.changed:,} answered, {outcome.cut_off:,} cut off"),
         ("unsaved when killed, s", f"{sum(outcome.lost_s) / len(outcome.lost_s):.2f} mean, {longest:.2f} longest"),
         ("not as it must be", f"{len(outcome.problems) + late}"),
     ):

@@ -4,15 +4,24 @@ import asyncio
 import json
 import socket
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
 
 
-def message(fields: dict[str, Any], port: int) -> bytes:
+def message(fields: Mapping[str, Any], port: int, *, key: str | None = None) -> bytes:
     """A whole POST /infer."""
-    body = json.dumps(fields).encode()
-    head = f"POST /infer HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    return request("POST", "/infer", port, fields, key=key)
+
+
+def request(
+    method: str, path: str, port: int, fields: Mapping[str, Any] | None = None, *, key: str | None = None
+) -> bytes:
+    """A whole request. fields: its body; None: it has none. key: the bearer's."""
+    body = b"" if fields is None else json.dumps(fields).encode()
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    head += "" if key is None else f"Authorization: Bearer {key}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
