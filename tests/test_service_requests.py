@@ -184,6 +184,25 @@ def test_so_much_text_is_remembered() -> None:
         assert state(small, ids[1]).state == "finished"
 
 
+def test_a_busy_tenant_costs_a_quiet_one_no_answer() -> None:
+    with serving((Tenant("quiet"), Tenant("noisy")), max_finished=20) as small:
+        id = accepted(small, tenant_id="quiet", prompt_tokens=1, max_tokens=1).id
+        until(lambda: small.driver.outstanding == 0)
+        ids = [small.infer(tenant_id="noisy", prompt_tokens=1, max_tokens=1).json()["id"] for _ in range(21)]
+        assert state(small, id).state == "finished"
+        assert refusal(small.client.get(f"/requests/{ids[0]}"), 404) == "unknown_request"
+
+
+def test_what_has_been_read_goes_before_what_has_not() -> None:
+    with serving((Tenant("x"),), max_finished=2) as small:
+        unread, read = (accepted(small, tenant_id="x", prompt_tokens=1, max_tokens=1).id for _ in range(2))
+        until(lambda: small.driver.outstanding == 0)
+        assert state(small, read).state == "finished"
+        accepted(small, tenant_id="x", prompt_tokens=1, max_tokens=1)
+        until(lambda: small.client.get(f"/requests/{read}").status_code == 404)
+        assert state(small, unread).state == "finished"
+
+
 def test_for_so_long_they_are_remembered() -> None:
     with serving((Tenant("x"),), keep_finished_s=0.2) as small:
         id = small.infer(tenant_id="x", prompt_tokens=1, max_tokens=1).json()["id"]

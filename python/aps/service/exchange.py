@@ -153,9 +153,9 @@ class Exchange:
         self.lines += self._by.answers.rate_lines(self.ticket.tenant)
         return pairs_of(self.lines)
 
-    def leave(self) -> None:
-        """Nobody waits for it any more."""
-        self._said = self._by.requests.leave(self.ticket)
+    def leave(self, *, told: bool = True) -> None:
+        """Nobody waits for it any more. told: whoever asked has its answer, or is about to."""
+        self._said = self._by.requests.leave(self.ticket, told=told)
         if self.entry is not None:
             self.entry.ended(self.ticket)
 
@@ -200,7 +200,7 @@ class Exchange:
 
 def _ended(exchange: Exchange, _: Ticket) -> None:
     """A request that was answered long ago."""
-    exchange.leave()
+    exchange.leave(told=False)
     exchange.close(202)
 
 

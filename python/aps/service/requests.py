@@ -1,8 +1,5 @@
 """Requests by the id that their callers know: outstanding ones, and for a while those that have ended."""
 
-import time
-from collections import deque
-
 from msgspec import Raw
 
 from aps.driver import Driver, Result, Ticket
@@ -12,13 +9,9 @@ from aps.service.config import Settings
 from aps.service.errors import Refusal
 from aps.service.estimates import Starts
 from aps.service.refusals import refusal_of, unknown_request
+from aps.service.shelf import Ended, Shelf
 from aps.service.wire import CountedBy, RequestState, Standing, encode
 from aps.verdicts import Explanation
-
-# Wall seconds of its end, tenant, how it ended, and its answer or error as it is sent. One string instead of the many
-# objects of a result: as many requests end between its making and its forgetting as are kept, so none of that would
-# still be in a processor's cache.
-Ended = tuple[float, str, str, bytes]
 
 Open = tuple[Ticket, CountedBy, float | None]
 
@@ -29,40 +22,36 @@ class Requests:
     def __init__(self, driver: Driver, settings: Settings, answers: Answers) -> None:
         self._driver, self._answers = driver, answers
         self._starts = Starts(driver)
-        self._for_s = settings.keep_finished_s
-        self._most, self._most_bytes = settings.max_finished, settings.max_finished_bytes
         self._open: dict[int, Open] = {}
-        self._ended: dict[int, Ended] = {}
-        self._order: deque[int] = deque()
-        self._bytes = 0
+        self._ended = Shelf(settings.keep_finished_s, settings.max_finished, settings.max_finished_bytes)
 
     def begin(self, ticket: Ticket, counted_by: CountedBy, deadline_s: float | None) -> None:
         """An admitted request; `leave` follows. The rest is what its answer will need."""
         self._open[ticket.handle] = ticket, counted_by, deadline_s
 
-    def leave(self, ticket: Ticket) -> bytes:
-        """Whoever asked has been told, or is about to be: its answer or its error, b"" if it has not ended."""
-        _, counted_by, deadline_s = self._open.pop(ticket.handle)
-        if ticket.answer is None:
+    def leave(self, ticket: Ticket, *, told: bool) -> bytes:
+        """Its answer or its error, b"" if it has not ended. told: whoever asked has been told, or is about to be."""
+        handle = ticket.handle
+        _, counted_by, deadline_s = self._open.pop(handle)
+        result = ticket.answer
+        if result is None:
             return b""  # the driver has failed
-        if ticket.handle in self._ended:
-            return self._ended[ticket.handle][3]
-        return self._keep(ticket.answer, counted_by, deadline_s)
+        ended = self._ended.get(handle)
+        if ended is None:
+            return self._keep(result, counted_by, deadline_s, told)
+        if told:
+            self._ended.give(handle)
+        return ended[3]
 
-    def _keep(self, result: Result, counted_by: CountedBy, deadline_s: float | None) -> bytes:
-        """An admitted request has ended."""
+    def _keep(self, result: Result, counted_by: CountedBy, deadline_s: float | None, given: bool) -> bytes:
+        """An admitted request has ended; given: its answer has been, or is about to be."""
         if result.status == "finished":
             said = encode(self._answers.answer(result, counted_by))
         else:
             refusal = refusal_of(result, self._driver, deadline_s=deadline_s)
             said = encode(refusal.charged(result.charge).error)
         handle: int = result.id  # type: ignore[assignment]
-        ended, order = self._ended, self._order
-        ended[handle] = (time.monotonic(), result.tenant, result.status, said)
-        order.append(handle)
-        self._bytes += len(said)
-        while len(order) > self._most or self._bytes > self._most_bytes:
-            self._bytes -= len(ended.pop(order.popleft())[3])
+        self._ended.put(handle, result.tenant, result.status, said, given=given)
         return said
 
     def state(self, id: str, role: Role) -> RequestState:
@@ -76,6 +65,7 @@ class Requests:
             standing.start_in_s = self._starts.start_in_s(ticket, where)
             return RequestState(id=id, tenant_id=ticket.tenant, state=where.state, explain=standing)
         assert ended is not None
+        self._ended.give(self._answers.handle_of(id))
         _, tenant, status, said = ended
         state = RequestState(id=id, tenant_id=tenant, state=status)  # type: ignore[arg-type]
         if status == "finished":
@@ -102,7 +92,7 @@ class Requests:
         if role.kind == "metrics":
             raise Refusal("forbidden", "a metrics key reads GET /metrics and nothing else")
         handle = self._answers.handle_of(id)
-        self._forget_old()
+        self._ended.forget_old()
         ticket = self._driver.ticket(handle)
         ended = self._look(handle) if ticket is None else None
         owner = ticket.tenant if ticket is not None else ended[1] if ended is not None else None
@@ -113,12 +103,6 @@ class Requests:
     def _look(self, handle: int) -> Ended | None:
         """One that has ended, also when its caller has not been told yet: a slow reader of a stream, say."""
         asked = self._open.get(handle)
-        if asked is not None and asked[0].answer is not None and handle not in self._ended:
-            self._keep(asked[0].answer, *asked[1:])
+        if asked is not None and asked[0].answer is not None and self._ended.get(handle) is None:
+            self._keep(asked[0].answer, *asked[1:], given=False)
         return self._ended.get(handle)
-
-    def _forget_old(self) -> None:
-        ended, order = self._ended, self._order
-        too_old = time.monotonic() - self._for_s
-        while order and ended[order[0]][0] < too_old:
-            self._bytes -= len(ended.pop(order.popleft())[3])

@@ -1,0 +1,177 @@
+"""Ended requests that stay readable for a while, and which of them go when there is room for no more."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush, heapreplace
+from itertools import count
+
+# Wall seconds of its end, tenant, how it ended, and its answer or error as it is sent. One string instead of the many
+# objects of a result: as many requests end between its making and its forgetting as are kept, so none of that would
+# still be in a processor's cache.
+Ended = tuple[float, str, str, bytes]
+
+
+class Shelf:
+    """At most `most` of `most_bytes` in all, none for longer than `for_s` wall seconds after its end.
+
+    When it is full, those go first whose answer has been given: the oldest of the tenant that has most of them there.
+    One that is unread goes only when there are no others, again of the tenant with most: so that tenant keeps more
+    than its part, a bound over the number of tenants that keep something. Most: of either bound. A call costs
+    O(log tenants), amortized.
+    """
+
+    def __init__(self, for_s: float, most: int, most_bytes: int) -> None:
+        self._for_s, self._most, self._most_bytes = for_s, most, most_bytes
+        self._ended: OrderedDict[int, Ended] = OrderedDict()  # the oldest first
+        self._bytes = 0
+        self._given, self._unread = Pile(most, most_bytes), Pile(most, most_bytes)
+
+    def put(self, handle: int, tenant: str, status: str, said: bytes, *, given: bool) -> None:
+        """A request has ended; given: whoever asked has its answer, or is about to."""
+        ended, now, size = self._ended, time.monotonic(), len(said)
+        ended[handle] = (now, tenant, status, said)
+        self._bytes += size
+        (self._given if given else self._unread).add(handle, tenant, size)
+        if len(ended) > self._most or self._bytes > self._most_bytes:
+            if ended[next(iter(ended))][0] < now - self._for_s:
+                self.forget_old()
+            while len(ended) > self._most or self._bytes > self._most_bytes:
+                self._bytes -= len(ended.pop(self._given.pop() or self._unread.pop())[3])
+
+    def get(self, handle: int) -> Ended | None:
+        """How it ended; None: it has not, or has been forgotten."""
+        return self._ended.get(handle)
+
+    def give(self, handle: int) -> None:
+        """Its answer has been given, if it is here."""
+        ended = self._ended.get(handle)
+        if ended is not None and self._unread.remove(handle, ended[1]):
+            self._given.add(handle, ended[1], len(ended[3]))
+
+    def unread(self) -> Iterator[tuple[int, str, str]]:
+        """Handle, tenant and how it ended, of each that nobody has read."""
+        return ((handle, tenant, self._ended[handle][2]) for handle, tenant in self._unread)
+
+    def forget_old(self) -> None:
+        """Those that are too old."""
+        ended = self._ended
+        too_old = time.monotonic() - self._for_s
+        while ended:
+            handle = next(iter(ended))
+            at, tenant, _, said = ended[handle]
+            if at >= too_old:
+                return
+            del ended[handle]
+            self._bytes -= len(said)
+            if not self._given.remove(handle, tenant):
+                self._unread.remove(handle, tenant)
+
+
+class Pile:
+    """Some of a shelf, by tenant: the tenant that has most of a bound is found without a look at all of them."""
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self._most, self._most_bytes = most, most_bytes
+        self._parts: dict[str, _Part] = {}
+        # The largest load first. A part is listed with at least its load, but for the one that was added to last: that
+        # most often is the one with most, and pays at once. Listings that are not their part's last are stale.
+        self._heap: list[Listed] = []
+        self._last: _Part | None = None
+        self._numbers = count()
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        """Handles and tenants; a tenant's oldest first."""
+        return ((handle, tenant) for tenant, part in self._parts.items() for handle in part.sizes)
+
+    def add(self, handle: int, tenant: str, size: int) -> None:
+        """It is the newest of its tenant."""
+        part = self._parts.get(tenant)
+        if part is None:
+            part = self._parts[tenant] = _Part(tenant)
+        last = self._last
+        if part is not last:
+            if last is not None and (load := self._load(last)) > last.load:
+                self._list(last, load)
+            self._last = part
+        part.sizes[handle] = size
+        part.bytes += size
+
+    def remove(self, handle: int, tenant: str) -> bool:
+        """Whether it was there."""
+        part = self._parts.get(tenant)
+        if part is None or handle not in part.sizes:
+            return False
+        part.bytes -= part.sizes.pop(handle)
+        if not part.sizes:
+            self._forget(part)
+        return True
+
+    def pop(self) -> int:
+        """The oldest of the tenant with most; 0: there is none."""
+        part = self._fullest()
+        if part is None:
+            return 0
+        handle, size = part.sizes.popitem(last=False)
+        part.bytes -= size
+        if not part.sizes:
+            self._forget(part)
+        return handle
+
+    def _fullest(self) -> "_Part | None":
+        heap, last = self._heap, self._last
+        if last is not None:
+            load = self._load(last)
+            if not heap or load >= -heap[0][0]:
+                return last
+            if load > last.load:
+                self._list(last, load)
+        while heap:
+            listed = heap[0]
+            part = listed[2]
+            if part.listed is not listed:
+                heappop(heap)
+            elif (load := self._load(part)) < part.load:
+                heapreplace(heap, part.list(load, next(self._numbers)))
+            else:
+                return part
+        return None
+
+    def _list(self, part: "_Part", load: int) -> None:
+        heap = self._heap
+        heappush(heap, part.list(load, next(self._numbers)))
+        if len(heap) > 2 * len(self._parts) + 8:
+            heap[:] = (part.listed for part in self._parts.values() if part.listed is not None)
+            heapify(heap)
+
+    def _forget(self, part: "_Part") -> None:
+        del self._parts[part.tenant]
+        part.listed = None
+        if part is self._last:
+            self._last = None
+
+    def _load(self, part: "_Part") -> int:
+        """How much of the bounds a tenant takes: of the one of which it takes more, times both."""
+        number, size = len(part.sizes) * self._most_bytes, part.bytes * self._most
+        return number if number > size else size
+
+
+class _Part:
+    """What a tenant has in a pile. load: with which it is listed."""
+
+    __slots__ = ("bytes", "listed", "load", "sizes", "tenant")
+
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+        self.sizes: OrderedDict[int, int] = OrderedDict()  # by handle, the oldest first
+        self.bytes = 0
+        self.load = -1
+        self.listed: Listed | None = None
+
+    def list(self, load: int, number: int) -> "Listed":
+        self.load = load
+        self.listed = listed = (-load, number, self)
+        return listed
+
+
+Listed = tuple[int, int, _Part]  # the number tells apart those of one load
