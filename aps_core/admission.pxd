@@ -4,7 +4,7 @@ cimport cython
 from aps_core.contention cimport Contention
 from aps_core.kv_cache cimport KVCache
 from aps_core.request_table cimport RequestTable
-from aps_core.tenant_table cimport TenantTable
+from aps_core.tenant_table cimport Tenant, TenantTable
 from aps_core.token_buckets cimport TokenBuckets
 from aps_core.types cimport Reason, int32_t, int64_t
 
@@ -32,6 +32,8 @@ cdef class Admission:
     cdef Reason judge(
         self, int32_t slot, int64_t prompt, int64_t most, int32_t bid, int64_t deadline_ns, int64_t now_ns, double now
     ) noexcept nogil
+    cdef bint has_place(self, Tenant* tenant) noexcept nogil
+    cdef bint has_room(self, Tenant* tenant, int64_t tokens) noexcept nogil
     cdef Reason too_large(self, Reason reason, int64_t largest) noexcept nogil
     cdef Reason later(self, Reason reason, double retry_after) noexcept nogil
     cdef double wait_s(self, int64_t until_ns, double now) noexcept nogil

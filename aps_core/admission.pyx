@@ -76,9 +76,9 @@ cdef class Admission:
             return self.too_large(EXCEEDS_TENANT_QUEUE, queue_tokens(tenant) - prompt)
         if deadline_ns <= now_ns:
             return DEADLINE_EXPIRED
-        if total.waiting >= total.max_queued:
+        if total.waiting >= total.max_queued and not self.has_place(tenant):
             return self.later(QUEUE_FULL, self.tenants.queue_wait_s(ALL))
-        if total.waiting_tokens + tokens > total.max_queued_tokens:
+        if total.waiting_tokens + tokens > total.max_queued_tokens and not self.has_room(tenant, tokens):
             return self.later(QUEUE_TOKENS_FULL, self.tenants.queue_wait_s(ALL))
         if tenant.waiting >= tenant.max_queued:
             return self.later(TENANT_QUEUE_FULL, self.tenants.queue_wait_s(slot))
@@ -89,6 +89,20 @@ cdef class Admission:
         if not tenant.queue_over_rate and not self.buckets.affords(slot, cost, now_ns):
             return self.later(OVER_RATE, self.wait_s(self.buckets.affordable_ns(slot, cost, now_ns), now))
         return ADMITTED
+
+    cdef bint has_place(self, Tenant* tenant) noexcept nogil:
+        """The queue of all is full, but not the tenant's part of it."""
+        cdef Tenant* total = &self.tenants.rows[ALL]
+        if total.waiting - total.max_queued >= total.max_queued:
+            return False
+        return tenant.waiting < max(1, total.max_queued // self.tenants.count)
+
+    cdef bint has_room(self, Tenant* tenant, int64_t tokens) noexcept nogil:
+        """The same for tokens; a first request may be larger than the part."""
+        cdef Tenant* total = &self.tenants.rows[ALL]
+        if total.waiting_tokens + tokens - total.max_queued_tokens > total.max_queued_tokens:
+            return False
+        return tenant.waiting == 0 or tenant.waiting_tokens + tokens <= total.max_queued_tokens // self.tenants.count
 
     cdef Reason too_large(self, Reason reason, int64_t largest) noexcept nogil:
         self.largest = max(largest, 0)

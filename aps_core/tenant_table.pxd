@@ -71,6 +71,7 @@ cdef Limits parse_limits(dict given) except *
 cdef class TenantTable:
     cdef Tenant* rows
     cdef readonly int32_t capacity
+    cdef int32_t count                # tenants, draining ones too
     cdef int32_t lowest               # no lower row is free, so many tenants come without a search each
     cdef readonly object records      # the NumPy structured array
 

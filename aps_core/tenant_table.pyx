@@ -84,6 +84,7 @@ cdef class TenantTable:
     cdef void open(self, int32_t slot, Limits* limits, int64_t total_blocks) noexcept nogil:
         memset(&self.rows[slot], 0, sizeof(Tenant))
         self.rows[slot].state = ACTIVE
+        self.count += 1
         self.apply(slot, limits, total_blocks)
 
     cdef void apply(self, int32_t slot, Limits* limits, int64_t total_blocks) noexcept nogil:
@@ -108,6 +109,7 @@ cdef class TenantTable:
 
     cdef void free(self, int32_t slot) noexcept nogil:
         self.rows[slot].state = VACANT
+        self.count -= 1
         if slot < self.lowest:
             self.lowest = slot
 

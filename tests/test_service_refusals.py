@@ -70,13 +70,17 @@ def test_a_context_beyond_what_any_request_may_have() -> None:
     ("tenant", "limits", "said"),
     [
         ({"max_queued": 2}, Limits(), "a has 2 requests waiting, of 2 at most"),
-        ({}, Limits(max_queued=3), "the service has 3 requests waiting, of 3 at most"),
+        ({}, Limits(max_queued=3), "the service's queue of 3 requests is full, and keeps no more places for a"),
         (
             {"max_queued_tokens": 250},
             Limits(),
             "a may have 250 tokens waiting, and has no room for 100 more",
         ),
-        ({}, Limits(max_queued_tokens=170), "the service may have 170 tokens waiting, and has no room for 100 more"),
+        (
+            {},
+            Limits(max_queued_tokens=170),
+            "the service's queue of 170 tokens has no room for 100 more, and keeps none for a",
+        ),
         ({"rate": 0.5, "burst": 150.0}, Limits(), "a is over its rate of 0.5 tokens/s"),
         ({"request_rate": 0.5, "request_burst": 1.0}, Limits(), "a is over its rate of 0.5 requests/s"),
     ],

@@ -120,8 +120,9 @@ _PLAIN: dict[str, Any] = {"max_passes": 0, "preemption": "off"}
 class Limits:
     """Bounds over all tenants. Immutable and checked when made.
 
-    max_queued, max_queued_tokens: waiting requests, and their prompt + max tokens, at most; None: no bound. Whatever
-        could never wait is rejected: with 0 everything.
+    max_queued, max_queued_tokens: waiting requests, and their prompt + max tokens; None: no bound. No tenant fills them
+        for the others: of n tenants each keeps an n-th part, and at least one request, for itself, so that up to twice
+        as many may wait. Whatever could never wait is rejected: with 0 everything.
     max_context: prompt + max tokens of one request, at most; None: no bound.
 
     Raises ValueError (TypeError for a wrong type) naming the field, the value and what is allowed.

@@ -181,9 +181,10 @@ class Requests(Dispatch):
         if request.deadline <= at:
             return Reason.DEADLINE_EXPIRED
         everyone, own = self._waiting(), self._waiting(tenant)
+        tokens = sum(r.tokens for r in everyone) + p + m
         room = {
-            Reason.QUEUE_FULL: len(everyone) < self._max_queued,
-            Reason.QUEUE_TOKENS_FULL: sum(r.tokens for r in everyone) + p + m <= self._max_queued_tokens,
+            Reason.QUEUE_FULL: len(everyone) < self._max_queued or self._has_place(everyone, own),
+            Reason.QUEUE_TOKENS_FULL: tokens <= self._max_queued_tokens or self._has_room(tokens, own, p + m),
             Reason.TENANT_QUEUE_FULL: len(own) < limits.max_queued,
             Reason.TENANT_QUEUE_TOKENS_FULL: sum(r.tokens for r in own) + p + m <= limits.max_queued_tokens,
         }
@@ -200,6 +201,16 @@ class Requests(Dispatch):
             self._retry_when_affordable(tenant.bucket, cost, at)
             return Reason.OVER_RATE
         return Reason.ADMITTED
+
+    def _has_place(self, everyone: list[Request], own: list[Request]) -> bool:
+        part = max(1, self._max_queued // len(self._tenants))
+        return len(own) < part and len(everyone) < 2 * self._max_queued
+
+    def _has_room(self, tokens: int, own: list[Request], asked: int) -> bool:
+        """`tokens`: of all that wait and this request."""
+        part = self._max_queued_tokens // len(self._tenants)
+        in_part = not own or sum(r.tokens for r in own) + asked <= part
+        return in_part and tokens <= 2 * self._max_queued_tokens
 
     def _retry_when_affordable(self, bucket: Bucket, cost: float, at: int) -> None:
         self.retry_after = min(self._wait_s(bucket.affordable_at(cost, at)), MAX_SECONDS)

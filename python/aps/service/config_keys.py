@@ -138,7 +138,7 @@ KEYS = (
         Limits,
         RESTART,
         {
-            "max_queued": "waiting requests of all tenants; 0: none is admitted; none: no bound",
+            "max_queued": "waiting requests of all tenants, each keeps a part; 0: none is admitted; none: no bound",
             "max_queued_tokens": "their prompt + max tokens, and so of one request at most; none: no bound",
             "max_context": "prompt + max tokens of one request; none: no bound",
         },

@@ -164,9 +164,10 @@ def _full(reason: str, tokens: int, tenant: Tenant, scheduler: Scheduler, scaled
         case "tenant_queue_tokens_full":
             return f"{name} may have {tenant.max_queued_tokens} tokens waiting, and has no room for {tokens} more"
         case "queue_full":
-            return f"the service has {limits.max_queued} requests waiting, of {limits.max_queued} at most"
+            return f"the service's queue of {limits.max_queued} requests is full, and keeps no more places for {name}"
         case "queue_tokens_full":
-            return f"the service may have {limits.max_queued_tokens} tokens waiting, and has no room for {tokens} more"
+            queue = f"the service's queue of {limits.max_queued_tokens} tokens"
+            return f"{queue} has no room for {tokens} more, and keeps none for {name}"
     return "the service is stopping"
 
 
