@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from aps.driver import Driver
     from aps.record import Recorder
     from aps.service.access import Access
-    from aps.service.config import Config
+    from aps.service.config import Config, Settings
     from aps.service.keeper import Keeper
     from aps.service.telemetry import Telemetry
 
@@ -192,7 +193,7 @@ def _run(options: argparse.Namespace) -> int:
         keeper = None if kept is None else _keeper(config, driver, access)
         app = create_app(
             driver,
-            settings=config.settings,
+            settings=_with_files(config.settings),
             access=access,
             log=logs.requests,
             recorder=recorder,
@@ -235,6 +236,17 @@ def _run(options: argparse.Namespace) -> int:
         listener.close()
         logs.stop()
     return 1 if keeper is not None and keeper.lost else 0
+
+
+def _with_files(settings: "Settings") -> "Settings":
+    """With as many connections as this process may have; its limit of open files is raised for them."""
+    from aps.service.open_files import fitting, raised, shortage
+
+    wanted = settings.max_connections
+    files = raised(wanted)
+    if (short := shortage(wanted, files)) is not None:
+        LOG.warning("%s", short)
+    return replace(settings, max_connections=fitting(wanted, files))
 
 
 def _driver(config: "Config") -> "tuple[Driver, Recorder | None]":

@@ -5,6 +5,7 @@ from math import floor, inf
 from typing import Any
 
 from aps.policy import Limits
+from aps.service import open_files
 from aps.service.config import Config
 from aps.service.config_keys import BY_NAME, KEYS, TENANT_KEYS, Key
 from aps.tenants import Tenant, queue_tokens
@@ -138,6 +139,8 @@ def limit(tenant: Tenant) -> str:
 
 def notes(config: Config) -> Iterator[str]:
     """What works, and is most likely not meant."""
+    if (shortage := open_files.shortage(config.settings.max_connections, open_files.allowed())) is not None:
+        yield shortage
     if config.file is not None and config.settings.store is None:
         yield "without a store (--store FILE) changes of tenants and their usage are lost when the service ends"
     for table, needed in (("record", "record.file"), ("store", "store.url")):

@@ -20,6 +20,7 @@ from aps.service.errors import Headers, Refusal, headers_of
 from aps.service.heads import lines_of
 from aps.service.lingering import LONGEST_S, LingeringTransport
 from aps.service.offered import Offered, Taker
+from aps.service.seldom import Seldom
 from aps.service.wire import ErrorAnswer, encode
 
 KEY = "aps.connection"  # of the ASGI scope's state
@@ -43,14 +44,15 @@ class _Flow(FlowControl):
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. `settings` and `taker` are set in the subclass that `connections` makes.
+    """One connection. `settings`, `taker` and `crowded` are set in the subclass that `connections` makes.
 
     taker: gets the requests that it takes and that have come whole; None: all are awaited. gone: called once when the
-    connection is lost; for the one request that is being answered.
+    connection is lost; for the one request that is being answered. crowded: told of connections beyond the most.
     """
 
     settings: Settings
     taker: Taker | None
+    crowded: Seldom
     transport: LingeringTransport  # type: ignore[assignment]
 
     def __init__(
@@ -85,6 +87,7 @@ class Connection(HttpToolsProtocol):
         self._head_since = self.loop.time()
         if len(self.connections) > self.settings.max_connections:
             self.transport.patient = False
+            self.crowded.say()
             self._end(Refusal("too_many_connections", "the service has no more connections", retry_after_s=1.0))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -375,6 +378,7 @@ def connections(limits: Settings, short_cut: Taker | None = None) -> type[Connec
     class Limited(Connection):
         settings = limits
         taker = short_cut
+        crowded = Seldom(f"{limits.max_connections} connections are open, the most there may be: further ones get 503")
 
     return Limited
 
