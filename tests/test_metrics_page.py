@@ -21,6 +21,7 @@ from aps.service.keeper import Keeper
 from aps.service.labels import OTHER
 from aps.service.metrics import Exporter
 from aps.service.pages import wants_json
+from aps.service.pending import Pending
 from aps.service.prometheus import Page
 from aps.store.database import Database
 from tests.driving import opened
@@ -58,7 +59,7 @@ async def crowded_page(loop: VirtualLoop, recorder: Recorder, database: Database
         tickets = [driver.submit(name, prompt_tokens=500, max_tokens=100, bid=bid) for name, bid in asked]
         keeper = Keeper(database, driver)
         keeper.reading = Condition("%s", "%.0f", 1.0)
-        exporter = Exporter(driver, recorder, keeper)
+        exporter = Exporter(driver, recorder, keeper, Pending(None, ()))
         await asyncio.sleep(11)
         page = exporter.page(DEFAULTS)
         for ticket in tickets:

@@ -155,7 +155,7 @@ def test_every_key_has_a_variable_that_sets_it() -> None:
     """To something else than the default, so that it shows."""
     for key in KEYS:
         default = key.default
-        for value in "7 0.75 4096 inf micro a.db swap json info true fair a100-llama2-7b ::1".split():
+        for value in "7 0.75 4096 inf micro a.db swap json info true fair a100-llama2-7b ::1 none".split():
             try:
                 config = read_config(environ={key.variable: value, "APS_SERVER_INSECURE_OPEN": "true"})
             except ConfigError:

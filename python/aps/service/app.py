@@ -19,6 +19,7 @@ from aps.service.limits import BodyLimit, BodyReader
 from aps.service.logs import RequestLog
 from aps.service.metrics import Exporter
 from aps.service.paths import TextPaths
+from aps.service.pending import Pending
 from aps.service.request_ids import naming
 from aps.service.requests import Requests
 from aps.service.streaming import Streams
@@ -87,11 +88,13 @@ def create_app(
                 await stack.enter_async_context(part)
             yield
 
-    bodies = BodyReader(settings.max_body_bytes, settings.body_s)
+    tenants = driver.scheduler.tenants
+    pending = Pending(settings.max_pending_bytes, tenants)
+    bodies = BodyReader(settings.max_body_bytes, settings.body_s, pending)
     answers = Answers(driver)
     requests = Requests(driver, settings, answers)
     streams = Streams(driver, answers, settings.comment_s)
-    parties = Parties(driver, driver.scheduler.tenants, access, answers, requests, log, tracing)
+    parties = Parties(driver, tenants, access, answers, requests, pending, log, tracing)
     infer = Infer(parties, bodies, streams)
     app = Service(
         infer, title="APS", version=VERSION, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
@@ -104,9 +107,9 @@ def create_app(
     app.state.recorder = recorder
     app.state.requests = requests
     app.state.keeper = keeper
-    app.state.exporter = Exporter(driver, recorder, keeper)
+    app.state.exporter = Exporter(driver, recorder, keeper, pending)
     driver.window_s = settings.jain_window_s
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, pending=pending)
     app.add_middleware(TextPaths)
     app.router.redirect_slashes = False  # to wherever the request's `Host` says
     errors.install(app)

@@ -33,6 +33,7 @@ class Settings:
     host, port: where it listens (port 0: any free one). insecure_open: whether it may listen beyond this machine
         although it has no keys. drain_s: what accepted requests get to finish after SIGTERM.
     max_body_bytes, body_s: the size of a request's body, and the time that it may take to arrive.
+    max_pending_bytes: prompts until their requests have ended, and bodies that are being read; None: no bound.
     max_header_bytes, header_s: the same of its header. max_connections: open at once; further ones get 503.
     keep_alive_s: how long a connection may be idle.
     send_s: after so long a client that takes nothing of its answer is cut off and its request cancelled.
@@ -59,6 +60,7 @@ class Settings:
     drain_s: float = 30.0
     max_body_bytes: int = 1 << 20
     body_s: float = 30.0
+    max_pending_bytes: int | None = 256 << 20
     max_header_bytes: int = 1 << 14
     header_s: float = 10.0
     max_connections: int = 4096
@@ -95,6 +97,7 @@ class Settings:
             check.number(f"Settings.{name}", getattr(self, name), allowed, lambda x: 0 < x <= DAY_S)
         check.number("Settings.keep_finished_s", self.keep_finished_s, "seconds in 0..86400", lambda x: 0 <= x <= DAY_S)
         check.integer("Settings.max_body_bytes", self.max_body_bytes, 1 << 10, 1 << 30)
+        self._check_pending()
         check.integer("Settings.max_header_bytes", self.max_header_bytes, 1 << 10, 1 << 20)
         check.integer("Settings.max_connections", self.max_connections, 1, 1 << 20)
         allowed = "dollars, a finite number >= 0"
@@ -110,6 +113,14 @@ class Settings:
         check.integer("Settings.record_max_mb", self.record_max_mb, 1, 1_000_000)
         check.integer("Settings.record_files", self.record_files, 1, 1000)
         self._check_store()
+
+    def _check_pending(self) -> None:
+        most = self.max_pending_bytes
+        check.integer("Settings.max_pending_bytes", most, 1 << 10, 1 << 40, optional=True)
+        if most is not None:  # a prompt takes up to four times its body; bodies have half of it
+            least = 8 * self.max_body_bytes
+            allowed = f"at least 8 times max_body_bytes ({least}) or None"
+            check.number("Settings.max_pending_bytes", most, allowed, lambda x: x >= least)
 
     def _check_store(self) -> None:
         allowed = f"seconds in {STORE_S:g}..3600"

@@ -150,6 +150,8 @@ KEYS = (
         {
             "max_body_bytes": "size of a request's body",
             "body_s": "wall seconds in which it must have arrived",
+            "max_pending_bytes": "bytes of prompts of outstanding requests and of bodies that are being read; at least "
+            "8 * max_body_bytes; none: no bound",
             "max_header_bytes": "size of a request's header",
             "header_s": "wall seconds in which it must have arrived",
             "max_connections": "open at once; further ones get 503",

@@ -48,6 +48,8 @@ STATUS = {
     "too_many_connections": 503,
     "queue_full": 503,
     "queue_tokens_full": 503,
+    "pending_full": 503,
+    "bodies_full": 503,
     "draining": 503,
     "store_unavailable": 503,
     "deadline_expired": 504,
@@ -55,6 +57,7 @@ STATUS = {
 
 # The rest of what was late or large must not be taken for a request; after a 500 the server ends the connection.
 ENDS_CONNECTION = (408, 413, 431, 500)
+CUTS_BODY = "bodies_full"  # so does this reason, of a body that has not come whole
 
 # What the OpenAPI document says about each status of POST /infer.
 MEANING = {
@@ -116,7 +119,7 @@ def headers_of(status: int, error: Error) -> Headers:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
     if status == 401:
         headers.append((b"www-authenticate", b'Bearer realm="aps"'))
-    if status in ENDS_CONNECTION:
+    if status in ENDS_CONNECTION or error.reason == CUTS_BODY:
         headers.append((b"connection", b"close"))
     return headers
 

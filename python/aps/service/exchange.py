@@ -16,6 +16,7 @@ from aps.service.entry import GONE, Entry
 from aps.service.errors import Headers, Refusal, headers_of, internal
 from aps.service.heads import JSON, lines_of, pairs_of
 from aps.service.logs import RequestLog
+from aps.service.pending import Pending, size_of
 from aps.service.refusals import refusal_of, unknown_tenant
 from aps.service.request_ids import HEADER, given, made
 from aps.service.requests import Requests
@@ -38,6 +39,7 @@ class Parties(NamedTuple):
     access: Access
     answers: Answers
     requests: Requests
+    pending: Pending
     log: RequestLog | None
     tracing: "Tracing | None"
 
@@ -96,7 +98,7 @@ class Exchange:
         self.lines += lines
 
     def submit(self) -> Ticket:
-        """Ask the scheduler. Refusal: its no, and those to a wrong tenant."""
+        """Ask the scheduler. Refusal: its no, those to a wrong tenant, and where the prompt cannot be held."""
         by, asked, entry = self._by, self.asked, self.entry
         assert asked is not None
         self.asked, self._deadline_s = None, asked.deadline_s
@@ -104,10 +106,15 @@ class Exchange:
         name = self._role.tenant_for(asked.tenant_id)
         if name not in by.tenants:
             raise unknown_tenant(name)
+        prompt = asked.prompt
+        size = 0 if prompt is None else size_of(prompt)
+        if size and (full := by.pending.no_room(name, size)) is not None:
+            self.lines += by.answers.rate_lines(name)
+            raise full
         prompt_tokens, self.counted_by = _count(driver, asked)
         self.ticket = ticket = driver.submit(
             name,
-            prompt=asked.prompt,
+            prompt=prompt,
             prompt_tokens=prompt_tokens,
             max_tokens=asked.max_tokens,
             bid=asked.bid,
@@ -124,8 +131,10 @@ class Exchange:
                 driver,
                 deadline_s=asked.deadline_s,
                 max_tokens=asked.max_tokens,
-                by_text=asked.prompt is not None,
+                by_text=prompt is not None,
             )
+        if size:
+            by.pending.hold(name, size)
         by.requests.begin(ticket, self.counted_by, asked.deadline_s)
         return ticket
 
@@ -155,9 +164,12 @@ class Exchange:
 
     def leave(self, *, told: bool = True) -> None:
         """Nobody waits for it any more. told: whoever asked has its answer, or is about to."""
-        self._said = self._by.requests.leave(self.ticket, told=told)
+        by, ticket = self._by, self.ticket
+        if ticket.prompt:
+            by.pending.let_go(ticket.tenant, size_of(ticket.prompt))
+        self._said = by.requests.leave(ticket, told=told)
         if self.entry is not None:
-            self.entry.ended(self.ticket)
+            self.entry.ended(ticket)
 
     def answer(self) -> Answer:
         """After `leave`. Refusal: it ended otherwise than it should; DriverError: nobody knows how."""

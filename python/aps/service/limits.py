@@ -6,13 +6,15 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aps.service.errors import Headers, Refusal, draining, response
+from aps.service.pending import Pending
 
 
 class BodyLimit:
-    """ASGI middleware. Answers 413 to a request whose body is larger than `max_bytes`, declared or sent."""
+    """ASGI middleware. Answers 413 to a request whose body is larger than `max_bytes`, declared or sent; 503 where
+    `pending` has no room for it."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, max_bytes: int, pending: Pending) -> None:
+        self._app, self._max_bytes, self._pending = app, max_bytes, pending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -22,30 +24,34 @@ class BodyLimit:
             refusal = too_large(self._max_bytes)
             await response(refusal.status, refusal.error)(scope, receive, send)
             return
-        seen = 0
+        seen = held = 0
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal seen, held
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._max_bytes:
                 raise too_large(self._max_bytes)
+            held = self._pending.read(seen, held)
             return message
 
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            self._pending.forget(held)
 
 
 class BodyReader:
-    """Reads bodies of at most `max_bytes`, each within `seconds` (wall), else 413, 408; `stop` ends the wait for all
-    that are not complete: 503."""
+    """Reads bodies of at most `max_bytes`, each within `seconds` (wall), else 413, 408; 503 where `pending` has no
+    room. `stop` ends the wait for all that are not complete: 503."""
 
-    def __init__(self, max_bytes: int, seconds: float) -> None:
-        self._max_bytes, self._seconds = max_bytes, seconds
+    def __init__(self, max_bytes: int, seconds: float, pending: Pending) -> None:
+        self._max_bytes, self._seconds, self._pending = max_bytes, seconds, pending
         self._stopped = False
         self._reading: set[asyncio.Timeout] = set()
 
     async def read(self, headers: Headers, receive: Receive) -> bytes:
-        """The body. A Refusal when it is too large or does not come in time; ClientDisconnect.
+        """The body. A Refusal when it is too large, there is no room, or it does not come in time; ClientDisconnect.
 
         A body that has come with its head, as most do, is there without waiting: then no timer is set.
         """
@@ -61,8 +67,10 @@ class BodyReader:
         else:
             call.close()  # type: ignore[attr-defined]
             message = {"type": "http.request", "more_body": True}
-        if declared(headers) > self._max_bytes:
+        length = declared(headers)
+        if length > self._max_bytes:
             raise too_large(self._max_bytes)
+        self._pending.check_body(length)
         try:
             async with asyncio.timeout(0.0 if self._stopped else self._seconds) as limit:
                 self._reading.add(limit)
@@ -81,15 +89,19 @@ class BodyReader:
             raise too_large(self._max_bytes)
 
     async def _rest(self, message: Message, receive: Receive) -> bytes:
-        body = bytearray()
-        while True:
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            body += message.get("body", b"")
-            self.check(body)
-            if not message.get("more_body", False):
-                return bytes(body)
-            message = await receive()
+        body, held = bytearray(), 0
+        try:
+            while True:
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                body += message.get("body", b"")
+                self.check(body)
+                held = self._pending.read(len(body), held)
+                if not message.get("more_body", False):
+                    return bytes(body)
+                message = await receive()
+        finally:
+            self._pending.forget(held)
 
     def stop(self) -> None:
         """Wait no longer."""

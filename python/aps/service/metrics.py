@@ -19,6 +19,7 @@ from aps.verdicts import Snapshot, TenantRows
 if TYPE_CHECKING:
     from aps.record import Recorder
     from aps.service.keeper import Keeper
+    from aps.service.pending import Pending
 
 FAMILIES_OF_TIMES = (
     ("queue_wait", "queue_wait_seconds", "Arrival to first scheduled step."),
@@ -32,8 +33,14 @@ USED = "of requests that have ended, as far as they were computed."
 class Exporter:
     """Makes the scrapes of one driver; it remembers which tenants have labels."""
 
-    def __init__(self, driver: Driver, recorder: "Recorder | None" = None, keeper: "Keeper | None" = None) -> None:
-        self._driver, self._recorder, self._keeper = driver, recorder, keeper
+    def __init__(
+        self,
+        driver: Driver,
+        recorder: "Recorder | None" = None,
+        keeper: "Keeper | None" = None,
+        pending: "Pending | None" = None,
+    ) -> None:
+        self._driver, self._recorder, self._keeper, self._pending = driver, recorder, keeper, pending
         self._labels = Labels()
         self._bound = 0.0
 
@@ -64,6 +71,8 @@ class Exporter:
         )
         devices(out, driver, snapshot)
         lately(out, driver, recent, settings)
+        if self._pending is not None:
+            _pending(out, self._pending)
         if self._recorder is not None:
             _record(out, self._recorder)
         if self._keeper is not None:
@@ -227,6 +236,19 @@ def _service(out: Page, driver: Driver, snapshot: Snapshot) -> None:
         "aps_invariant_violations",
         "By how much slots, KV blocks and tokens are not conserved: 0 unless there is a fault.",
         [({"check": check}, value) for check, value in driver.invariants(snapshot).items()],
+    )
+
+
+def _pending(out: Page, pending: "Pending") -> None:
+    out.gauge(
+        "aps_pending_bytes",
+        "Held for callers: prompts until their requests have ended, and bodies that are being read.",
+        pending.bytes,
+    )
+    out.counter(
+        "aps_pending_refused_total",
+        "Requests refused because limits.max_pending_bytes left no room for them.",
+        pending.refused,
     )
 
 
