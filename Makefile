@@ -49,7 +49,7 @@ vanish: $(VENV)/.service ## 2,000 clients that vanish in the middle of their str
 crash: $(VENV)/.service ## kill -9 at random moments under load, 50 times: what is in the store (minutes); STORE=URL KILLS=5
 	@$(BIN)/python loadtests/crash.py $(addprefix --store ,$(STORE)) $(addprefix --kills ,$(KILLS))
 
-tenancy: $(VENV)/.service ## 10,000 tenants in a store: how long a start takes, and a change; STORE=URL
+tenancy: $(VENV)/.service ## 10,000 tenants in a store: how long a start takes, a change, and a scrape; STORE=URL
 	@$(BIN)/python loadtests/tenancy.py $(addprefix --store ,$(STORE))
 
 soak: $(VENV)/.load ## ten minutes of a noisy neighbour against a service with a store, and what is left of them; SECONDS=60

@@ -1,11 +1,13 @@
-"""10,000 tenants in a store: how long a service takes to start, and a change to be seen.
+"""10,000 tenants in a store: how long a service takes to start, a change to be seen, and a scrape.
 
     python loadtests/tenancy.py [--tenants N] [--store URL]
 
 Prints wall and CPU seconds of the start, from the process to the first answer of /health, beside those of a service
 without a store; then wall seconds of changes through the administration, from the request until a read of the running
-service shows it; then of changes that are made in the database, until the service has them. Exit code 1: the median of
-the starts is 2 s or more, or that of the changes through the administration 0.1 s or more.
+service shows it; then of changes that are made in the database, until the service has them; then, once more tenants
+than have labels have asked for something, what a scrape takes and has. Exit code 1: the median of the starts is 2 s or
+more, that of the changes through the administration or of the scrapes 0.1 s or more, or a scrape is larger, or has more
+values of a label, than tenants with labels make it.
 """
 
 import argparse
@@ -29,6 +31,11 @@ from aps.store.store import Store
 from aps.tenants import Tenant
 
 START_S, CHANGE_S = 2.0, 0.1  # at most
+SCRAPE_S = 0.1  # at most: it is made on the event loop, and every request waits for it
+LABELS = 100  # metrics.max_labels, which the service has by default
+VALUES = LABELS + 1  # of a label, at most: those tenants, and "_other"
+SCRAPE_BYTES = VALUES * 10 * 2**10  # at most: 10 KiB a tenant, 5 as it is; the rest of the page is small
+LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 def filled(url: str, tenants: int) -> Store:
@@ -96,6 +103,34 @@ def changed_in_the_store(store: Store, client: httpx.Client, times: int) -> list
     return took
 
 
+def scrapes(client: httpx.Client, tenants: int, times: int) -> tuple[list[float], str]:
+    """Seconds from a scrape's request to its end, and the last one's text, once so many tenants have sent something."""
+    for n in range(tenants):
+        fields = {"tenant_id": f"tenant-{n}", "prompt_tokens": 1, "max_tokens": 1, "wait": False}
+        client.post("/infer", json=fields).raise_for_status()
+    took, text = [], ""
+    for _ in range(times):
+        began = time.perf_counter()
+        text = client.get("/metrics").raise_for_status().text
+        took.append(time.perf_counter() - began)
+    return took, text
+
+
+def most_values(page: str) -> tuple[str, int]:
+    """The label of a scrape with the most values, and how many."""
+    values: dict[str, set[str]] = {}
+    for name, value in LABEL.findall(page):
+        values.setdefault(name, set()).add(value)
+    return max(((name, len(found)) for name, found in values.items()), key=lambda pair: pair[1])
+
+
+def within(page: str) -> bool:
+    """Prints how large a scrape is, and its label with the most values; whether both are as they may be."""
+    size, (name, values) = len(page.encode()), most_values(page)
+    print(f"  bytes of it {size:,} (at most {SCRAPE_BYTES:,}); values of the label {name} {values} (at most {VALUES})")
+    return size <= SCRAPE_BYTES and values <= VALUES
+
+
 def said(what: str, seconds: Sequence[float]) -> float:
     """Prints a line; the median."""
     median = statistics.median(seconds)
@@ -130,8 +165,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with served(url, admin) as (client, *_):
             change = said("change over HTTP: from PATCH until GET shows it", changed_over_http(client, options.changes))
             said("change in the database: until GET shows it", changed_in_the_store(store, client, 10))
+            looks, page = scrapes(client, min(3 * LABELS, options.tenants), 20)
+            scrape = said("GET /metrics", looks)
+            bounded = within(page)
         store.database.close()
-    return 0 if start < START_S and change < CHANGE_S else 1
+    return 0 if start < START_S and change < CHANGE_S and scrape < SCRAPE_S and bounded else 1
 
 
 if __name__ == "__main__":

@@ -52,6 +52,16 @@ def test_the_page_has_every_reason_of_its_routes(root: Path) -> None:
 
 def test_the_load_test_in_small(capsys: pytest.CaptureFixture[str]) -> None:
     """Its figures are for a quiet machine; here it must run."""
-    assert tenancy.main(["--tenants", "50", "--starts", "1", "--changes", "3"]) in (0, 1)
+    assert tenancy.main(["--tenants", "150", "--starts", "1", "--changes", "3"]) in (0, 1)
     said = capsys.readouterr().out
-    assert "50 tenants with a key each" in said and said.count("median") == 6
+    assert "150 tenants with a key each" in said and said.count("median") == 7
+    assert "values of the label tenant 101 (at most 101)" in said
+
+
+def test_a_scrape_that_grows_with_the_tenants_is_too_large() -> None:
+    def page(tenants: int, bytes_each: int) -> str:
+        return "".join(f'a{{tenant="{n}",of="b"}} 1 #{"x" * bytes_each}\n' for n in range(tenants))
+
+    assert tenancy.within(page(tenancy.VALUES, 1000))
+    assert not tenancy.within(page(tenancy.VALUES + 1, 1000))
+    assert not tenancy.within(page(tenancy.VALUES, 11_000))
