@@ -45,6 +45,10 @@ time_scale = {TIME_SCALE}
 max_queued = "none"
 [requests]
 max_finished = 100
+[server]
+drain_s = 1
+[logging]
+level = "error"
 [tenants.quiet]
 [tenants.flood]
 """

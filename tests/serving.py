@@ -18,6 +18,7 @@ from aps.service import usage
 from aps.service.access import Access
 from aps.service.app import create_app
 from aps.service.config import Settings
+from aps.service.draining import Drain
 from aps.service.keeper import Keeper
 from aps.service.logs import RequestLog
 from aps.service.server import Server, config, listen
@@ -89,7 +90,7 @@ def serving(
     )
     if keeper is not None:
         usage.install(app, keeper.database)
-    server = Server(config(app), driver, app.state.bodies, 1.0, lambda _: None)
+    server = Server(config(app), Drain(driver, app.state.bodies, app.state.requests, lambda _: None), 1.0)
     listener = listen("127.0.0.1", 0)
     loops: list[AbstractEventLoop] = []
     started = threading.Event()

@@ -17,6 +17,7 @@ from aps.driver import Driver
 from aps.scheduler import Scheduler
 from aps.service.app import create_app
 from aps.service.connection import PIECE, Connection
+from aps.service.draining import Drain
 from aps.service.lingering import MOST_BYTES
 from aps.service.server import Server, config, listen
 from aps.tenants import Tenant
@@ -308,7 +309,7 @@ def test_a_client_that_sends_two_and_hangs_up_is_no_error(first: bytes, caplog: 
         backend = SimulatedBackend("reference", time_scale=1.0)
         driver = Driver(Scheduler((Tenant("x"),), devices=backend.devices), backend)
         app = create_app(driver)
-        server = Server(config(app), driver, app.state.bodies, 1.0, print)
+        server = Server(config(app), Drain(driver, app.state.bodies, app.state.requests, print), 1.0)
         listener = listen("127.0.0.1", 0)
         serving = asyncio.create_task(server._serve([listener]))
         while not server.started:

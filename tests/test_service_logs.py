@@ -68,6 +68,7 @@ keys = ["{hash_line(key)}"]
                     stream.read()
                 answer = client.post("/infer", json={"prompt": PROMPT, "max_tokens": 5, "wait": False})
                 ids["later"] = answer.json()["id"]
+                until(lambda: client.get(f"/requests/{ids['later']}").json()["state"] == "finished")
                 assert client.post("/infer", json={"prompt": PROMPT, "max_tokens": 9000}).status_code == 400
                 assert client.post("/infer", json={"prompt": PROMPT, "max_tokens": PROMPT}).status_code == 422
                 assert client.post("/infer", content=PROMPT).status_code == 422

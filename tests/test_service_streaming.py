@@ -176,23 +176,6 @@ def test_one_that_has_ended_is_readable_while_its_stream_is_not_read() -> None:
             client.close()
 
 
-def test_one_that_is_cut_off_after_its_request_has_finished_has_not_been_given() -> None:
-    with serving((Tenant("x"),), time_scale=10_000.0) as service:
-        app: Any = service.server.config.app
-        body = {"tenant_id": "x", "prompt_tokens": 1, "max_tokens": 60_000, "stream": True}
-        drained(whole := open_stream(service, body))
-        whole.close()
-        client = open_stream(service, body, receive_bytes=4096)
-        id = first_id(client)
-        until(lambda: not service.driver.outstanding, 20)
-        client.close()
-        requests = app.state.requests
-        until(lambda: not requests._open)
-        assert [handle for handle, _, _ in requests._ended.unread()] == [requests._answers.handle_of(id)]
-        assert standing(service, id) == "finished"
-        assert not list(requests._ended.unread())
-
-
 def first_id(client: socket.socket) -> str:
     read = b""
     while (found := re.search(rb'"id":"(\w+)"', read)) is None:

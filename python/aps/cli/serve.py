@@ -118,7 +118,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     life.add_argument(
         "--drain-s",
         metavar="S",
-        help="wall seconds that accepted requests get to finish after SIGTERM (default 30)",
+        help="wall seconds that accepted requests get to finish, and answers to be read, after SIGTERM (default 30)",
     )
     seen = parser.add_argument_group("what stays of it")
     seen.add_argument(

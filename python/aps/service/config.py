@@ -31,7 +31,7 @@ class Settings:
     """How the service behaves around the scheduler. Immutable and checked when made. Durations are wall seconds.
 
     host, port: where it listens (port 0: any free one). insecure_open: whether it may listen beyond this machine
-        although it has no keys. drain_s: what accepted requests get to finish after SIGTERM.
+        although it has no keys. drain_s: what accepted requests get to finish and answers to be read after SIGTERM.
     max_body_bytes, body_s: the size of a request's body, and the time that it may take to arrive.
     max_pending_bytes: prompts until their requests have ended, and bodies that are being read; None: no bound.
     max_header_bytes, header_s: the same of its header. max_connections: open at once; further ones get 503.

@@ -85,7 +85,7 @@ KEYS = (
             "host": "address to listen on",
             "port": "0 to 65535; 0: any free one",
             "insecure_open": "whether it may listen beyond this machine without any keys",
-            "drain_s": "wall seconds that accepted requests get to finish after SIGTERM",
+            "drain_s": "wall seconds that accepted requests get to finish, and answers to be read, after SIGTERM",
         },
     ),
     *_keys(

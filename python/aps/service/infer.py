@@ -74,14 +74,13 @@ class Infer:
             while not ticket.done:
                 await ticket.wait()
         finally:
-            cut_off = asked.stream and connection is not None and connection.gone is None and _finished(ticket)
             if connection is not None:
                 connection.gone = None
             if watch is not None:
                 watch.close()
             if not ticket.done:
                 exchange.cancel()
-            exchange.leave(told=not cut_off)
+            exchange.leave()
         return exchange.answer()
 
     # Called
@@ -109,10 +108,6 @@ class Infer:
         request.answer(status, exchange.lines, said)
         if status != 202:
             exchange.close(status, reason)
-
-
-def _finished(ticket: Ticket) -> bool:
-    return ticket.answer is not None and ticket.answer.status == "finished"
 
 
 def _ended(exchange: Exchange, request: Offered, _: Ticket) -> None:

@@ -1,5 +1,7 @@
 """Requests by the id that their callers know: outstanding ones, and for a while those that have ended."""
 
+from collections.abc import Iterator
+
 from msgspec import Raw
 
 from aps.driver import Driver, Result, Ticket
@@ -13,6 +15,7 @@ from aps.service.shelf import Ended, Shelf
 from aps.service.wire import CountedBy, RequestState, Standing, encode
 from aps.verdicts import Explanation
 
+Stood = tuple[str, str, str]  # an ended request: its id, its tenant, how it ended
 Open = tuple[Ticket, CountedBy, float | None]
 
 
@@ -87,6 +90,17 @@ class Requests:
         if ticket is not None:
             self._driver.cancel(ticket.id)
         return self.state(id, role)
+
+    def cancelled(self) -> Iterator[Stood]:
+        """Those that have just been cancelled: their callers have not been told."""
+        for handle, (ticket, *_) in self._open.items():
+            if ticket.answer is not None and ticket.answer.status == "cancelled":
+                yield self._answers.id_of(handle), ticket.tenant, "cancelled"
+
+    def unread(self) -> list[Stood]:
+        """Those that have ended and are kept, and whose answer nobody waited for or has read."""
+        self._ended.forget_old()
+        return [(self._answers.id_of(handle), tenant, ended) for handle, tenant, ended in self._ended.unread()]
 
     def _find(self, id: str, role: Role) -> tuple[Ticket | None, Ended | None]:
         if role.kind == "metrics":

@@ -14,7 +14,7 @@ from aps.service import supervision
 from aps.service.app import Service
 from aps.service.config import Settings
 from aps.service.connection import Connection, connections
-from aps.service.limits import BodyReader
+from aps.service.draining import Drain
 
 SEND_BUFFER = 1 << 17  # bytes
 YOUNG = 20_000  # objects made between two collections of the young ones; CPython's default is 700
@@ -23,22 +23,20 @@ YOUNG = 20_000  # objects made between two collections of the young ones; CPytho
 class Server(uvicorn.Server):
     """A server that on its first signal refuses new requests with 503, finishes what it accepted, then stops.
 
-    After `drain_s` wall seconds what is left is cancelled and answered; a second signal does that at once. A third
-    ends without answers.
+    After `drain_s` wall seconds what is left is cancelled and answered, and answers that are to be fetched are waited
+    for no longer; a second signal does that at once. A third ends without answers.
     """
 
     def __init__(
         self,
         config: uvicorn.Config,
-        driver: Driver,
-        bodies: BodyReader,
+        drain: Drain,
         drain_s: float,
-        say: Callable[[str], None],
         on_hangup: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
         self._on_hangup, self._hung_up = on_hangup, False
-        self._driver, self._bodies, self._drain_s, self._say = driver, bodies, drain_s, say
+        self._drain, self._drain_s = drain, drain_s
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signals = 0
@@ -59,7 +57,7 @@ class Server(uvicorn.Server):
             return
         supervision.ready()
         if self._signals:
-            self._drain(self._drain_s if self._signals == 1 else 0.0)
+            self._stop(self._drain_s if self._signals == 1 else 0.0)
         elif self._hung_up and self._on_hangup is not None:
             self._on_hangup()
 
@@ -69,7 +67,7 @@ class Server(uvicorn.Server):
         if self._signals > 2:
             self.should_exit = self.force_exit = True
         elif self._loop is not None and self.started:  # else startup sees to it
-            self._loop.call_soon_threadsafe(self._drain, self._drain_s if self._signals == 1 else 0.0)
+            self._loop.call_soon_threadsafe(self._stop, self._drain_s if self._signals == 1 else 0.0)
 
     def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
         """The handler of SIGHUP: `on_hangup`, on the loop; without one as any other signal."""
@@ -80,18 +78,15 @@ class Server(uvicorn.Server):
         else:
             self._loop.call_soon_threadsafe(self._on_hangup)
 
-    def _drain(self, within_s: float) -> None:
+    def _stop(self, within_s: float) -> None:
         """Start to drain, in place of a drain that takes longer."""
         if self._draining is not None:
             self._draining.cancel()
-        self._draining = asyncio.create_task(self._drained(within_s))
+        self._draining = asyncio.create_task(self._drain_within(within_s))
 
-    async def _drained(self, within_s: float) -> None:
-        self._say(f"draining {self._driver.outstanding} requests, at most {within_s:g} s")
+    async def _drain_within(self, within_s: float) -> None:
         try:
-            self._bodies.stop()
-            cancelled = await self._driver.drain(within_s)
-            self._say(f"drained; {cancelled} cancelled" if cancelled else "drained")
+            await self._drain.within(within_s)
         finally:
             if asyncio.current_task() is self._draining:
                 self.should_exit = True
@@ -117,7 +112,8 @@ def serve(
     gc.freeze()
     gc.set_threshold(YOUNG, 50, 100)
     gc.enable()
-    server = Server(config(app, log_level=log_level), driver, app.state.bodies, drain_s, say, on_hangup)
+    drain = Drain(driver, app.state.bodies, app.state.requests, say)
+    server = Server(config(app, log_level=log_level), drain, drain_s, on_hangup)
     if on_hangup is not None or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, server.handle_hangup)
     announce()
