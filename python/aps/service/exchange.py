@@ -108,9 +108,12 @@ class Exchange:
             raise unknown_tenant(name)
         prompt = asked.prompt
         size = 0 if prompt is None else size_of(prompt)
-        if size and (full := by.pending.no_room(name, size)) is not None:
-            self.lines += by.answers.rate_lines(name)
-            raise full
+        if size:
+            try:
+                by.pending.check_prompt(name, size)
+            except Refusal:
+                self.lines += by.answers.rate_lines(name)
+                raise
         prompt_tokens, self.counted_by = _count(driver, asked)
         self.ticket = ticket = driver.submit(
             name,

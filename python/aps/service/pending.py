@@ -27,16 +27,15 @@ class Pending:
         self._held: dict[str, int] = {}
         self._full = Seldom("limits.max_pending_bytes is met: requests get 503")
 
-    def no_room(self, tenant: str, size: int) -> Refusal | None:
-        """503, unless a prompt of that size (`size_of`) may be held for the tenant."""
+    def check_prompt(self, tenant: str, size: int) -> None:
+        """Refusal, 503: a prompt of that size (`size_of`) may not be held for the tenant now."""
         after = self.bytes + size
         if after <= self._half:
-            return None
+            return
         if after > self._most:
-            return self._no("pending_full", FULL)
+            raise self._no("pending_full", FULL)
         if self._held.get(tenant, 0) > self._most / len(self._tenants):
-            return self._no("pending_full", f"{tenant} has its part of the prompts that the service may hold")
-        return None
+            raise self._no("pending_full", f"{tenant} has its part of the prompts that the service may hold")
 
     def hold(self, tenant: str, size: int) -> None:
         """A request with such a prompt has been admitted; `let_go` follows."""
