@@ -32,7 +32,7 @@ from loadtests.plan import PlanError, Profile, read_profiles
 from loadtests.playing import Loaded, loaded_service, play
 from loadtests.serving import Service
 
-EVERY_S = 1.0
+SAMPLES = 100  # at least; a long run has one a second
 IDLE_WITHIN_S = 60.0
 LEVEL_BYTES = 8 * MEGABYTE
 # Parts of the run between which memory must stay level: both are after ended requests, which stay readable for a
@@ -46,14 +46,14 @@ Samples = list[tuple[float, int]]
 
 
 @contextmanager
-def sampling(service: Service) -> Iterator[Samples]:
-    """(seconds since now, resident bytes), once a second until the block ends."""
+def sampling(service: Service, every_s: float) -> Iterator[Samples]:
+    """(seconds since now, resident bytes), again and again until the block ends."""
     samples: Samples = []
     done = threading.Event()
     began = time.monotonic()
 
     def sample() -> None:
-        while not done.wait(EVERY_S):
+        while not done.wait(every_s):
             samples.append((time.monotonic() - began, service.resident_bytes()))
 
     thread = threading.Thread(target=sample, daemon=True)
@@ -166,7 +166,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         store = options.store or str(Path(folder) / "aps.db")
         with loaded_service("--store", store) as loaded:
-            with sampling(loaded.service) as samples:
+            with sampling(loaded.service, min(1.0, options.seconds / SAMPLES)) as samples:
                 data = play(loaded, profile.name, options.seconds, options.out)
             lines, counters = after(loaded, data, samples)
         lines.append(ledger(store, counters))
