@@ -23,6 +23,7 @@ from aps.service.metrics import Exporter
 from aps.service.pages import wants_json
 from aps.service.pending import Pending
 from aps.service.prometheus import Page
+from aps.service.traffic import Traffic
 from aps.store.database import Database
 from tests.driving import opened
 from tests.scrapes import Scrape, assert_nothing_fell
@@ -59,7 +60,7 @@ async def crowded_page(loop: VirtualLoop, recorder: Recorder, database: Database
         tickets = [driver.submit(name, prompt_tokens=500, max_tokens=100, bid=bid) for name, bid in asked]
         keeper = Keeper(database, driver)
         keeper.reading = Condition("%s", "%.0f", 1.0)
-        exporter = Exporter(driver, recorder, keeper, Pending(None, ()))
+        exporter = Exporter(driver, recorder, keeper, Pending(None, ()), Traffic(100))
         await asyncio.sleep(11)
         page = exporter.page(DEFAULTS)
         for ticket in tickets:
@@ -102,7 +103,7 @@ def test_what_the_page_says_of_contention_and_money(page: Page) -> None:
     assert found.one("aps_dollars_per_million_tokens") == pytest.approx(spent / tokens * 1e6)
 
 
-ROW = re.compile(r"\| `(aps_\w+)` \| (\w+) \| ([^|]*) \| (.+) \|")
+ROW = re.compile(r"\| `((?:aps|process)_\w+)` \| (\w+) \| ([^|]*) \| (.+) \|")
 
 
 def table(page: Page) -> list[str]:

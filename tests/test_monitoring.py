@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from aps.backends import SimulatedBackend
-from aps.service.errors import STATUS
+from aps.service.errors import OWN, STATUS
 from aps.service.labels import OUTCOMES, REFUSALS
 from aps.tenants import Tenant
 from tests.scrapes import Scrape
@@ -179,11 +179,11 @@ def test_the_rules_ask_for_values_that_there_are_and_together_for_all_reasons(ru
         for one in series_in(parsed(rule["expr"])):
             for matcher in one.matchers.matchers:
                 if matcher.name in ("reason", "outcome"):
-                    asked.setdefault(matcher.name, set()).update(matcher.value.split("|"))
-    assert asked["outcome"] <= set(OUTCOMES)
-    assert asked["reason"] <= set(REFUSALS)
+                    asked.setdefault(f"{one.name} {matcher.name}", set()).update(matcher.value.split("|"))
+    assert asked["aps_requests_total outcome"] <= set(OUTCOMES)
+    assert asked["aps_http_refused_total reason"] <= set(OWN)
     full = {reason for reason in REFUSALS if STATUS[reason] in (429, 503)}
-    assert asked["reason"] == full - {"draining"}
+    assert asked["aps_refused_total reason"] == full - {"draining"}
 
 
 def test_every_rule_is_explained(rules: list[dict[str, Any]], root: Path) -> None:

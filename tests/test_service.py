@@ -434,7 +434,7 @@ def test_every_name_of_a_tenant_has_its_status_and_its_counters() -> None:
         assert {counters.total("aps_admitted_total", tenant=name) for name in names} == {1}
 
 
-LINE = re.compile(r'(# (HELP|TYPE) aps_\w+ .+)|(aps_\w+(\{(\w+="([^"\\\n]|\\.)*",?)+\})? (\+Inf|-?[0-9.e+-]+))')
+LINE = re.compile(r'(# (HELP|TYPE) \w+ .+)|(\w+(\{(\w+="([^"\\\n]|\\.)*",?)+\})? (\+Inf|-?[0-9.e+-]+))')
 
 
 def test_metrics_count_what_happened() -> None:

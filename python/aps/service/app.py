@@ -23,6 +23,7 @@ from aps.service.pending import Pending
 from aps.service.request_ids import naming
 from aps.service.requests import Requests
 from aps.service.streaming import Streams
+from aps.service.traffic import Traffic
 from aps.service.version import VERSION
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def create_app(
     answers = Answers(driver)
     requests = Requests(driver, settings, answers)
     streams = Streams(driver, answers, settings.comment_s)
-    parties = Parties(driver, tenants, access, answers, requests, pending, log, tracing)
+    traffic = Traffic(settings.max_connections)
+    parties = Parties(driver, tenants, access, answers, requests, pending, log, tracing, traffic)
     infer = Infer(parties, bodies, streams)
     app = Service(
         infer, title="APS", version=VERSION, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
@@ -107,7 +109,8 @@ def create_app(
     app.state.recorder = recorder
     app.state.requests = requests
     app.state.keeper = keeper
-    app.state.exporter = Exporter(driver, recorder, keeper, pending)
+    app.state.traffic = traffic
+    app.state.exporter = Exporter(driver, recorder, keeper, pending, traffic)
     driver.window_s = settings.jain_window_s
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, pending=pending)
     app.add_middleware(TextPaths)

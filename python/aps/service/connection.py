@@ -21,6 +21,7 @@ from aps.service.heads import lines_of
 from aps.service.lingering import LONGEST_S, LingeringTransport
 from aps.service.offered import Offered, Taker
 from aps.service.seldom import Seldom
+from aps.service.traffic import Traffic
 from aps.service.wire import ErrorAnswer, encode
 
 KEY = "aps.connection"  # of the ASGI scope's state
@@ -44,13 +45,14 @@ class _Flow(FlowControl):
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. `settings`, `taker` and `crowded` are set in the subclass that `connections` makes.
+    """One connection. `settings`, `traffic`, `taker` and `crowded` are set in the subclass that `connections` makes.
 
     taker: gets the requests that it takes and that have come whole; None: all are awaited. gone: called once when the
     connection is lost; for the one request that is being answered. crowded: told of connections beyond the most.
     """
 
     settings: Settings
+    traffic: Traffic
     taker: Taker | None
     crowded: Seldom
     transport: LingeringTransport  # type: ignore[assignment]
@@ -82,6 +84,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.traffic.connections += 1
         self.transport = LingeringTransport(transport)
         self.flow = _Flow(transport, self._behind)
         self._head_since = self.loop.time()
@@ -92,6 +95,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self.traffic.connections -= 1
         if self._running is not None and not self._running.response_complete:  # uvicorn knows the newest request alone
             self._running.disconnected = True
             self._running.message_event.set()
@@ -322,6 +326,7 @@ class Connection(HttpToolsProtocol):
         """Answer what is no request, when those before it have their answers, and close. What comes is not read."""
         if self._last is not None or self.transport.is_closing():
             return
+        self.traffic.refused[refusal.error.reason] += 1
         self._last, self._head_since = refusal, None
         self._behind.clear()
         cycle, waits = self.cycle, bool(self.pipeline)
@@ -372,11 +377,12 @@ class _WithoutChunks(RequestResponseCycle):
         await super().send(message)  # type: ignore[arg-type]
 
 
-def connections(limits: Settings, short_cut: Taker | None = None) -> type[Connection]:
-    """The protocol for uvicorn's `http`, with these limits; short_cut: its `taker`."""
+def connections(limits: Settings, seen: Traffic, short_cut: Taker | None = None) -> type[Connection]:
+    """The protocol for uvicorn's `http`, with these limits, counted there; short_cut: its `taker`."""
 
     class Limited(Connection):
         settings = limits
+        traffic = seen
         taker = short_cut
         crowded = Seldom(f"{limits.max_connections} connections are open, the most there may be: further ones get 503")
 

@@ -10,10 +10,12 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
+from starlette.types import Scope
 
 from aps.driver import DRAINING_RETRY_S, DriverError
 from aps.service.wire import Error, ErrorAnswer, encode
 from aps.service.wording import given, must_be, shown
+from aps.verdicts import REASONS
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,13 @@ STATUS = {
     "store_unavailable": 503,
     "deadline_expired": 504,
 }
+
+# Those with which the scheduler is not asked; the others it counts itself, `draining` by who says it.
+OWN = (
+    *(reason for reason in STATUS if reason not in {*REASONS, "cancelled", "backend_failed"}),
+    "not_found",
+    "method_not_allowed",
+)
 
 # The rest of what was late or large must not be taken for a request; after a 500 the server ends the connection.
 ENDS_CONNECTION = (408, 413, 431, 500)
@@ -124,8 +133,9 @@ def headers_of(status: int, error: Error) -> Headers:
     return headers
 
 
-def response(status: int, error: Error) -> Response:
-    """The error as a response of the framework's."""
+def response(scope: Scope, status: int, error: Error) -> Response:
+    """The error as a response of the framework's, to be sent; it is counted."""
+    scope["app"].state.traffic.refused[error.reason] += 1
     answer = Response(encode(ErrorAnswer(error)), status)
     answer.raw_headers += headers_of(status, error)
     return answer
@@ -141,17 +151,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _crashed)
 
 
-async def _refused(_: Request, refusal: Exception) -> Response:
+async def _refused(request: Request, refusal: Exception) -> Response:
     assert isinstance(refusal, Refusal)
-    return response(refusal.status, refusal.error)
+    return response(request.scope, refusal.status, refusal.error)
 
 
 async def _framework(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     reason = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-    answer = response(
-        error.status_code, Error(reason=reason, message=f"{request.method} {request.url.path}: {error.detail}")
-    )
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    answer = response(request.scope, error.status_code, Error(reason=reason, message=message))
     answer.headers.update(error.headers or {})
     if error.status_code == 405:
         answer.headers["allow"] = ", ".join(_allowed(request))
@@ -177,7 +186,7 @@ async def _validation(request: Request, error: Exception) -> Response:
     operation = request.app.openapi()["paths"][request.scope["route"].path]["get"]
     schema = next(found["schema"] for found in operation["parameters"] if found["name"] == field)
     message = must_be(field, given(schema), shown(first["input"]))
-    return response(422, Error(reason="invalid", message=message, field=field))
+    return response(request.scope, 422, Error(reason="invalid", message=message, field=field))
 
 
 async def _gone(_: Request, __: Exception) -> Response:
@@ -185,10 +194,10 @@ async def _gone(_: Request, __: Exception) -> Response:
     return Response(status_code=499)
 
 
-async def _driver_failed(_: Request, error: Exception) -> Response:
+async def _driver_failed(request: Request, error: Exception) -> Response:
     refusal = internal(error)
-    return response(refusal.status, refusal.error)
+    return response(request.scope, refusal.status, refusal.error)
 
 
-async def _crashed(_: Request, __: Exception) -> Response:
-    return response(500, Error(reason="internal", message="the service failed; its log says how"))
+async def _crashed(request: Request, _: Exception) -> Response:
+    return response(request.scope, 500, Error(reason="internal", message="the service failed; its log says how"))

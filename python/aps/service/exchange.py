@@ -20,6 +20,7 @@ from aps.service.pending import Pending, size_of
 from aps.service.refusals import refusal_of, unknown_tenant
 from aps.service.request_ids import HEADER, given, made
 from aps.service.requests import Requests
+from aps.service.traffic import Traffic
 from aps.service.wire import Accepted, CountedBy, ErrorAnswer, InferRequest, Verdict, encode
 from aps.tenants import Tenant
 
@@ -32,7 +33,8 @@ Answer = tuple[int, bytes]  # its status and its body
 
 
 class Parties(NamedTuple):
-    """Whom an exchange speaks to. tenants: the driver's, live. log, tracing: None when nobody wants to know."""
+    """Whom an exchange speaks to. tenants: the driver's, live. log, tracing: None when nobody wants to know. traffic:
+    counts refusals of which the scheduler knows nothing."""
 
     driver: Driver
     tenants: Mapping[str, Tenant]
@@ -42,6 +44,7 @@ class Parties(NamedTuple):
     pending: Pending
     log: RequestLog | None
     tracing: "Tracing | None"
+    traffic: Traffic
 
 
 class Exchange:
@@ -190,6 +193,8 @@ class Exchange:
         if not self.lines.startswith(NAMED):
             self._name_anew()
         refusal = error if isinstance(error, Refusal) else internal(error)
+        if refusal is not error or not hasattr(self, "ticket"):
+            self._by.traffic.refused[refusal.error.reason] += 1
         self.lines += lines_of(headers_of(refusal.status, refusal.error))
         return refusal.status, encode(ErrorAnswer(refusal.error)), refusal.error.reason
 

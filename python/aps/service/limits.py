@@ -22,7 +22,7 @@ class BodyLimit:
             return
         if declared(scope["headers"]) > self._max_bytes:
             refusal = too_large(self._max_bytes)
-            await response(refusal.status, refusal.error)(scope, receive, send)
+            await response(scope, refusal.status, refusal.error)(scope, receive, send)
             return
         seen = held = 0
 

@@ -12,7 +12,9 @@ from aps.service.bounds import service_gap_bound
 from aps.service.config import Settings
 from aps.service.labels import EDGES, OTHER, OUTCOMES, REFUSALS, Labels, Row, numbers
 from aps.service.machines import devices, lately
+from aps.service.process import process
 from aps.service.prometheus import Page
+from aps.service.traffic import Traffic, traffic
 from aps.service.version import VERSION
 from aps.verdicts import Snapshot, TenantRows
 
@@ -39,8 +41,10 @@ class Exporter:
         recorder: "Recorder | None" = None,
         keeper: "Keeper | None" = None,
         pending: "Pending | None" = None,
+        traffic: Traffic | None = None,
     ) -> None:
-        self._driver, self._recorder, self._keeper, self._pending = driver, recorder, keeper, pending
+        self._driver, self._recorder, self._keeper = driver, recorder, keeper
+        self._pending, self._traffic = pending, traffic
         self._labels = Labels()
         self._bound = 0.0
 
@@ -73,6 +77,9 @@ class Exporter:
         lately(out, driver, recent, settings)
         if self._pending is not None:
             _pending(out, self._pending)
+        if self._traffic is not None:
+            traffic(out, self._traffic)
+        process(out)
         if self._recorder is not None:
             _record(out, self._recorder)
         if self._keeper is not None:

@@ -21,7 +21,7 @@ class TextPaths:
             for field, raw in (("path", scope.get("raw_path") or b""), ("query", scope["query_string"])):
                 if not _is_text(raw):
                     refusal = _refusal(field, raw)
-                    await response(refusal.status, refusal.error)(scope, receive, send)
+                    await response(scope, refusal.status, refusal.error)(scope, receive, send)
                     return
         await self._app(scope, receive, send)
 

@@ -126,7 +126,7 @@ def config(app: Service, *, log_level: str = "warning") -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="auto",
-        http=connections(settings, app.infer),
+        http=connections(settings, app.state.traffic, app.infer),
         ws="none",
         interface="asgi3",
         lifespan="on",
