@@ -167,13 +167,11 @@ class Recent:
             pieces.append(self._piece(now, _weights(rows), self._served(), np.array(self._work_so_far())))
         parts = [piece.part(now - self.window_s) for piece in pieces]
         totals = np.zeros((4, len(self._metrics.tenants)))
-        seconds, contended_s, work = 0.0, 0.0, np.zeros(len(Work._fields))
+        contended_s, work = 0.0, np.zeros(len(Work._fields))
         for part, piece in zip(parts, pieces, strict=True):
-            lasted_s = part * (piece.ended_at - piece.began_at)
-            seconds += lasted_s
             work += part * piece.work
             if len(piece.accounts):
-                contended_s += lasted_s
+                contended_s += part * (piece.ended_at - piece.began_at)
                 totals[:, piece.accounts] += part * piece.shares
         among = totals[1].nonzero()[0]
         received, promised, equal, _ = totals[:, among]
@@ -181,7 +179,7 @@ class Recent:
         shares = (Share._make(share) for share in totals[:, among].T.tolist())
         told = [*(piece.verdicts for piece in pieces), Verdicts.of(rows) if now > self._began_at else self._verdicts]
         return Lately(
-            seconds,
+            min(self.window_s, now - pieces[0].began_at) if pieces else 0.0,
             Work._make(work.tolist()),
             self._work_so_far(),
             contended_s,
