@@ -39,7 +39,7 @@ serve: $(VENV)/.service ## a service in the foreground, until Ctrl-C; ARGS="--gp
 load: $(VENV)/.load ## Locust against a service of its own, four profiles of a minute; PROFILE=noisy SECONDS=20
 	@$(BIN)/python loadtests/run.py $(addprefix --profile ,$(PROFILE)) $(addprefix --seconds ,$(SECONDS))
 
-flood: $(VENV)/.service ## 100,000 requests from one tenant, over the driver and over HTTP, beside a quiet one (minutes)
+flood: $(VENV)/.service ## 120,000 requests from one tenant, more than the queue takes, beside a quiet one (minutes)
 	@$(BIN)/python loadtests/flood.py --over driver
 	@$(BIN)/python loadtests/flood.py --over http
 

@@ -1,11 +1,13 @@
-"""One tenant sends 100,000 requests, none of which waits for another; a quiet tenant keeps its latency.
+"""One tenant sends more requests than the queue of all takes; a quiet tenant is never refused and keeps its latency.
 
     python loadtests/flood.py --over driver
     python loadtests/flood.py --over http
 
-Several rounds, so that what the first round leaves behind is told from what every round would. Prints figures; exit
-code 1 when the quiet tenant waits too long, something is lost, or memory stays up. The device is simulated; times of
-service are simulated seconds.
+None of the flood's requests waits for another to be sent. While they come they wait for their tenant's own bucket
+alone, so the queue fills however slow the sender is; then the bucket is lifted, and all that waits has the device to
+contend for. Several rounds, so that what the first round leaves behind is told from what every round would. Prints
+figures; exit code 1 when the quiet tenant waits too long, anything but the flood's surplus is refused, something is
+lost, or memory stays up. The device is simulated; times of service are simulated seconds.
 """
 
 import argparse
@@ -14,7 +16,9 @@ import gc
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -24,16 +28,20 @@ from aps.backends.simulated import SimulatedBackend
 from aps.driver import Driver, Ticket
 from aps.policy import Limits
 from aps.scheduler import Scheduler
+from aps.service.keys import new_key
 from aps.tenants import Tenant
 from loadtests.books import astray, idle, memory_verdict, outstanding, verdict
 from loadtests.figures import percentile
 from loadtests.serving import Service, resident_bytes, serving
-from loadtests.wire import Connection, message
+from loadtests.wire import Connection, message, request
 
 PROFILE, TIME_SCALE = "a100-llama2-7b", 10.0
 PROMPT, OUTPUT = 16, 4
 SHAPE = {"prompt_tokens": PROMPT, "max_tokens": OUTPUT}
 CONNECTIONS = 32
+HELD = {"rate": 1e-3, "burst": PROMPT + OUTPUT, "over_rate": "queue"}  # of the flood: one request, then none
+FREE = {"rate": None, "burst": None}
+ALONE = 20  # requests of the quiet tenant before a flood, and while the flood waits for its bucket
 EVERY_S = 0.05  # of the client, between two requests of the quiet tenant
 LONGEST_WAIT_S = 1.0  # simulated
 DRAINED_WITHIN_S = 600.0
@@ -41,8 +49,6 @@ CONFIG = f"""
 [devices]
 profile = "{PROFILE}"
 time_scale = {TIME_SCALE}
-[limits]
-max_queued = "none"
 [requests]
 max_finished = 100
 [server]
@@ -54,6 +60,16 @@ level = "error"
 """
 
 Ask = Callable[[], Awaitable[float]]  # one request of the quiet tenant; its queue wait
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is played: rounds of so many requests, against a queue of so many, and the quiet tenant's longest wait."""
+
+    requests: int
+    queue: int
+    rounds: int
+    wait_s: float
 
 
 class Round:
@@ -71,10 +87,15 @@ class Round:
         )
 
 
-async def one_round(ask: Ask, flood: Callable[[], Awaitable[None]], waiting: Callable[[], Awaitable[int]]) -> Round:
-    """The quiet tenant alone for a second, then beside a flood until all of it has ended."""
+async def one_round(
+    ask: Ask,
+    flood: Callable[[], Awaitable[None]],
+    lift: Callable[[], Awaitable[None]],
+    waiting: Callable[[], Awaitable[int]],
+) -> Round:
+    """The quiet tenant alone for a second, then beside a flood until all of it has ended. lift: the flood's bucket."""
     alone, flooded = [], []
-    for _ in range(20):
+    for _ in range(ALONE):
         alone.append(await ask())
         await asyncio.sleep(EVERY_S)
     began = time.monotonic()
@@ -86,6 +107,10 @@ async def one_round(ask: Ask, flood: Callable[[], Awaitable[None]], waiting: Cal
         if sending.done() and not sent_s:
             await sending
             sent_s = time.monotonic() - began
+            most = await waiting()
+            for _ in range(ALONE):
+                flooded.append(await ask())
+            await lift()
         if len(flooded) % 10 == 0 or sent_s:
             there = await waiting()
             most = max(most, there)
@@ -93,12 +118,13 @@ async def one_round(ask: Ask, flood: Callable[[], Awaitable[None]], waiting: Cal
                 return Round(alone, flooded, sent_s, time.monotonic() - began, most)
 
 
-async def over_driver(requests: int, rounds: int, wait_s: float) -> int:
+async def over_driver(plan: Plan) -> int:
     """The driver in this process."""
     backend = SimulatedBackend(PROFILE, time_scale=TIME_SCALE)
     tenants = (Tenant("quiet"), Tenant("flood"))
-    scheduler = Scheduler(tenants, devices=backend.devices, limits=Limits(max_queued=None))
+    scheduler = Scheduler(tenants, devices=backend.devices, limits=Limits(max_queued=plan.queue))
     tickets: list[Ticket] = []
+    refused: Counter[str] = Counter()
     sizes, blocks, peak = [resident_bytes()], [sys.getallocatedblocks()], 0
     async with Driver(scheduler, backend) as driver:
 
@@ -108,10 +134,14 @@ async def over_driver(requests: int, rounds: int, wait_s: float) -> int:
             return result.queue_wait_s
 
         async def flood() -> None:
-            for at in range(requests):
+            driver.set_tenant(Tenant("flood", **HELD))  # type: ignore[arg-type]
+            for at in range(plan.requests):
                 tickets.append(driver.submit("flood", prompt_tokens=PROMPT, max_tokens=OUTPUT))
                 if at % 500 == 499:
                     await asyncio.sleep(0)
+
+        async def lift() -> None:
+            driver.set_tenant(Tenant("flood"))
 
         async def waiting() -> int:
             nonlocal peak
@@ -119,10 +149,11 @@ async def over_driver(requests: int, rounds: int, wait_s: float) -> int:
             return driver.outstanding
 
         played, lost = [], 0
-        for _ in range(rounds):
-            played.append(await one_round(ask, flood, waiting))
+        for _ in range(plan.rounds):
+            played.append(await one_round(ask, flood, lift, waiting))
             print(played[-1], flush=True)
-            lost += requests - sum(ticket.done for ticket in tickets)
+            lost += plan.requests - sum(ticket.done for ticket in tickets)
+            refused.update(ticket.verdict.reason for ticket in tickets if not ticket.verdict.admitted)
             tickets.clear()
             gc.collect()
             sizes.append(resident_bytes())
@@ -130,24 +161,28 @@ async def over_driver(requests: int, rounds: int, wait_s: float) -> int:
         found = driver.invariants()
         grown = blocks[-1] - blocks[1]
         print(f"Python's allocated blocks: {', '.join(f'{count:,}' for count in blocks)} before and after each round")
-        found["blocks a request that rounds add up"] = round(grown / (requests * (rounds - 1)))
-        return _verdict(played, sizes, peak, {**found, "requests without an end": lost}, wait_s)
+        found["blocks a request that rounds add up"] = round(grown / (plan.requests * (plan.rounds - 1)))
+        return _verdict(plan, played, refused, sizes, peak, {**found, "requests without an end": lost})
 
 
-async def over_http(requests: int, rounds: int, wait_s: float) -> int:
+async def over_http(plan: Plan) -> int:
     """A service in a process of its own; the flood does not wait for answers (`wait: false`)."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "aps.toml"
-        config.write_text(CONFIG)
-        with serving("--config", str(config)) as service:
-            return await _over_http(service, requests, rounds, wait_s)
+        config.write_text(f"{CONFIG}[limits]\nmax_queued = {plan.queue}\n")
+        key = new_key()
+        with serving("--config", str(config), env={"APS_ADMIN_KEY": key}) as service:
+            return await _over_http(plan, service, key)
 
 
-async def _over_http(service: Service, requests: int, rounds: int, wait_s: float) -> int:
-    quiet = message({"tenant_id": "quiet", **SHAPE}, service.port)
-    noise = message({"tenant_id": "flood", "wait": False, **SHAPE}, service.port)
+async def _over_http(plan: Plan, service: Service, key: str) -> int:
+    quiet = message({"tenant_id": "quiet", **SHAPE}, service.port, key=key)
+    noise = message({"tenant_id": "flood", "wait": False, **SHAPE}, service.port, key=key)
+    hold, free = (request("PATCH", "/admin/tenants/flood", service.port, each, key=key) for each in (HELD, FREE))
+    reads = {"authorization": f"Bearer {key}"}
     own = await Connection.open(service.port)
-    refused = peak = 0
+    refused: Counter[str] = Counter()
+    peak = 0
     sizes = [service.resident_bytes()]
 
     async def ask() -> float:
@@ -157,40 +192,57 @@ async def _over_http(service: Service, requests: int, rounds: int, wait_s: float
         return wait_s
 
     async def send(count: int) -> None:
-        nonlocal refused
         connection = await Connection.open(service.port)
         for _ in range(count):
-            status, _ = await connection.ask(noise)
-            refused += status != 202
+            status, answer = await connection.ask(noise)
+            if status != 202:
+                refused[answer["error"]["reason"]] += 1
+        await connection.close()
+
+    async def change(whole: bytes) -> None:
+        connection = await Connection.open(service.port)
+        status, answer = await connection.ask(whole)
+        assert status == 200, answer
         await connection.close()
 
     async def flood() -> None:
-        shares = [requests // CONNECTIONS + (at < requests % CONNECTIONS) for at in range(CONNECTIONS)]
+        await change(hold)
+        shares = [plan.requests // CONNECTIONS + (at < plan.requests % CONNECTIONS) for at in range(CONNECTIONS)]
         await asyncio.gather(*map(send, shares))
+
+    async def lift() -> None:
+        await change(free)
 
     async def waiting() -> int:
         nonlocal peak
         peak = max(peak, service.resident_bytes())
-        return await outstanding(service)
+        return await outstanding(service, reads)
 
     played: list[Round] = []
-    for _ in range(rounds):
-        played.append(await one_round(ask, flood, waiting))
+    for _ in range(plan.rounds):
+        played.append(await one_round(ask, flood, lift, waiting))
         print(played[-1], flush=True)
-        await idle(service, DRAINED_WITHIN_S)
+        await idle(service, DRAINED_WITHIN_S, reads)
         sizes.append(service.resident_bytes())
     await own.close()
-    return _verdict(played, sizes, peak, {**astray(service.get("/metrics")), "refused": refused}, wait_s)
+    return _verdict(plan, played, refused, sizes, peak, astray(service.get("/metrics", reads)))
 
 
-def _verdict(played: list[Round], sizes: list[int], peak: int, found: Mapping[str, float], wait_s: float) -> int:
+def _verdict(
+    plan: Plan, played: list[Round], refused: Counter[str], sizes: list[int], peak: int, found: Mapping[str, float]
+) -> int:
+    sent, surplus = plan.rounds * plan.requests, plan.rounds * max(0, plan.requests - plan.queue - 1)
     worst = max(percentile(each.flooded, 99) or 0.0 for each in played)
     lost = ", ".join(f"{name} {value:g}" for name, value in found.items())
     return verdict(
         [
             (
-                f"the quiet tenant's p99 queue wait {worst:.3f} s <= {wait_s:g} s simulated",
-                worst <= wait_s,
+                f"the quiet tenant's p99 queue wait {worst:.3f} s <= {plan.wait_s:g} s simulated, and none refused",
+                worst <= plan.wait_s,
+            ),
+            (
+                f"of the flood's {sent:,} requests {refused.total():,} refused >= {surplus:,}, as queue_full alone",
+                refused.total() >= surplus and set(refused) <= {"queue_full"},
             ),
             (f"astray: {lost}", not any(found.values())),
             memory_verdict(sizes, max(peak, *sizes)),
@@ -202,8 +254,11 @@ def main() -> int:
     """Run it; the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--over", choices=("driver", "http"), default="http", help="(default %(default)s)")
-    parser.add_argument("--requests", type=int, default=100_000, metavar="N", help="(default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="2 or more (default %(default)s)")
+    parser.add_argument("--requests", type=int, default=120_000, metavar="N", help="(default %(default)s)")
+    parser.add_argument(
+        "--queue", type=int, default=Limits().max_queued, metavar="N", help="max_queued (default %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=4, metavar="N", help="2 or more (default %(default)s)")
     parser.add_argument(
         "--wait-s",
         type=float,
@@ -212,11 +267,11 @@ def main() -> int:
         help="the quiet tenant's p99 queue wait in the flood, simulated seconds, at most (default %(default)s)",
     )
     options = parser.parse_args()
-    if options.requests < 1 or options.rounds < 2:
-        parser.error("--requests must be 1 or more and --rounds 2 or more")
+    if options.requests < 1 or options.queue < 1 or options.rounds < 2:
+        parser.error("--requests and --queue must be 1 or more and --rounds 2 or more")
     print(f"a flood of {options.requests:,} requests over {options.over}, {options.rounds} times", flush=True)
     run = over_driver if options.over == "driver" else over_http
-    return asyncio.run(run(options.requests, options.rounds, options.wait_s))
+    return asyncio.run(run(Plan(options.requests, options.queue, options.rounds, options.wait_s)))
 
 
 if __name__ == "__main__":
