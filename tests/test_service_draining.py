@@ -1,5 +1,6 @@
 """Answers that are to be fetched (`wait: false`) from a service that is told to stop: none is lost without a word."""
 
+import asyncio
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import pytest
 from aps.backends import SimulatedBackend
 from aps.driver import Driver
 from aps.scheduler import Scheduler
+from aps.service.access import OPEN
 from aps.service.app import create_app
 from aps.service.draining import MOST_LINES, Drain
 from aps.tenants import Tenant
@@ -124,6 +126,31 @@ async def test_the_log_of_what_is_lost_is_bounded(caplog: pytest.LogCaptureFixtu
     lines = [record.getMessage() for record in caplog.records if record.name == "aps.service.draining"]
     assert len(lines) == MOST_LINES + 1
     assert lines[-1].startswith("and 7 requests more: ")
+
+
+async def test_what_had_ended_when_the_driver_failed_can_still_be_fetched() -> None:
+    backend = SimulatedBackend("reference", time_scale=100.0)
+    driver = Driver(Scheduler((Tenant("x"),), devices=backend.devices), backend)
+    app, said = create_app(driver), list[str]()
+    drain = Drain(driver, app.state.bodies, app.state.requests, said.append)
+    async with driver:
+        ask(app.state.requests, driver, range(1))
+        await driver.drain()
+        driver.draining = False
+        ask(app.state.requests, driver, range(1))
+        draining = asyncio.create_task(drain.within(300.0))
+
+        def take() -> None:
+            raise OSError("the cable")
+
+        backend.take = take  # type: ignore[assignment,method-assign]
+        while not draining.done() and "finished; 1 unread" not in "".join(said):
+            await asyncio.sleep(0.01)
+        ((id, _, _),) = app.state.requests.unread()
+        assert app.state.requests.state(id, OPEN).state == "finished"
+        await draining
+    assert driver.failed is not None
+    assert said[-1] == "drained"
 
 
 def ask(requests: Any, driver: Driver, numbers: Iterable[int]) -> None:

@@ -197,6 +197,7 @@ def test_what_has_been_read_goes_before_what_has_not() -> None:
     with serving((Tenant("x"),), max_finished=2) as small:
         unread, read = (accepted(small, tenant_id="x", prompt_tokens=1, max_tokens=1).id for _ in range(2))
         until(lambda: small.driver.outstanding == 0)
+        assert small.client.head(f"/requests/{unread}").status_code == 200
         assert state(small, read).state == "finished"
         accepted(small, tenant_id="x", prompt_tokens=1, max_tokens=1)
         until(lambda: small.client.get(f"/requests/{read}").status_code == 404)

@@ -22,6 +22,7 @@ from aps.service.paths import TextPaths
 from aps.service.pending import Pending
 from aps.service.request_ids import naming
 from aps.service.requests import Requests
+from aps.service.routes import HEAD
 from aps.service.streaming import Streams
 from aps.service.traffic import Traffic
 from aps.service.version import VERSION
@@ -52,7 +53,7 @@ class Service(FastAPI):
                 await self.infer(scope, receive, send)
                 return
             if scope["method"] == "HEAD":
-                scope = {**scope, "method": "GET"}  # the server, which still knows, leaves the body out
+                scope = {**scope, "method": "GET", HEAD: True}  # the server, which still knows, leaves the body out
             send = naming(scope, send)
         await super().__call__(scope, receive, send)
 

@@ -57,8 +57,9 @@ class Requests:
         self._ended.put(handle, result.tenant, result.status, said, given=given)
         return said
 
-    def state(self, id: str, role: Role) -> RequestState:
-        """Where the request stands. Refusal, 404: there is none, or none that this role may see."""
+    def state(self, id: str, role: Role, *, told: bool = True) -> RequestState:
+        """Where the request stands; told: whoever asked gets to read it. Refusal, 404: there is none, or none that this
+        role may see."""
         ticket, ended = self._find(id, role)
         where = None if ticket is None else self._explained(ticket)
         if ticket is not None and where is None:
@@ -68,7 +69,8 @@ class Requests:
             standing.start_in_s = self._starts.start_in_s(ticket, where)
             return RequestState(id=id, tenant_id=ticket.tenant, state=where.state, explain=standing)
         assert ended is not None
-        self._ended.give(self._answers.handle_of(id))
+        if told:
+            self._ended.give(self._answers.handle_of(id))
         _, tenant, status, said = ended
         state = RequestState(id=id, tenant_id=tenant, state=status)  # type: ignore[arg-type]
         if status == "finished":

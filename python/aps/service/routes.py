@@ -7,13 +7,15 @@ from aps.service.access import Identified
 from aps.service.requests import Requests
 from aps.service.wire import RequestState, encode
 
+HEAD = "aps.head"  # in the scope of a GET that was a HEAD
+
 router = APIRouter()
 
 
 @router.get("/requests/{id}", include_in_schema=False)
 async def request_state(request: Request, id: str, role: Identified) -> Response:
     """Where a request stands, or how it ended. The document: `openapi`."""
-    return _json(_requests(request).state(id, role))
+    return _json(_requests(request).state(id, role, told=HEAD not in request.scope))
 
 
 @router.delete("/requests/{id}", include_in_schema=False)
