@@ -57,8 +57,8 @@ def test_it_keeps_what_its_slow_twin_keeps(
         assert {handle: fast.get(handle) for handle in range(1, handles + 1) if fast.get(handle)} == kept
         unread = sorted((one.handle, one.tenant, "finished") for one in slow.unread)
         assert sorted(fast.unread()) == unread
-        for pile in (fast._given, fast._unread):
-            assert len(pile._heap) <= 2 * (most + 1) + 9
+        for listed in (fast._unread._heap, fast._passed, fast._fetched):
+            assert len(listed) <= 2 * (most + 1) + 9
 
 
 def test_a_quiet_tenants_unread_answer_outlives_what_a_busy_one_has_been_given() -> None:

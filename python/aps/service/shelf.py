@@ -1,7 +1,7 @@
 """Ended requests that stay readable for a while, and which of them go when there is room for no more."""
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
@@ -15,29 +15,35 @@ Ended = tuple[float, str, str, bytes]
 class Shelf:
     """At most `most` of `most_bytes` in all, none for longer than `for_s` wall seconds after its end.
 
-    When it is full, those go first whose answer has been given: the oldest of the tenant that has most of them there.
-    One that is unread goes only when there are no others, again of the tenant with most: so that tenant keeps more
-    than its part, a bound over the number of tenants that keep something. Most: of either bound. A call costs
-    O(log tenants), amortized.
+    When it is full, those go first whose answer has been given: before all others the ones that were fetched from here,
+    in that order, then the oldest. One that is unread goes only when there are no others, and that is the oldest of the
+    tenant that has most of them, of either bound: so it keeps more than its part, a bound over the number of tenants
+    that keep something. To put one that is given, which every request does, costs little; a call is O(log tenants),
+    amortized.
     """
 
     def __init__(self, for_s: float, most: int, most_bytes: int) -> None:
         self._for_s, self._most, self._most_bytes = for_s, most, most_bytes
-        self._ended: OrderedDict[int, Ended] = OrderedDict()  # the oldest first
+        self._ended: dict[int, Ended] = {}
         self._bytes = 0
-        self._given, self._unread = Pile(most, most_bytes), Pile(most, most_bytes)
+        # Handles. All, in the order of their ends: those that were unread when they were in the way, and then the rest.
+        self._passed: deque[int] = deque()
+        self._order: deque[int] = deque()
+        self._fetched: deque[int] = deque()
+        self._unread = Pile(most, most_bytes)
 
     def put(self, handle: int, tenant: str, status: str, said: bytes, *, given: bool) -> None:
         """A request has ended; given: whoever asked has its answer, or is about to."""
-        ended, now, size = self._ended, time.monotonic(), len(said)
+        ended, now = self._ended, time.monotonic()
         ended[handle] = (now, tenant, status, said)
-        self._bytes += size
-        (self._given if given else self._unread).add(handle, tenant, size)
+        self._order.append(handle)
+        self._bytes += len(said)
+        if not given:
+            self._unread.add(handle, tenant, len(said))
         if len(ended) > self._most or self._bytes > self._most_bytes:
-            if ended[next(iter(ended))][0] < now - self._for_s:
-                self.forget_old()
+            self._forget_until(now - self._for_s)
             while len(ended) > self._most or self._bytes > self._most_bytes:
-                self._bytes -= len(ended.pop(self._given.pop() or self._unread.pop())[3])
+                self._bytes -= len(ended.pop(self._first_given() or self._unread.pop())[3])
 
     def get(self, handle: int) -> Ended | None:
         """How it ended; None: it has not, or has been forgotten."""
@@ -47,7 +53,7 @@ class Shelf:
         """Its answer has been given, if it is here."""
         ended = self._ended.get(handle)
         if ended is not None and self._unread.remove(handle, ended[1]):
-            self._given.add(handle, ended[1], len(ended[3]))
+            self._fetched = self._with(self._fetched, handle)
 
     def unread(self) -> Iterator[tuple[int, str, str]]:
         """Handle, tenant and how it ended, of each that nobody has read."""
@@ -55,17 +61,40 @@ class Shelf:
 
     def forget_old(self) -> None:
         """Those that are too old."""
-        ended = self._ended
-        too_old = time.monotonic() - self._for_s
-        while ended:
-            handle = next(iter(ended))
-            at, tenant, _, said = ended[handle]
-            if at >= too_old:
-                return
-            del ended[handle]
-            self._bytes -= len(said)
-            if not self._given.remove(handle, tenant):
-                self._unread.remove(handle, tenant)
+        self._forget_until(time.monotonic() - self._for_s)
+
+    def _forget_until(self, too_old: float) -> None:
+        for queue in (self._passed, self._order):
+            while queue:
+                handle = queue[0]
+                one = self._ended.get(handle)
+                if one is not None:
+                    if one[0] >= too_old:
+                        return
+                    del self._ended[handle]
+                    self._bytes -= len(one[3])
+                    self._unread.remove(handle, one[1])
+                queue.popleft()
+
+    def _first_given(self) -> int:
+        """Out of its queue; 0: there is none."""
+        ended, unread = self._ended, self._unread
+        for queue in (self._fetched, self._order):
+            while queue:
+                handle = queue.popleft()
+                if handle not in ended:
+                    continue
+                if not unread or not unread.has(handle, ended[handle][1]):
+                    return handle
+                self._passed = self._with(self._passed, handle)
+        return 0
+
+    def _with(self, queue: deque[int], handle: int) -> deque[int]:
+        """It, longer by one; without those that are no longer here when they are many."""
+        queue.append(handle)
+        if len(queue) > 2 * len(self._ended) + 8:
+            return deque(handle for handle in queue if handle in self._ended)
+        return queue
 
 
 class Pile:
@@ -83,6 +112,14 @@ class Pile:
     def __iter__(self) -> Iterator[tuple[int, str]]:
         """Handles and tenants; a tenant's oldest first."""
         return ((handle, tenant) for tenant, part in self._parts.items() for handle in part.sizes)
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def has(self, handle: int, tenant: str) -> bool:
+        """Whether it is there."""
+        part = self._parts.get(tenant)
+        return part is not None and handle in part.sizes
 
     def add(self, handle: int, tenant: str, size: int) -> None:
         """It is the newest of its tenant."""
