@@ -30,7 +30,7 @@ class Shelf:
     def put(self, one: Kept, given: bool, left: set[int]) -> None:
         """left: what the other shelf keeps now; where several may go it says which."""
         (self.given if given else self.unread).append(one)
-        if self._is_full():
+        if self._is_full() and (self.fetched or self.unread):  # else the oldest goes first anyway
             self.forget_old(one.at)
         while self._is_full():
             victims = [victim for victim in self._may_go() if victim.handle not in left]

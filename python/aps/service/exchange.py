@@ -55,11 +55,12 @@ class Exchange:
     little is kept: with many requests under way all of it has to fit the processor's cache.
     """
 
-    __slots__ = ("_by", "_deadline_s", "_role", "_said", "asked", "counted_by", "entry", "lines", "ticket")
+    __slots__ = ("_by", "_deadline_s", "_role", "_said", "_size", "asked", "counted_by", "entry", "lines", "ticket")
 
     _deadline_s: float | None
     _role: Role
     _said: bytes
+    _size: int
     counted_by: CountedBy
     ticket: Ticket
 
@@ -109,11 +110,11 @@ class Exchange:
         name = self._role.tenant_for(asked.tenant_id)
         if name not in by.tenants:
             raise unknown_tenant(name)
-        prompt = asked.prompt
-        size = 0 if prompt is None else size_of(prompt)
-        if size:
+        prompt, pending = asked.prompt, by.pending
+        self._size = size = 0 if prompt is None else size_of(prompt)
+        if size and pending.bytes + size > pending.half:
             try:
-                by.pending.check_prompt(name, size)
+                pending.check_prompt(name, size)
             except Refusal:
                 self.lines += by.answers.rate_lines(name)
                 raise
@@ -140,7 +141,7 @@ class Exchange:
                 by_text=prompt is not None,
             )
         if size:
-            by.pending.hold(name, size)
+            pending.hold(name, size)
         by.requests.begin(ticket, self.counted_by, asked.deadline_s)
         return ticket
 
@@ -171,8 +172,8 @@ class Exchange:
     def leave(self, *, told: bool = True) -> None:
         """Nobody waits for it any more. told: whoever asked has its answer, or is about to."""
         by, ticket = self._by, self.ticket
-        if ticket.prompt:
-            by.pending.let_go(ticket.tenant, size_of(ticket.prompt))
+        if self._size:
+            by.pending.let_go(ticket.tenant, self._size)
         self._said = by.requests.leave(ticket, told=told)
         if self.entry is not None:
             self.entry.ended(ticket)

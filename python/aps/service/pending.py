@@ -16,13 +16,14 @@ class Pending:
 
     most: bytes; None: no bound. Bodies, which are nobody's before they are whole, may have half of it. Where more than
     half is used, a tenant that has more than `most` over the number of `tenants` (live) gets no more: so there is room
-    for the others, whatever one of them does. bytes: held now. refused: how often it said no.
+    for the others, whatever one of them does. bytes: held now. half: of `most`; up to there any prompt may be held.
+    refused: how often it said no.
     """
 
     def __init__(self, most: int | None, tenants: Collection[str]) -> None:
         self.bytes = self.refused = 0
         self._most, self._tenants = maxsize if most is None else most, tenants
-        self._half = self._most // 2
+        self.half = self._most // 2
         self._bodies = 0
         self._held: dict[str, int] = {}
         self._full = Seldom("limits.max_pending_bytes is met: requests get 503")
@@ -30,7 +31,7 @@ class Pending:
     def check_prompt(self, tenant: str, size: int) -> None:
         """Refusal, 503: a prompt of that size (`size_of`) may not be held for the tenant now."""
         after = self.bytes + size
-        if after <= self._half:
+        if after <= self.half:
             return
         if after > self._most:
             raise self._no("pending_full", FULL)
@@ -80,7 +81,7 @@ class Pending:
             return
         if self.bytes + more > self._most:
             raise self._no("bodies_full", FULL)
-        if self._bodies + more > self._half:
+        if self._bodies + more > self.half:
             raise self._no("bodies_full", "the service holds as many bodies that are not whole as it may")
 
     def _no(self, reason: str, message: str) -> Refusal:

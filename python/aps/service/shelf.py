@@ -31,6 +31,7 @@ class Shelf:
         self._order: deque[int] = deque()
         self._fetched: deque[int] = deque()
         self._unread = Pile(most, most_bytes)
+        self.get = self._ended.get  # how one ended; None: it has not, or has been forgotten
 
     def put(self, handle: int, tenant: str, status: str, said: bytes, *, given: bool) -> None:
         """A request has ended; given: whoever asked has its answer, or is about to."""
@@ -41,13 +42,17 @@ class Shelf:
         if not given:
             self._unread.add(handle, tenant, len(said))
         if len(ended) > self._most or self._bytes > self._most_bytes:
-            self._forget_until(now - self._for_s)
-            while len(ended) > self._most or self._bytes > self._most_bytes:
-                self._bytes -= len(ended.pop(self._first_given() or self._unread.pop())[3])
+            self._make_room(now - self._for_s)
 
-    def get(self, handle: int) -> Ended | None:
-        """How it ended; None: it has not, or has been forgotten."""
-        return self._ended.get(handle)
+    def _make_room(self, too_old: float) -> None:
+        ended = self._ended
+        plain = not (self._fetched or self._passed or self._unread.parts)  # most often: all are given, in their order
+        if not plain:
+            self._forget_until(too_old)
+        while len(ended) > self._most or self._bytes > self._most_bytes:
+            handle = self._order.popleft() if plain else self._first_given() or self._unread.pop()
+            if handle in ended:
+                self._bytes -= len(ended.pop(handle)[3])
 
     def give(self, handle: int) -> None:
         """Its answer has been given, if it is here."""
@@ -84,7 +89,7 @@ class Shelf:
                 handle = queue.popleft()
                 if handle not in ended:
                     continue
-                if not unread or not unread.has(handle, ended[handle][1]):
+                if not unread.parts or not unread.has(handle, ended[handle][1]):
                     return handle
                 self._passed = self._with(self._passed, handle)
         return 0
@@ -98,11 +103,11 @@ class Shelf:
 
 
 class Pile:
-    """Some of a shelf, by tenant: the tenant that has most of a bound is found without a look at all of them."""
+    """Some of a shelf, in `parts` by tenant: who has most of a bound is found without a look at all of them."""
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self._most, self._most_bytes = most, most_bytes
-        self._parts: dict[str, _Part] = {}
+        self.parts: dict[str, _Part] = {}
         # The largest load first. A part is listed with at least its load, but for the one that was added to last: that
         # most often is the one with most, and pays at once. Listings that are not their part's last are stale.
         self._heap: list[Listed] = []
@@ -111,21 +116,18 @@ class Pile:
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         """Handles and tenants; a tenant's oldest first."""
-        return ((handle, tenant) for tenant, part in self._parts.items() for handle in part.sizes)
-
-    def __bool__(self) -> bool:
-        return bool(self._parts)
+        return ((handle, tenant) for tenant, part in self.parts.items() for handle in part.sizes)
 
     def has(self, handle: int, tenant: str) -> bool:
         """Whether it is there."""
-        part = self._parts.get(tenant)
+        part = self.parts.get(tenant)
         return part is not None and handle in part.sizes
 
     def add(self, handle: int, tenant: str, size: int) -> None:
         """It is the newest of its tenant."""
-        part = self._parts.get(tenant)
+        part = self.parts.get(tenant)
         if part is None:
-            part = self._parts[tenant] = _Part(tenant)
+            part = self.parts[tenant] = _Part(tenant)
         last = self._last
         if part is not last:
             if last is not None and (load := self._load(last)) > last.load:
@@ -136,7 +138,7 @@ class Pile:
 
     def remove(self, handle: int, tenant: str) -> bool:
         """Whether it was there."""
-        part = self._parts.get(tenant)
+        part = self.parts.get(tenant)
         if part is None or handle not in part.sizes:
             return False
         part.bytes -= part.sizes.pop(handle)
@@ -177,12 +179,12 @@ class Pile:
     def _list(self, part: "_Part", load: int) -> None:
         heap = self._heap
         heappush(heap, part.list(load, next(self._numbers)))
-        if len(heap) > 2 * len(self._parts) + 8:
-            heap[:] = (part.listed for part in self._parts.values() if part.listed is not None)
+        if len(heap) > 2 * len(self.parts) + 8:
+            heap[:] = (part.listed for part in self.parts.values() if part.listed is not None)
             heapify(heap)
 
     def _forget(self, part: "_Part") -> None:
-        del self._parts[part.tenant]
+        del self.parts[part.tenant]
         part.listed = None
         if part is self._last:
             self._last = None
