@@ -60,9 +60,7 @@ class Desk(Generic[_T]):
     outstanding: int
     listeners: int
     listen: Callable[[_T], None]
-    def __new__(
-        cls, books: Books, ticket: type[_T], result: type, devices: int, epoch: float = 0.0
-    ) -> Desk[_T]: ...
+    def __new__(cls, books: Books, ticket: type[_T], result: type, devices: int, epoch: float = 0.0) -> Desk[_T]: ...
     def enter(
         self,
         verdict: Any,

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROBE = '''
+PROBE = """
 import aps, aps_core, aps.metrics, aps.pump, importlib, inspect, pkgutil, sys
 
 modules = [importlib.import_module(f"aps_core.{found.name}") for found in pkgutil.iter_modules(aps_core.__path__)]
@@ -32,7 +32,7 @@ for made in sorted(classes, key=lambda made: (made.__module__, made.__name__)):
                     except Exception:
                         pass
 print(len(classes), "classes")
-'''
+"""
 
 
 def test_no_bare_object_crashes_the_interpreter(tmp_path: Path) -> None:

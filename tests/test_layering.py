@@ -15,8 +15,17 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lowest first: a module may use those of the rows above its own, never its neighbours.
 COMPILED = [
     ["types"],
-    ["arguments", "clock", "envelope", "histogram", "indexed_heap", "json_lines", "named_rows",
-     "request_table", "winner_tree"],
+    [
+        "arguments",
+        "clock",
+        "envelope",
+        "histogram",
+        "indexed_heap",
+        "json_lines",
+        "named_rows",
+        "request_table",
+        "winner_tree",
+    ],
     ["deadlines", "device_time", "fair_share", "front", "kv_cache", "pairing_heap", "step_time", "tenant_table"],
     ["lanes", "physics", "tally", "token_buckets"],
     ["all_wait", "arrivals", "books", "ledger", "stay_log"],

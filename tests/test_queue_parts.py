@@ -22,9 +22,7 @@ class Queue(RuleBasedStateMachine):
 
     pair: Pair
 
-    @initialize(
-        most=st.integers(1, 9), tokens=st.one_of(st.just(2**62), st.integers(2, 90)), tenants=st.integers(1, 4)
-    )
+    @initialize(most=st.integers(1, 9), tokens=st.one_of(st.just(2**62), st.integers(2, 90)), tenants=st.integers(1, 4))
     def build(self, most: int, tokens: int, tenants: int) -> None:
         self.pair = Pair({**ONE, "max_queued": most, "max_queued_tokens": tokens})
         self.most, self.tokens = most, tokens
@@ -105,9 +103,7 @@ TestQueue.settings = settings(
 
 def fill(scheduler: Scheduler, tenant: str, count: int = 1000, tokens: int = 20) -> int:
     """How many of `count` requests are admitted; the others are refused for want of room in the queue of all."""
-    reasons = [
-        scheduler.submit(tenant, prompt_tokens=tokens - 10, max_tokens=10, now=0.0).reason for _ in range(count)
-    ]
+    reasons = [scheduler.submit(tenant, prompt_tokens=tokens - 10, max_tokens=10, now=0.0).reason for _ in range(count)]
     assert set(reasons) <= {"admitted", "queue_full", "queue_tokens_full"}
     return reasons.count("admitted")
 

@@ -33,6 +33,7 @@ from tests.serving import serving
 if TYPE_CHECKING:
     from tests.postgres import Server
 
+
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[Database]:
     made = Database(str(tmp_path / "aps.db"))

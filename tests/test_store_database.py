@@ -38,7 +38,8 @@ def test_addresses(url: str, means: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", ":memory:", "mysql://u:secret@h/d", "sqlite://", "sqlite:///:memory:", "postgresql://u:secret@h:x/d", "://"]
+    "url",
+    ["", ":memory:", "mysql://u:secret@h/d", "sqlite://", "sqlite:///:memory:", "postgresql://u:secret@h:x/d", "://"],
 )
 def test_no_address(url: str) -> None:
     with pytest.raises(ValueError, match=r"must be an SQLite file's path.*got") as error:

@@ -59,9 +59,7 @@ def answers(quick: bool) -> Iterator[Row]:
             before, lines = counted(servers["service"])
             sent = 0
             loads: dict[str, list[Load]] = {name: [] for name in servers}
-            for name, load, counts in rounds(
-                servers, wrk, connections, 2, False, quick, SHORT_SECONDS, SHORT_ROUNDS
-            ):
+            for name, load, counts in rounds(servers, wrk, connections, 2, False, quick, SHORT_SECONDS, SHORT_ROUNDS):
                 sent += load.requests if name == "service" else 0
                 if counts:
                     loads[name].append(load)

@@ -120,9 +120,7 @@ class _Reading:
         for name in environ:
             if name.startswith(prefixes) and not (name in variables or name in VARIABLES or SERVICE_LINK.search(name)):
                 self.say(name, f"no such key; docs/configuration.md lists the variables{meant(name, variables)}")
-        return {
-            key.full: Given(parsed(environ[name], key), name) for name, key in variables.items() if name in environ
-        }
+        return {key.full: Given(parsed(environ[name], key), name) for name, key in variables.items() if name in environ}
 
     def unknown(self, origin: object, table: str, name: str, names: Iterable[str]) -> None:
         names = tuple(names)

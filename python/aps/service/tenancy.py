@@ -233,9 +233,7 @@ class InStore:
         tenants = {name: news.book.tenants.get(name) for name in names}
         self._make(tenants, {name: news.book.keys.get(name, ()) for name in names}, news.book.keyed)
 
-    def _make(
-        self, tenants: Mapping[str, Tenant | None], keys: Mapping[str, tuple[Key, ...]], keyed: bool
-    ) -> None:
+    def _make(self, tenants: Mapping[str, Tenant | None], keys: Mapping[str, tuple[Key, ...]], keyed: bool) -> None:
         known = {name: digests(theirs) for name, theirs in keys.items()}
         self._running.change_tenants(tenants, known, expiries(keys), keyed=keyed)
 

@@ -40,9 +40,7 @@ BROKEN = {"expired": "deadline_expired", "failed": "backend_failed"}  # ends tha
 class Tracing:
     """Spans of one service's requests. processors: get them when they have ended. resource: who sends them."""
 
-    def __init__(
-        self, driver: Driver, processors: Sequence[SpanProcessor], resource: Resource | None = None
-    ) -> None:
+    def __init__(self, driver: Driver, processors: Sequence[SpanProcessor], resource: Resource | None = None) -> None:
         self._devices = tuple(device.name for device in driver.scheduler.devices)
         self._scale = driver.backend.time_scale
         self._model = driver.backend.profile

@@ -175,9 +175,7 @@ class Database:
         if version is None:
             raise VersionError(f"{self.shown} has no tables of APS yet; {MADE_BY}")
         if version != NEWEST:
-            raise VersionError(
-                f"{self.shown} is of version {version}, this APS needs {NEWEST}; start the service once"
-            )
+            raise VersionError(f"{self.shown} is of version {version}, this APS needs {NEWEST}; start the service once")
 
     def close(self) -> None:
         """Let go of the connections."""
