@@ -65,18 +65,18 @@ class Bare:
 
 
 class Driven:
-    """`driver.infer` in a task a request."""
+    """`driver.infer` in a task a request; of so many tenants, with bids up to that."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, in_flight: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, in_flight: int, tenants: int, bids: int) -> None:
         self.loop = loop
         rng = random.Random(7)
         self.asked = [
-            (f"tenant-{rng.randrange(TENANTS)}", rng.randint(*PROMPT), rng.randint(*OUTPUT), rng.randint(1, 10))
+            (f"tenant-{rng.randrange(tenants)}", rng.randint(*PROMPT), rng.randint(*OUTPUT), rng.randint(1, bids))
             for _ in range(in_flight)
         ]
         backend = fast_device()
-        tenants = [aps.Tenant(f"tenant-{number}", rate=RATE, burst=BURST) for number in range(TENANTS)]
-        self.driver = aps.Driver(aps.Scheduler(tenants, devices=backend.devices), backend)
+        roster = [aps.Tenant(f"tenant-{number}", rate=RATE, burst=BURST) for number in range(tenants)]
+        self.driver = aps.Driver(aps.Scheduler(roster, devices=backend.devices), backend)
         self.finished = 0
         loop.run_until_complete(self.driver.__aenter__())
 
@@ -117,12 +117,14 @@ def call(quick: bool) -> Iterator[Row]:
     in_flight, rounds = (500, 2) if quick else (IN_FLIGHT, 31)
     loop = uvloop.new_event_loop()
     try:
-        ours = Driven(loop, in_flight)
-        costs = measure({"ours": ours, "bare": Bare(loop, in_flight)}, rounds)
-        ours.check()
-        ours.close()
+        ours, alike = Driven(loop, in_flight, TENANTS, 10), Driven(loop, in_flight, 1, 1)
+        costs = measure({"ours": ours, "alike": alike, "bare": Bare(loop, in_flight)}, rounds)
+        for driven in (ours, alike):
+            driven.check()
+            driven.close()
     finally:
         loop.close()
     note = f"{1e9 / costs['ours']:,.0f} requests/s against {1e9 / costs['bare']:,.0f}, {in_flight:,} in flight, "
-    note += f"{TENANTS} tenants, {OUTPUT[0]}-{OUTPUT[1]} output tokens, uvloop, {rounds} rounds"
+    note += f"{TENANTS} tenants, {OUTPUT[0]}-{OUTPUT[1]} output tokens, uvloop, {rounds} rounds; "
+    note += f"{costs['bare'] / costs['alike']:.3f} when all are of one tenant with one bid, and end as they came"
     yield BY_NAME["driver.call"].judge(costs["ours"], costs["bare"], note)
