@@ -227,7 +227,8 @@ def test_half_a_head_behind_a_request_is_408_too() -> None:
 
 def test_what_is_wrong_with_the_next_request_is_said_after_the_answer_to_one_that_waits() -> None:
     with serving((Tenant("x"),), time_scale=5.0) as slow:
-        for wrong in (b"\x00\x01\r\n\r\n", b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n"):
+        no_path = b"GET http://x HTTP/1.1\r\nhost: x\r\n\r\n"
+        for wrong in (b"\x00\x01\r\n\r\n", b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n", no_path):
             for parts in ((LONG, wrong), (LONG + wrong,), (LONG, WHOLE[:10], b"\x00")):
                 with connected(slow, *parts) as client:
                     first, last = all_of(client).split(b"HTTP/1.1 400 Bad Request")

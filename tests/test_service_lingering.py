@@ -102,3 +102,42 @@ def test_the_end_of_the_service_waits_for_none(caplog: pytest.LogCaptureFixture)
         refused(all_of(client), 413, "body_too_large")
         until(lambda: not own.server.server_state.connections)
     assert not caplog.records
+
+
+def test_the_end_of_the_service_waits_for_none_that_lingers(caplog: pytest.LogCaptureFixture) -> None:
+    with serving((Tenant("x"),)) as own, connected(own, CHUNKED + b"zz\r\n") as client:
+        refused(all_of(client), 400, "bad_request")
+        own.server.should_exit = True
+        until(lambda: not own.server.server_state.connections, within_s=2.0)  # the server would cancel it after 5
+    assert not caplog.records
+
+
+def test_a_client_that_has_reset_its_connection_is_no_error(service: Service) -> None:
+    def reset(_: object) -> None:
+        raise OSError(107, "Transport endpoint is not connected")
+
+    with connected(service, HEAD + b"content-length: 9\r\n\r\n") as client:
+        until(lambda: service.server.server_state.tasks)
+        (connection,) = service.server.server_state.connections
+        assert isinstance(connection, Connection)
+        made = asyncio.run_coroutine_threadsafe(_closed(connection, reset), service.loop)
+        assert made.result(5)
+        assert client.recv(1) == b""
+    until(lambda: not service.server.server_state.connections)
+
+
+async def _closed(connection: Connection, write_eof: Callable[[object], None]) -> bool:
+    """Whether it is closing once it was told to, when its transport fails so."""
+    wrapped = connection.transport
+    inner = wrapped._transport
+
+    class Broken:
+        def __getattr__(self, name: str) -> object:
+            return getattr(inner, name)
+
+        def write_eof(self) -> None:
+            write_eof(self)
+
+    wrapped._transport = Broken()  # type: ignore[assignment]
+    wrapped.close()
+    return wrapped.is_closing()

@@ -57,7 +57,7 @@ def test_it_keeps_what_its_slow_twin_keeps(
         assert {handle: fast.get(handle) for handle in range(1, handles + 1) if fast.get(handle)} == kept
         unread = sorted((one.handle, one.tenant, "finished") for one in slow.unread)
         assert sorted(fast.unread()) == unread
-        for listed in (fast._unread._heap, fast._passed, fast._fetched):
+        for listed in (fast._unread._heap, fast._order, fast._passed, fast._fetched):
             assert len(listed) <= 2 * (most + 1) + 9
 
 

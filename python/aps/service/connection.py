@@ -111,7 +111,10 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         """As uvicorn's. From now on nobody looks."""
         self.transport.patient = False
-        super().shutdown()
+        if self.transport.lingers:
+            self.transport.close()
+        else:
+            super().shutdown()
 
     @property
     def still_sends(self) -> bool:
@@ -212,7 +215,6 @@ class Connection(HttpToolsProtocol):
         if self._unclaimed + PIECE > self.settings.max_header_bytes and self._is_large():
             self._refuse_head()
             return
-        self._part, self._head_since, self._unclaimed = REST, None, 0
         if (
             taker is not None
             and self.url == taker.url
@@ -227,6 +229,7 @@ class Connection(HttpToolsProtocol):
             super().on_headers_complete()
             if parser.get_http_version() == "1.0":
                 self.cycle.__class__ = _WithoutChunks
+        self._part, self._head_since, self._unclaimed = REST, None, 0  # not before: the URL may be none
         self.headers = []  # what comes there now are trailers, which nobody reads
 
     def on_body(self, body: bytes) -> None:

@@ -53,6 +53,8 @@ class Shelf:
             handle = self._order.popleft() if plain else self._first_given() or self._unread.pop()
             if handle in ended:
                 self._bytes -= len(ended.pop(handle)[3])
+        if not plain:
+            self._order = self._tidy(self._order)
 
     def give(self, handle: int) -> None:
         """Its answer has been given, if it is here."""
@@ -95,11 +97,14 @@ class Shelf:
         return 0
 
     def _with(self, queue: deque[int], handle: int) -> deque[int]:
-        """It, longer by one; without those that are no longer here when they are many."""
         queue.append(handle)
-        if len(queue) > 2 * len(self._ended) + 8:
-            return deque(handle for handle in queue if handle in self._ended)
-        return queue
+        return self._tidy(queue)
+
+    def _tidy(self, queue: deque[int]) -> deque[int]:
+        """Without those that are no longer here, when they are many."""
+        if len(queue) <= 2 * len(self._ended) + 8:
+            return queue
+        return deque(handle for handle in queue if handle in self._ended)
 
 
 class Pile:
