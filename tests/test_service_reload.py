@@ -242,6 +242,20 @@ cli.import_module = loaded
 sys.exit(cli.main(sys.argv[1:]))
 """
 
+# When it has served, and closes what it had open, somebody hangs up.
+LATE = """
+import os, signal, sys
+from aps import cli
+from aps.record import Recorder
+close = Recorder.close
+def closing(self):
+    os.kill(os.getpid(), signal.SIGHUP)
+    close(self)
+    print("closed", flush=True)
+Recorder.close = closing
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
 
 @contextmanager
 def process(*arguments: str, run: tuple[str, ...] = ("-m", "aps"), **environ: str) -> Iterator[Process]:
@@ -346,3 +360,15 @@ def test_a_configuration_that_is_read_again_reads_the_same(tmp_path: Path) -> No
     file = tmp_path / "aps.toml"
     file.write_text(f'[tenants.gold]\nkeys = ["{hash_line(GOLD)}"]\n')
     assert read_config(file) == read_config(file)
+
+
+@pytest.mark.parametrize("reloads", [True, False])
+def test_one_that_comes_when_it_has_served_is_too_late(reloads: bool, tmp_path: Path) -> None:
+    file = tmp_path / "aps.toml"
+    file.write_text("")
+    options = ("--config", str(file)) if reloads else ()
+    with process("--record", str(tmp_path / "record.jsonl"), *options, run=("-c", LATE)) as service:
+        assert httpx.get(f"{service.url}/health", trust_env=False).status_code == 200  # it has its handlers
+        service.process.send_signal(signal.SIGTERM)
+        service.until("closed")
+        assert service.process.wait(30) == 0

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from aps import Policy, Tenant
+from aps import Policy, Scheduler, Tenant
+from aps.backends import SimulatedBackend
 from aps.backends.protocol import Health as DeviceState
 from aps.driver import Driver, Ticket
 from aps.service.config import Settings
@@ -28,6 +29,27 @@ async def backlog(driver: Driver, names: str, each: int, **asked: Any) -> None:
 
 
 # A tenant
+
+
+@pytest.mark.parametrize("step_s", [0.11, 0.23, 0.37, 0.53, 0.71])
+def test_one_that_is_gone_between_two_looks_is_unknown(step_s: float) -> None:
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += step_s  # at each look
+        return now
+
+    async def scenario() -> None:
+        backend = SimulatedBackend(clock=clock)
+        async with Driver(Scheduler([Tenant("a"), Tenant("b")], devices=backend.devices), backend) as driver:
+            driver.submit("a", prompt_tokens=10, max_tokens=300)
+            driver.remove_tenant("a")
+            with pytest.raises(Refusal):
+                for _ in range(1000):
+                    assert status_of(driver, "a").state == "draining"
+
+    asyncio.run(scenario())
 
 
 def test_over_http_it_fits_its_schema() -> None:
@@ -166,6 +188,16 @@ def test_nothing_is_known_before_anything_was_computed() -> None:
             await backlog(driver, "a", 40)
             assert status_of(driver, "a").estimated_wait_s is None
             await driver.drain(0)
+
+    run(main)
+
+
+@pytest.mark.parametrize("limits", [{"max_queued": 0}, {"max_queued_tokens": 100}, {"max_request_tokens": 100}])
+def test_one_that_would_be_refused_for_ever_has_no_wait(limits: dict[str, Any]) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async with opened(loop, Tenant("a", **limits), Tenant("b", default_max_tokens=20)) as driver:
+            assert status_of(driver, "a").estimated_wait_s is None
+            assert status_of(driver, "b").estimated_wait_s == 0.0
 
     run(main)
 

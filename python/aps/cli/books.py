@@ -312,10 +312,16 @@ class OfService:
             raise UsageError(text if method == "GET" or isinstance(error, never) else f"{text}; {MAYBE}") from error
         if reply.is_success:
             return answer
-        said = answer.get("error", {}) if isinstance(answer, dict) else {}
+        said = error_of(answer)
         if reply.status_code == 404 and said.get("reason") == "not_found":
             raise UsageError(f"{self._client.base_url} has no administration: it was started without APS_ADMIN_KEY")
         raise UsageError(str(said.get("message", f"{reply.status_code} {reply.reason_phrase}")))
+
+
+def error_of(answer: Any) -> dict[str, Any]:
+    """What a service says is wrong; empty when the answer is of something else."""
+    said = answer.get("error") if isinstance(answer, dict) else None
+    return said if isinstance(said, dict) else {}
 
 
 def client_of(url: str) -> "httpx.Client":

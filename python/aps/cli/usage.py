@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aps.cli.books import client_of
+from aps.cli.books import client_of, error_of
 from aps.cli.check_config import counted
 from aps.cli.common import UsageError, need_service_extra
 
@@ -120,13 +120,14 @@ def _from_service(options: argparse.Namespace) -> dict[str, Any]:
         said = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise UsageError(f"{options.url} does not answer as a service does: {error}") from error
-    why = said.get("error", {}) if isinstance(said, dict) else {}
+    why = error_of(said)
     if answer.status_code == 404 and why.get("reason") == "not_found":
         raise UsageError(f"{options.url} has no ledger: it was started without a store, or without an admin key")
     if answer.status_code != 200:
         raise UsageError(str(why.get("message", f"{answer.status_code} {answer.reason_phrase}")))
-    found: dict[str, Any] = said
-    return found
+    if not (isinstance(said, dict) and isinstance(said.get("rows"), list) and isinstance(said.get("total"), dict)):
+        raise UsageError(f"{options.url} does not answer as a service does: there is no usage in what it says")
+    return said
 
 
 def _instant(name: str, text: str | None) -> "datetime | None":

@@ -67,7 +67,7 @@ class Server(uvicorn.Server):
         if self._signals > 2:
             self.should_exit = self.force_exit = True
         elif self._loop is not None and self.started:  # else startup sees to it
-            self._loop.call_soon_threadsafe(self._stop, self._drain_s if self._signals == 1 else 0.0)
+            self._soon(self._loop, self._stop, self._drain_s if self._signals == 1 else 0.0)
 
     def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
         """The handler of SIGHUP: `on_hangup`, on the loop; without one as any other signal."""
@@ -76,7 +76,11 @@ class Server(uvicorn.Server):
         elif self._loop is None or not self.started:
             self._hung_up = True  # startup sees to it
         else:
-            self._loop.call_soon_threadsafe(self._on_hangup)
+            self._soon(self._loop, self._on_hangup)
+
+    def _soon(self, loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: float) -> None:
+        if not loop.is_closed():  # else it has ended, and closes what it had open
+            loop.call_soon_threadsafe(call, *arguments)
 
     def _stop(self, within_s: float) -> None:
         """Start to drain, in place of a drain that takes longer."""

@@ -7,10 +7,11 @@ from pydantic import BaseModel, Field
 
 from aps.driver import Driver
 from aps.metrics import Histogram, Tally
+from aps.policy import Limits
 from aps.recent import Lately
 from aps.service.estimates import Outlook, bucket_s, outlook, queue_s
 from aps.service.refusals import unknown_tenant
-from aps.tenants import Tenant
+from aps.tenants import Tenant, queue_tokens
 from aps.verdicts import Snapshot, TenantSnapshot
 
 
@@ -138,13 +139,13 @@ OUTCOMES = ("admitted", "throttled", "rejected", "started", "finished", "cancell
 
 def status_of(driver: Driver, name: str) -> TenantStatus:
     """Of an active tenant or one that is draining; Refusal (404) for any other."""
-    snapshot = driver.snapshot()
+    lately = driver.lately()
+    snapshot = driver.snapshot()  # at the same instant or later: whoever is in it is known to the other
     if name not in snapshot.tenants.places:
         raise unknown_tenant(name)
     row = snapshot.tenants[name]
     settings = driver.scheduler.tenants.get(name)
     tally = driver.metrics.tenants.get(name) or Tally(name)
-    lately = driver.lately()
     admitted, throttled, rejected = lately.verdicts(name)
     typical = _typical(driver, settings, tally)
     return TenantStatus(
@@ -172,7 +173,7 @@ def status_of(driver: Driver, name: str) -> TenantStatus:
 
 class _Typical(NamedTuple):
     """A typical request of a tenant, at its default bid. tokens: prompt and max; None: not known. never: it would be
-    more than the bucket holds."""
+    more than its limits or those of all ever take."""
 
     tokens: float | None
     premium: float
@@ -186,14 +187,21 @@ def _typical(driver: Driver, settings: Tenant | None, tally: Tally) -> _Typical:
     if tokens is None:  # an operator asks before the first request, and after each restart
         tokens = 2.0 * settings.default_max_tokens
     premium = 1.0 + driver.scheduler.policy.bid_premium * (min(settings.default_bid, settings.max_bid) - 1)
-    return _Typical(tokens, premium, tokens * premium > settings.burst)
+    return _Typical(tokens, premium, tokens > _most(driver.scheduler.limits, settings, premium))
+
+
+def _most(limits: Limits, settings: Tenant, premium: float) -> float:
+    """Prompt and max tokens of the largest request that may be admitted; KV aside."""
+    bounds = (settings.max_request_tokens, limits.max_context)
+    queues = (queue_tokens(settings), queue_tokens(limits))
+    return min(settings.burst / premium, *(inf if bound is None else bound for bound in bounds), *queues)
 
 
 def _bucket(row: TenantSnapshot, settings: Tenant | None, typical: _Typical) -> Bucket:
     burst = settings.burst if settings else inf
     at_once = None
-    if typical.tokens is not None and burst < inf and not typical.never:
-        at_once = floor(burst / (typical.tokens * typical.premium))
+    if typical.tokens is not None and burst < inf:
+        at_once = floor(burst / (typical.tokens * typical.premium)) or None
     return Bucket(
         rate=_finite(settings.rate if settings else inf),
         burst=_finite(burst),
