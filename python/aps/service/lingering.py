@@ -38,14 +38,13 @@ class LingeringTransport:
         if not self.patient or self.lingers or self.is_closing() or not _sender(transport).still_sends:
             transport.close()
             return
-        try:
-            transport.write_eof()
-        except OSError:  # its client has reset it
-            transport.abort()
-            return
         self.lingers, self.is_closing = True, _yes
         transport.set_protocol(_Forgetting(transport))
-        transport.resume_reading()
+        try:
+            transport.write_eof()
+            transport.resume_reading()
+        except OSError:  # its client has reset it
+            transport.abort()
 
     @property
     def sent(self) -> bool:
