@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
@@ -25,9 +25,6 @@ from aps.store.usage import read, total
 from tests.keeping import driver_of, keeping, ledger, true
 from tests.scrapes import Scrape
 from tests.serving import serving, until
-
-if TYPE_CHECKING:
-    pass
 
 ADMIN = "aps_" + "a" * 43
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
